@@ -1,0 +1,356 @@
+"""Configuration: dataclasses <- recipe defaults <- YAML (`--config`) <- command line. Strict, and resolved once.
+
+Everything that can be wrong with a configuration is found before a model is loaded and reported in one message:
+unknown keys with the nearest right one, values of the wrong type, combinations that cannot work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL pings its maker at every trainer; not from here
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # the reason for using its PPO is in pyproject.toml
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # one bar a run: the training's
+
+
+class ConfigError(ValueError):
+    """The configuration cannot work. The message lists every problem and what to type instead."""
+
+
+@dataclass
+class RunArguments:
+    """What every recipe takes beside its trainer's own arguments."""
+
+    overwrite: bool = field(default=False, metadata={"help": "Replace the finished run that output_dir holds."})
+    global_batch_size: int = field(
+        default=16,
+        metadata={
+            "help": "Rows per optimizer step over all processes. Accumulation is derived from it, the number of "
+            "processes and per_device_train_batch_size (the most that fits one device at once)."
+        },
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which rows to read. The names are TRL's; `columns`, `max_*_rows` and `max_dropped` are ours."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "Hub id, local file, folder or finished run."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a hub data set."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    dataset_test_split: str = field(default="test", metadata={"help": "Split to evaluate on, where there is one."})
+    dataset_streaming: bool = field(default=False, metadata={"help": "Stream the rows (pretraining only)."})
+    datasets: list[dict] = field(
+        default_factory=list,
+        metadata={"help": "A mixture (YAML only): list of {path, name, split, columns, fraction, rows}."},
+    )
+    test_split_size: float | None = field(
+        default=None, metadata={"help": "Share (0 to 1) or number of rows held out where there is no test split."}
+    )
+    columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Column mapping, `theirs=ours`: question=user answer=assistant, or text=prompt sum=completion."},
+    )
+    max_train_rows: int | None = field(default=None, metadata={"help": "Use at most so many rows for training."})
+    max_eval_rows: int | None = field(default=None, metadata={"help": "Use at most so many rows for evaluation."})
+    max_dropped: float = field(
+        default=0.01, metadata={"help": "Largest share of rows that may be dropped (too long, nothing to learn from)."}
+    )
+
+
+# Fields of TRL's and transformers' own classes that our recipes decide, and what to do instead of setting them.
+REFUSED = {
+    "gradient_accumulation_steps": "it is derived: state --global_batch_size and --per_device_train_batch_size",
+    "assistant_only_loss": "the loss is always on the assistant's tokens and the stop token only",
+    "completion_only_loss": "the loss is always on the completion and the stop token only",
+    "dataset_text_field": "map the column instead: --columns body=text",
+    "dataset_kwargs": "rows are tokenised by align.data; there is nothing to pass on",
+    "truncation_mode": "rows are never truncated; see --max_length and --max_dropped",
+    "pad_token": "the pad token is chosen so that it differs from every stop token; see align.chat",
+    "eos_token": "the stop token is read off the chat template; see --chat_template_path",
+    "model_init_kwargs": "use --dtype, --attn_implementation and --model_revision",
+    "lora_task_type": "each recipe sets it (SEQ_CLS for reward models, CAUSAL_LM elsewhere)",
+    "auto_find_batch_size": "it would change the recipe unseen; lower --per_device_train_batch_size",
+    "stop_token": "the stop token is read off the chat template",
+    "stop_token_id": "the stop token is read off the chat template",
+    "sft_model_path": "use --model_name_or_path",
+    "ignore_data_skip": "a resumed run must see the rows that it has not seen yet",
+    "deepspeed": "launch with accelerate_configs/zero2.yaml (or zero1, zero3)",
+    "fsdp": "launch with accelerate_configs/fsdp2.yaml",
+    "load_best_model_at_end": "not supported yet: the last model is the one that is saved",
+}
+
+
+def has_gpu() -> bool:
+    """Is there an accelerator that torch can train on?"""
+    import torch
+
+    return torch.accelerator.is_available() and torch.accelerator.current_accelerator().type != "cpu"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+class _Parser:
+    """TRL's parser, asked about every value by itself so that all problems come out at once."""
+
+    def __init__(self, classes: list[type]):
+        from trl import TrlParser
+
+        self.classes = classes
+        self.parser = TrlParser(classes, allow_abbrev=False, formatter_class=argparse.HelpFormatter)
+        self.actions = {a.dest: a for a in self.parser._actions if a.dest != "help"}
+        self.known = sorted(self.actions)
+
+    def problem(self, key: str, value: Any) -> str | None:
+        """Why `value` cannot be given to `key`; None where it can."""
+        if key not in self.actions:
+            return f"unknown key {key}{_nearest(key, self.known)}"
+        action = self.actions[key]
+        if value is None or isinstance(value, dict):
+            return None
+        values = value if isinstance(value, list) else [value]
+        if isinstance(value, list) and action.nargs != "+":
+            return f"{key} takes one value, not a list: {value!r}"
+        for item in values:
+            if isinstance(item, dict):
+                continue
+            text = str(item).lower() if isinstance(item, bool) else str(item)
+            try:
+                self.parser._check_value(action, self.parser._get_value(action, text))
+            except argparse.ArgumentError as error:
+                return f"{key}: {str(error).split(': ', 1)[-1]}"
+        return None
+
+    def command_line(self, argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """`--key value`, `--key=value`, `--flag` and `--no_flag` into keys and raw values, and what is not one."""
+        given: dict[str, Any] = {}
+        stray: list[str] = []
+        index = 0
+        while index < len(argv):
+            token = argv[index]
+            index += 1
+            if not token.startswith("--"):
+                stray.append(f"stray argument {token!r}: arguments are --key value")
+                continue
+            key, equals, inline = token[2:].partition("=")
+            values = [inline] if equals else []
+            while not equals and index < len(argv) and not argv[index].startswith("--"):
+                values.append(argv[index])
+                index += 1
+            action = self.parser._option_string_actions.get(f"--{key}")
+            name = action.dest if action else key
+            if not values:
+                takes_none = action is None or action.nargs in ("?", 0)
+                given[name] = not key.startswith("no_")
+                if not takes_none:
+                    stray.append(f"{name} needs a value")
+            else:
+                given[name] = values if action is not None and action.nargs == "+" else " ".join(values)
+        return given, stray
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    import yaml
+
+    if not Path(path).is_file():
+        raise ConfigError(f"--config {path}: no such file. Shipped ones: recipes/nano/*.yaml, recipes/<model>/*.yaml")
+    try:
+        values = yaml.safe_load(Path(path).read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {path} must hold `key: value` lines, got a {type(values).__name__}")
+    return values
+
+
+def _config_path(argv: list[str], nano: str | None) -> tuple[str | None, list[str]]:
+    """The YAML file to read, and the command line without `--config`. Nothing named means the nano family's."""
+    rest, path = [], None
+    tokens = iter(argv)
+    for token in tokens:
+        if token == "--config":
+            path = next(tokens, None)
+            if path is None:
+                raise ConfigError("--config needs a file: --config recipes/nano/sft.yaml")
+        elif token.startswith("--config="):
+            path = token.removeprefix("--config=")
+        else:
+            rest.append(token)
+    names = {token.split("=")[0] for token in rest}
+    if path is None and not names & {"--model_name_or_path", "--dataset_name", "--help", "-h"}:
+        path = nano
+        if nano and not Path(nano).is_file():
+            raise ConfigError(f"no --config given, and the nano family's {nano} is not here: run from the repository")
+    return path, rest
+
+
+def _device_defaults(known: list[str], explicit: dict[str, Any]) -> dict[str, Any]:
+    """Defaults that depend on the machine. TRL's own (bf16, checkpointing) are for GPUs: a CPU runs bf16 matrix
+    products about 190 times slower than fp32, and checkpointing costs a fifth of the speed to save memory it has."""
+    gpu = has_gpu()
+    values: dict[str, Any] = {"bf16": gpu, "gradient_checkpointing": gpu, "use_cpu": not gpu}
+    if gpu and explicit.get("use_peft"):
+        values["dtype"] = "bfloat16"  # frozen weights need no fp32 master copy
+    return {key: value for key, value in values.items() if key in known and key not in explicit}
+
+
+def _unsupported_here(explicit: dict[str, Any]) -> list[str]:
+    """Flags that this machine cannot honour, each with the reason."""
+    problems = []
+    gpu = has_gpu()
+    attention = str(explicit.get("attn_implementation") or "")
+    for key in ("load_in_4bit", "load_in_8bit"):
+        if explicit.get(key) in (True, "true", "True"):
+            if not gpu or importlib.util.find_spec("bitsandbytes") is None:
+                problems.append(f"{key} needs a GPU and the package bitsandbytes; here: leave it out")
+            elif not explicit.get("use_peft"):
+                problems.append(f"{key} freezes the weights, so it needs --use_peft")
+    if explicit.get("use_liger_kernel") in (True, "true", "True"):
+        if not gpu or importlib.util.find_spec("liger_kernel") is None:
+            problems.append("use_liger_kernel needs a GPU and the package liger-kernel; here: leave it out")
+    if "flash" in attention and (not gpu or ("/" not in attention and importlib.util.find_spec("flash_attn") is None)):
+        problems.append(f"attn_implementation={attention} needs a GPU and the package flash-attn; here: sdpa")
+    if explicit.get("packing") in (True, "true", "True") and "flash" not in attention:
+        problems.append(
+            "packing needs --attn_implementation flash_attention_2: with others, packed rows would attend to each other"
+        )
+    if (explicit.get("bf16") in (True, "true", "True") or explicit.get("dtype") == "bfloat16") and not gpu:
+        print("note: bf16 on a CPU is about 190 times slower than fp32 here; leave bf16 and dtype out", flush=True)
+    return problems
+
+
+def _parent_problems(values: dict[str, Any]) -> list[str]:
+    """Paths that are named and are not there, parents that did not finish: found before anything is loaded."""
+    from align.record import parent_problem
+
+    problems = []
+    for key in ("model_name_or_path", "reward_model_path", "tokenizer_name_or_path", "dataset_name"):
+        value = values.get(key)
+        if value:
+            problem = parent_problem(str(value), allow_hub=True)
+            if problem:
+                problems.append(f"{key}: {problem}")
+    for entry in values.get("datasets") or []:
+        if not isinstance(entry, dict) or "path" not in entry:
+            problems.append(f"datasets: every entry needs a path, got {entry!r}")
+        elif problem := parent_problem(str(entry["path"]), allow_hub=True):
+            problems.append(f"datasets: {problem}")
+    if values.get("dataset_name") and values.get("datasets"):
+        problems.append("dataset_name and datasets were both given: name one source, or put all into datasets")
+    return problems
+
+
+def parse(
+    *classes: type,
+    nano: str | None,
+    defaults: dict[str, Any] | None = None,
+    lora_defaults: dict[str, Any] | None = None,
+    required: tuple[str, ...] = ("output_dir",),
+    argv: list[str] | None = None,
+) -> tuple[Any, ...]:
+    """Read the configuration of one recipe.
+
+    Args:
+        classes: dataclasses to fill, in the order in which they are returned.
+        nano: the YAML that is read where nothing was named (no config, model or data set).
+        defaults: the recipe's own defaults, over the classes' ones.
+        lora_defaults: those that apply under `--use_peft`, over `defaults` (a learning rate of its own).
+        required: keys that must have a value in the end.
+        argv: the command line; `sys.argv[1:]` by default.
+
+    Raises:
+        ConfigError: with every problem found; no model has been loaded by then.
+    """
+    path, rest = _config_path(list(sys.argv[1:] if argv is None else argv), nano)
+    reader = _Parser(list(classes))
+    if "--help" in rest or "-h" in rest:
+        reader.parser.print_help()
+        raise SystemExit(0)
+    from_file = _read_yaml(path) if path else {}
+    from_line, problems = reader.command_line(rest)
+    for where, values in ((path, from_file), ("command line", from_line)):
+        for key, value in values.items():
+            if problem := reader.problem(key, value):
+                problems.append(f"{problem} ({where})")
+            elif key in REFUSED and value not in (None, "auto"):
+                problems.append(f"{key} cannot be set: {REFUSED[key]} ({where})")
+    explicit = {**from_file, **from_line}
+    use_peft = str(explicit.get("use_peft", False)).lower() in ("true", "1", "yes")
+    recipe_defaults = {**(defaults or {}), **((lora_defaults or {}) if use_peft else {})}
+    values = {**_device_defaults(reader.known, explicit), **recipe_defaults, **explicit}
+    problems += _unsupported_here(explicit) + _parent_problems(values)
+    problems += [f"{key} is needed: --{key} …" for key in required if values.get(key) in (None, "")]
+    if problems:
+        fail(problems)
+    filled = _build(reader, values, explicit)
+    if path:
+        print(f"config: {path}" + ("" if "--config" in " ".join(argv or sys.argv) else " (nothing was named)"))
+    return filled
+
+
+def _build(reader: _Parser, values: dict[str, Any], explicit: dict[str, Any]) -> tuple[Any, ...]:
+    """Fill the dataclasses with checked values; those that came as text get their field's type."""
+    typed: dict[str, Any] = {}
+    for key, value in values.items():
+        action = reader.actions[key]
+        nested = isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict))
+        if key not in explicit or nested or value is None:
+            typed[key] = value
+        elif isinstance(value, list):
+            typed[key] = [reader.parser._get_value(action, str(item)) for item in value]
+        else:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            item = reader.parser._get_value(action, text)
+            typed[key] = [item] if action.nargs == "+" else item
+    filled, problems = [], []
+    for cls in reader.classes:
+        names = {f.name for f in dataclasses.fields(cls) if f.init}
+        try:
+            filled.append(cls(**{key: value for key, value in typed.items() if key in names}))
+        except (ValueError, TypeError, ImportError) as error:
+            problems.append(str(error))
+    if problems:
+        fail(problems)
+    return tuple(filled)
+
+
+def fail(problems: list[str]) -> NoReturn:
+    """Raise every problem in one message."""
+    head = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    raise ConfigError(f"{head} with the configuration:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def derive_batch(run: RunArguments, args: Any, world_size: int) -> None:
+    """Set the micro-batch and the accumulation so that one optimizer step sees `global_batch_size` rows.
+
+    `args.per_device_train_batch_size` is read as the most that fits one device; the largest divisor of each process's
+    share that does not exceed it becomes the micro-batch. A changed number of processes does not change the recipe.
+    """
+    share, rest = divmod(run.global_batch_size, world_size)
+    if rest or share == 0:
+        fail([f"global_batch_size={run.global_batch_size} cannot be shared by {world_size} processes: use a multiple"])
+    most = args.per_device_train_batch_size
+    micro = max(size for size in range(1, min(most, share) + 1) if share % size == 0)
+    args.per_device_train_batch_size = micro
+    args.gradient_accumulation_steps = share // micro
+
+
+def resolved(*groups: Any) -> dict[str, Any]:
+    """The configuration as one flat, JSON-ready mapping, without secrets."""
+    flat: dict[str, Any] = {}
+    for group in groups:
+        values = group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
+        flat.update({k: v for k, v in values.items() if not k.endswith("_token") or v is None})
+    return flat

@@ -1,0 +1,536 @@
+"""Rows: load and mix them, detect their schema, bring them into one of ours, tokenise, count what was dropped and why.
+
+Schemas (TRL's, conversational or plain), and one of our own:
+    text        text
+    sft         messages, or prompt + completion
+    preference  prompt + chosen + rejected (+ margin); the prompt may be implicit
+    prompt      prompt (other columns are kept)
+    rankings    prompt + completions + ranking (1 is best, ties allowed), annotator, time; expands to preference pairs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from align import chat
+from align.config import ConfigError, DataArguments
+
+ROLES = ("system", "user", "assistant", "tool")
+SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
+READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text", ".arrow": "arrow"}
+NEEDED = {
+    "text": "text",
+    "sft": "messages, or prompt and completion (also: question/answer, instruction/output, conversations)",
+    "preference": "prompt, chosen and rejected (also: chosen/rejected transcripts, or prompt/completions/ranking)",
+    "prompt": "prompt (also: messages, question, or a preference row's prompt)",
+}
+
+
+class DataError(ConfigError):
+    """Rows that cannot be used. The message names the source, the row and the field."""
+
+
+@dataclass
+class Report:
+    """What became of the rows of one split: for the first lines of a run and for its record."""
+
+    source: str
+    rows_in: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    rows_out: int = 0
+    fingerprint: str = ""
+    first: dict[str, str] = field(default_factory=dict)  # the first row dropped for each reason, shortened
+
+    def __str__(self) -> str:
+        lost = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items()) or "none dropped"
+        return f"{self.source}: {self.rows_in:,} rows in, {lost}, {self.rows_out:,} used"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "rows_in": self.rows_in,
+            "dropped": dict(self.dropped),
+            "rows_out": self.rows_out,
+            "fingerprint": self.fingerprint,
+        }
+
+
+# ---------------------------------------------------------------------------------------------------------- loading
+
+
+def load(args: DataArguments, split: str, *, seed: int) -> Any:
+    """Read one split as a `datasets.Dataset` (or `IterableDataset`), mixed and cut as the configuration says.
+
+    Returns None where the source has no such split. Raises DataError where there is nothing to read.
+    """
+    if args.datasets:
+        parts = [_mapped(_read(e["path"], e.get("name"), e.get("split", split), args), e) for e in args.datasets]
+        if split != args.dataset_train_split and any(part is None for part in parts):
+            return None
+        rows = _mix(parts, args, seed)
+    else:
+        rows = _read(str(args.dataset_name), args.dataset_config, split, args)
+    limit = args.max_train_rows if split == args.dataset_train_split else args.max_eval_rows
+    if rows is not None and limit is not None:
+        rows = rows.take(limit) if args.dataset_streaming else rows.select(range(min(limit, len(rows))))
+    return rows
+
+
+def _mapped(rows: Any, entry: dict[str, Any]) -> Any:
+    """One part of a mixture: its columns renamed, its rows limited."""
+    if rows is None:
+        return None
+    unknown = set(entry) - {"path", "name", "split", "columns", "fraction", "rows"}
+    if unknown:
+        raise DataError(f"datasets: unknown key {sorted(unknown)}; an entry has path, name, split, columns, fraction, rows")
+    rows = rename(rows, entry.get("columns") or [])
+    if entry.get("rows"):
+        rows = rows.take(entry["rows"])
+    return rows
+
+
+def _mix(parts: list[Any], args: DataArguments, seed: int) -> Any:
+    """TRL's rule: `fraction` is a share of the final mixture, and no part is oversampled. Shuffled by the seed."""
+    import datasets
+
+    shares = [entry.get("fraction") for entry in args.datasets]
+    if any(s is not None for s in shares) and any(s is None for s in shares):
+        raise DataError("datasets: give every entry a fraction, or none")
+    parts = [_shared_columns(part, parts) for part in parts]
+    if args.dataset_streaming:
+        weights = [s / sum(shares) for s in shares] if shares[0] is not None else None
+        return datasets.interleave_datasets(parts, probabilities=weights, seed=seed)
+    if shares[0] is not None:
+        weights = [s / sum(shares) for s in shares]
+        total = min(len(part) / w for part, w in zip(parts, weights, strict=True) if w > 0)
+        parts = [p.shuffle(seed=seed).select(range(round(w * total))) for p, w in zip(parts, weights, strict=True)]
+    return datasets.concatenate_datasets(parts).shuffle(seed=seed)
+
+
+def _shared_columns(part: Any, parts: list[Any]) -> Any:
+    shared = set.intersection(*(set(p.column_names) for p in parts))
+    if not shared:
+        raise DataError("datasets: the parts have no column in common; map them with `columns:` in each entry")
+    return part.select_columns([name for name in part.column_names if name in shared])
+
+
+def _read(name: str, config: str | None, split: str, args: DataArguments) -> Any:
+    import datasets
+
+    path = Path(name)
+    if not path.exists():
+        try:
+            return datasets.load_dataset(name, config, split=split, streaming=args.dataset_streaming)
+        except ValueError as error:
+            if "Unknown split" in str(error):
+                return None
+            raise DataError(f"{name}: {error}") from error
+        except Exception as error:  # the hub client raises many kinds; each means that the rows cannot be had
+            raise DataError(f"{name} is neither here nor to be had from the hub: {error}") from error
+    files = _files(path, split)
+    if files is None:
+        return None
+    if isinstance(files, str):  # written by save_to_disk
+        saved = datasets.load_from_disk(files)
+        return saved.get(split) if isinstance(saved, datasets.DatasetDict) else saved
+    kinds = {READERS.get(Path(f.removesuffix(".gz")).suffix) for f in files}
+    if len(kinds) != 1 or None in kinds:
+        raise DataError(f"{name}: can read {', '.join(READERS)} files of one kind, found {sorted(files)[:3]}")
+    if all(Path(f).stat().st_size == 0 for f in files):
+        raise DataError(f"{name}: the file is empty")
+    try:
+        options = {"sample_by": "paragraph"} if kinds == {"text"} else {}
+        return datasets.load_dataset(
+            kinds.pop(), data_files=files, split="train", streaming=args.dataset_streaming, **options
+        )
+    except Exception as error:  # pyarrow, json and csv each have their own; the cause's sentence is the useful one
+        raise DataError(f"{name} cannot be read: {error.__cause__ or error}") from error
+
+
+def _files(path: Path, split: str) -> list[str] | str | None:
+    """The files of one split: a file is the train split; a folder holds `<split>.*`, or is a run with a `data` folder."""
+    if path.is_file():
+        return [str(path)] if split == "train" else None
+    if (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists():
+        return str(path)
+    if (path / "run.json").exists():
+        path = path / "data"
+    named = sorted(str(f) for f in path.glob(f"{split}*") if f.name.removesuffix(".gz").endswith(tuple(READERS)))
+    if named:
+        return named
+    others = sorted(str(f) for f in path.glob("*") if f.name.removesuffix(".gz").endswith(tuple(READERS)))
+    split_names = [f for f in others if Path(f).name.startswith(("train", "test", "validation"))]
+    if split == "train" and others and not split_names:
+        return others
+    if split == "train":
+        raise DataError(f"{path}: no file to read for the split {split}; readable: {', '.join(READERS)}")
+    return None
+
+
+def fingerprint(rows: Any) -> str:
+    """SHA-256 over the rows themselves, so that the same rows have the same fingerprint wherever they came from."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------ normalising
+
+
+def rename(rows: Any, columns: list[str]) -> Any:
+    """Apply a column mapping (`theirs=ours`). The roles `user`, `assistant` and `system` make a conversation."""
+    for pair in columns:
+        theirs, _, ours = pair.partition("=")
+        if not ours:
+            raise DataError(f"--columns {pair}: write theirs=ours, for example question=user answer=assistant")
+        if rows.column_names and theirs not in rows.column_names:
+            raise DataError(f"--columns {pair}: there is no column {theirs}; the columns are {rows.column_names}")
+        if theirs != ours:
+            if rows.column_names and ours in rows.column_names:
+                rows = rows.remove_columns(ours)
+            rows = rows.rename_column(theirs, ours)
+    return rows
+
+
+def _messages(value: Any, where: str) -> chat.Messages:
+    """Check a list of messages (or ShareGPT turns) and bring it into the `role`/`content` form."""
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}: expected a list of messages, got {type(value).__name__} {str(value)[:60]!r}")
+    out = []
+    for number, turn in enumerate(value):
+        if not isinstance(turn, dict):
+            raise DataError(f"{where}[{number}]: expected {{role, content}}, got {str(turn)[:60]!r}")
+        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        role = SHAREGPT.get(role, role)
+        if role not in ROLES:
+            raise DataError(f"{where}[{number}]: unknown role {role!r}; allowed: {', '.join(ROLES)}")
+        if not isinstance(content, str):
+            raise DataError(f"{where}[{number}].content: expected text, got {type(content).__name__}")
+        out.append({"role": role, "content": content})
+    return out
+
+
+def _transcript(text: str) -> chat.Messages:
+    """`\\n\\nHuman: …\\n\\nAssistant: …` (Anthropic's HH format) to messages."""
+    out: chat.Messages = []
+    for part in text.replace("\n\nHuman:", "\x00user\x01").replace("\n\nAssistant:", "\x00assistant\x01").split("\x00")[1:]:
+        role, _, content = part.partition("\x01")
+        out.append({"role": role, "content": content.strip()})
+    return out
+
+
+def _side(value: Any, where: str) -> str | chat.Messages:
+    """One side of a pair, or a prompt: plain text, a transcript, or messages."""
+    if isinstance(value, str):
+        return _transcript(value) if value.startswith("\n\nHuman:") else value
+    return _messages(value, where)
+
+
+def _as_user(text: str) -> chat.Messages:
+    return [{"role": "user", "content": text}]
+
+
+def _text_row(row: dict, where: str) -> dict:
+    if not isinstance(row.get("text"), str):
+        raise DataError(f"{where}.text: expected text, got {type(row.get('text')).__name__}")
+    return {"text": row["text"]}
+
+
+def _sft_row(row: dict, where: str) -> dict:
+    if row.get("messages") is not None:
+        return {"messages": _messages(row["messages"], f"{where}.messages")}
+    if row.get("conversations") is not None:
+        return {"messages": _messages(row["conversations"], f"{where}.conversations")}
+    if "completion" in row:
+        prompt, completion = _side(row["prompt"], f"{where}.prompt"), _side(row["completion"], f"{where}.completion")
+        if isinstance(prompt, str) != isinstance(completion, str):
+            raise DataError(f"{where}: prompt and completion must both be text or both be messages")
+        if isinstance(prompt, str):
+            return {"prompt": prompt, "completion": completion}
+        return {"messages": [*prompt, *completion]}
+    for asked, told in (("user", "assistant"), ("question", "answer"), ("instruction", "output")):
+        if asked in row and told in row:
+            for name in (asked, told):
+                if not isinstance(row[name], str):
+                    raise DataError(f"{where}.{name}: expected text, got {type(row[name]).__name__}")
+            extra = f"\n\n{row['input']}" if asked == "instruction" and row.get("input") else ""
+            head = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+            answer = [{"role": "assistant", "content": row[told]}]
+            return {"messages": [*head, *_as_user(row[asked] + extra), *answer]}
+    raise KeyError
+
+
+def _preference_row(row: dict, where: str) -> dict:
+    chosen, rejected = _side(row["chosen"], f"{where}.chosen"), _side(row["rejected"], f"{where}.rejected")
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise DataError(f"{where}: chosen and rejected must both be text or both be messages")
+    if row.get("prompt") is not None:
+        prompt = _side(row["prompt"], f"{where}.prompt")
+        if isinstance(prompt, str) and not isinstance(chosen, str):
+            prompt = _as_user(prompt)
+        if not isinstance(prompt, str) and isinstance(chosen, str):
+            chosen, rejected = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
+        if not isinstance(chosen, str) and len(chosen) > 1 and chosen[: len(prompt)] == prompt:
+            chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]  # UltraFeedback repeats the prompt
+    else:  # implicit: what both have in common
+        pairs = zip(chosen, rejected, strict=False)
+        shared = sum(1 for _ in itertools.takewhile(lambda p: p[0] == p[1], pairs))
+        if isinstance(chosen, str):
+            shared = chosen.rfind(" ", 0, shared) + 1 if shared < len(chosen) else shared
+        elif len(chosen) == len(rejected) == shared:
+            shared -= 1  # identical sides: keep the last turn as the (identical) answer
+        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    out: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "drop": None}
+    if row.get("margin") is not None:
+        if isinstance(row["margin"], bool) or not isinstance(row["margin"], (int, float)):
+            raise DataError(f"{where}.margin: expected a number, got {row['margin']!r}")
+        out["margin"] = float(row["margin"])
+    if chosen == rejected:
+        out["drop"] = "with identical chosen and rejected"
+    elif not isinstance(chosen, str) and (len(chosen) != 1 or len(rejected) != 1):
+        out["drop"] = "where chosen and rejected differ before the last turn"
+    elif not prompt:
+        out["drop"] = "without a prompt"
+    return out
+
+
+def expand_ranking(row: dict, where: str) -> list[dict]:
+    """All K-choose-2 pairs of one ranking that are not ties, the better one as `chosen`."""
+    completions, ranking = row["completions"], row["ranking"]
+    if not isinstance(ranking, list) or len(completions) != len(ranking):
+        raise DataError(f"{where}: {len(completions)} completions need as many ranks, got {ranking!r}")
+    if not all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranking):
+        raise DataError(f"{where}.ranking: expected whole numbers (1 is best), got {ranking!r}")
+    prompt = row["prompt"]
+    pairs = []
+    for (a, rank_a), (b, rank_b) in itertools.combinations(zip(completions, ranking, strict=True), 2):
+        if rank_a != rank_b:
+            better, worse = (a, b) if rank_a < rank_b else (b, a)
+            pairs.append({"prompt": prompt, "chosen": better, "rejected": worse})
+    return pairs
+
+
+def _prompt_row(row: dict, where: str) -> dict:
+    rest = {k: v for k, v in row.items() if k not in ("prompt", "messages", "chosen", "rejected", "question")}
+    if row.get("prompt") is not None:
+        prompt = _side(row["prompt"], f"{where}.prompt")
+    elif row.get("messages") is not None:
+        prompt = _messages(row["messages"], f"{where}.messages")
+    elif row.get("user") is not None or row.get("question") is not None:
+        prompt = _as_user(row.get("user") or row["question"])
+    else:
+        prompt = _preference_row(row, where)["prompt"]
+    if not isinstance(prompt, str):
+        while prompt and prompt[-1]["role"] == "assistant":
+            prompt = prompt[:-1]
+    return {**rest, "prompt": prompt, "drop": None if prompt else "without a prompt"}
+
+
+ROW_MAKERS: dict[str, Callable[[dict, str], dict]] = {
+    "text": _text_row,
+    "sft": _sft_row,
+    "preference": _preference_row,
+    "prompt": _prompt_row,
+}
+
+
+def normalise(rows: Any, schema: str, source: str, columns: list[str]) -> Any:
+    """Bring every row into `schema`. A row that may be dropped carries its reason in the column `drop`.
+
+    Raises:
+        DataError: for an empty source, missing columns, and the first malformed row, named with its field.
+    """
+    rows = rename(rows, columns)
+    head = next(iter(rows), None)
+    if head is None:
+        raise DataError(f"{source}: the data set is empty")
+    if schema == "preference" and "ranking" in head:
+        rows = _expand_rankings(rows, source)
+    names = rows.column_names or list(head)
+    make = ROW_MAKERS[schema]
+
+    def convert(row: dict, index: int) -> dict:
+        where = f"{source}, row {index + 1}"
+        try:
+            return {"drop": None, **make(row, where)}
+        except KeyError:
+            raise DataError(
+                f"{where}: has the columns {', '.join(names)}; this recipe needs {NEEDED[schema]}. "
+                "Map yours with --columns theirs=ours"
+            ) from None
+
+    convert(next(iter(rows)), 0)  # the whole schema is judged on the first row, before any file is written
+    return rows.map(convert, with_indices=True, remove_columns=names)
+
+
+def _expand_rankings(rows: Any, source: str) -> Any:
+    from datasets import Dataset
+
+    pairs = [p for index, row in enumerate(rows) for p in expand_ranking(row, f"{source}, row {index + 1}")]
+    if not pairs:
+        raise DataError(f"{source}: the rankings hold ties only, so there is no pair to learn from")
+    return Dataset.from_list(pairs)
+
+
+# ------------------------------------------------------------------------------------------------------- tokenising
+
+
+def _encode_sft(tokenizer: Any, row: dict) -> dict:
+    if "messages" in row and row["messages"] is not None:
+        encoded = chat.encode_messages(tokenizer, row["messages"])
+        return {"input_ids": encoded.input_ids, "labels": encoded.labels}
+    prompt, completion = chat.encode_pair(tokenizer, row["prompt"], row["completion"])
+    return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+
+
+def _encode_preference(tokenizer: Any, row: dict) -> dict:
+    prompt, chosen = chat.encode_pair(tokenizer, row["prompt"], row["chosen"])
+    again, rejected = chat.encode_pair(tokenizer, row["prompt"], row["rejected"])
+    assert prompt == again, (prompt, again)
+    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+
+
+def _encode_prompt(tokenizer: Any, row: dict) -> dict:
+    return {"input_ids": chat.encode_prompt(tokenizer, row["prompt"])}
+
+
+ENCODERS: dict[str, Callable[[Any, dict], dict]] = {
+    "sft": _encode_sft,
+    "preference": _encode_preference,
+    "prompt": _encode_prompt,
+}
+
+
+def _length(schema: str, encoded: dict) -> int:
+    if schema == "preference":
+        return len(encoded["prompt_ids"]) + max(len(encoded["chosen_ids"]), len(encoded["rejected_ids"]))
+    return len(encoded["input_ids"])
+
+
+def tokenise(rows: Any, schema: str, tokenizer: Any, *, max_length: int | None, report: Report) -> Any:
+    """Tokenise normalised rows, drop what cannot be used, and count it in `report`. Nothing is truncated."""
+    encode = ENCODERS[schema]
+
+    def convert(row: dict) -> dict:
+        if row["drop"]:
+            return {"ids": None, "drop": row["drop"], "length": 0}
+        try:
+            encoded = encode(tokenizer, row)
+        except chat.TemplateError as error:
+            return {"ids": None, "drop": f"unusable ({error})", "length": 0}
+        length = _length(schema, encoded)
+        too_long = max_length is not None and length > max_length
+        drop = f"longer than {max_length} tokens" if too_long else None
+        return {"ids": None if too_long else encoded, "drop": drop, "length": length}
+
+    kept: list[dict] = []
+    longest = 0
+    keep_columns = schema == "prompt"
+    for row in rows:
+        report.rows_in += 1
+        result = convert(row)
+        longest = max(longest, result["length"])
+        if result["drop"]:
+            report.dropped[result["drop"]] += 1
+            report.first.setdefault(result["drop"], str({k: v for k, v in row.items() if k != "drop"})[:160])
+            continue
+        rest = {k: v for k, v in row.items() if k != "drop"} if keep_columns else {}
+        if row.get("margin") is not None:
+            rest["margin"] = row["margin"]
+        kept.append({**rest, **result["ids"]})
+    report.rows_out = len(kept)
+    report.first["longest"] = str(longest)
+    from datasets import Dataset
+
+    return Dataset.from_list(kept)
+
+
+def check_dropped(report: Report, allowed: float) -> None:
+    """Stop where more rows were dropped than the user said may be.
+
+    Raises:
+        DataError: with the reasons, the first such row, and the two ways on.
+    """
+    lost = sum(report.dropped.values())
+    if not lost or (report.rows_out and lost <= allowed * report.rows_in):
+        return
+    share = lost / report.rows_in
+    lines = [f"{report.source}: {lost} of {report.rows_in} rows ({share:.1%}) cannot be used:"]
+    for reason, count in report.dropped.items():
+        lines.append(f"    {count} {reason}, the first: {report.first[reason]}")
+    longest = report.first["longest"]
+    ways = f"raise --max_length (the longest row has {longest} tokens), " if "longer" in lines[1] else "mend them, "
+    way_on = f"or accept the loss with --max_dropped {share + 0.005:.2f}" if report.rows_out else "no row would be left"
+    raise DataError("\n".join(lines) + f"\n  {ways}{way_on}")
+
+
+@dataclass
+class Splits:
+    """Tokenised rows to train and to evaluate on, with their reports."""
+
+    train: Any
+    test: Any
+    reports: dict[str, Report]
+
+    def __str__(self) -> str:
+        return "\n".join(f"  {name}: {report}" for name, report in self.reports.items())
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: report.as_dict() for name, report in self.reports.items()}
+
+
+def load_splits(args: DataArguments, *, seed: int) -> dict[str, Any]:
+    """The raw train split and, where there is one or `test_split_size` cuts one off, the test split (else None)."""
+    train = load(args, args.dataset_train_split, seed=seed)
+    if train is None:
+        raise DataError(f"{args.dataset_name} has no split {args.dataset_train_split!r}; name one with --dataset_train_split")
+    test = load(args, args.dataset_test_split, seed=seed)
+    if test is None and args.test_split_size and not args.dataset_streaming:
+        size = int(args.test_split_size) if args.test_split_size >= 1 else args.test_split_size
+        halves = train.train_test_split(test_size=size, seed=seed)
+        return {"train": halves["train"], "test": halves["test"]}
+    return {"train": train, "test": test}
+
+
+def prepare(
+    args: DataArguments, schema: str, tokenizer: Any, *, max_length: int | None, seed: int
+) -> Splits:
+    """Load, normalise and tokenise the train split and, where there is one, the test split."""
+    done: dict[str, Any] = {"train": None, "test": None}
+    reports = {}
+    for name, rows in load_splits(args, seed=seed).items():
+        if rows is None:
+            continue
+        source = f"{args.dataset_name or 'mixture'} ({name})"
+        rows = normalise(rows, schema, source, args.columns)
+        reports[name] = report = Report(source, fingerprint=fingerprint(rows))
+        done[name] = tokenise(rows, schema, tokenizer, max_length=max_length, report=report)
+        check_dropped(report, args.max_dropped)
+    return Splits(done["train"], done["test"], reports)
+
+
+def load_texts(args: DataArguments, *, seed: int) -> Splits:
+    """The `text` schema as lists of strings, train and (where there is one) test: for tokenizer and pretraining."""
+    done: dict[str, Any] = {"train": None, "test": None}
+    reports = {}
+    for name, rows in load_splits(args, seed=seed).items():
+        if rows is None:
+            continue
+        source = f"{args.dataset_name or 'mixture'} ({name})"
+        texts = [row["text"] for row in normalise(rows, "text", source, args.columns)]
+        empty = sum(not text.strip() for text in texts)
+        kept = [text for text in texts if text.strip()]
+        if not kept:
+            raise DataError(f"{source}: the data set is empty")
+        dropped = Counter({"empty": empty}) if empty else Counter()
+        reports[name] = Report(source, len(texts), dropped, len(kept), fingerprint(texts))
+        done[name] = kept
+    return Splits(done["train"], done["test"], reports)

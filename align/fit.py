@@ -1,0 +1,185 @@
+"""What every training recipe does around `trainer.train()`: announce, check the launch, guard, save, record."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from align.record import Run, RunError
+
+
+class Progress(ProgressCallback):
+    """The usual progress bar with its ETA; logged numbers go behind the bar instead of breaking it into lines."""
+
+    SHOWN = ("loss", "rewards/margins", "accuracy", "objective/scores", "objective/kl", "eval_loss")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001 (transformers' signature)
+        if self.training_bar is not None and logs:
+            shown = {k.split("/")[-1]: f"{float(logs[k]):.3g}" for k in self.SHOWN if k in logs}
+            if shown:
+                self.training_bar.set_postfix(shown)
+
+
+class Recorder(TrainerCallback):
+    """Every logged row into `metrics.jsonl`; a loss that is not a number ends the run before it is saved over."""
+
+    def __init__(self, run: Run):
+        self.run = run
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001
+        logs = {k: v for k, v in (logs or {}).items() if isinstance(v, (int, float))}
+        self.run.metrics(step=state.global_step, **logs)
+        for name in ("loss", "grad_norm", "eval_loss", "loss/policy_avg", "loss/value_avg"):
+            if name in logs and not math.isfinite(logs[name]):
+                raise RunError(
+                    f"{name} is {logs[name]} at step {state.global_step}: the weights are of no use from here on. "
+                    "Lower --learning_rate (or check the rows with --max_train_rows); the last checkpoint is untouched"
+                )
+
+
+class NoUpdate(TrainerCallback):
+    """After the first step every LoRA B matrix must have moved away from zero (it starts there)."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):  # noqa: ANN001
+        if state.global_step != 2 or model is None:
+            return
+        still = [n for n, p in model.named_parameters() if ".lora_B." in n and p.numel() and not p.detach().any()]
+        if still:
+            raise RunError(f"{len(still)} LoRA matrices received no gradient, the first: {still[0]}")
+
+
+def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: str) -> None:
+    """Print and record how this run will go: device, processes, batch, parameters, rows."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    model = trainer.model
+    total, trainable = _count(model)
+    kind = launch_kind(trainer.accelerator)
+    micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    batch = micro * accumulation * state.num_processes
+    config = model.config
+    facts = dict(
+        world_size=state.num_processes, sharding=kind, global_batch_size=batch, parameters=total, trainable=trainable,
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."), data=rows.as_dict(),
+    )  # fmt: skip
+    run.note(**facts)
+    if not state.is_main_process:
+        return
+    checkpointing = "gradient checkpointing" if args.gradient_checkpointing else "no checkpointing"
+    autocast = ", bf16 autocast" if args.bf16 else ""
+    print(
+        f"{recipe} from {parent} to {args.output_dir}, seed {args.seed}\n"
+        f"  device    {state.device}, {facts['dtype']}{autocast}, attention {config._attn_implementation}, {checkpointing}\n"
+        f"  processes {state.num_processes} ({kind}); global batch {batch} = {state.num_processes} x {micro} rows x "
+        f"{accumulation} accumulated\n"
+        f"  model     {config.model_type}, {total:,} parameters, {trainable:,} trainable ({trainable / total:.1%})\n{rows}",
+        flush=True,
+    )
+
+
+def _count(model: Any) -> tuple[int, int]:
+    """Parameters and trainable parameters; a ZeRO-3 shard knows its whole size as `ds_numel`."""
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
+
+
+def launch_kind(accelerator: Any) -> str:
+    """How the processes share the work, in words."""
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None:
+        return f"ZeRO-{plugin.zero_stage}"
+    if accelerator.is_fsdp2:
+        return "FSDP2"
+    return "DDP" if accelerator.num_processes > 1 else "no sharding"
+
+
+def callbacks(run: Run) -> list[TrainerCallback]:
+    """The callbacks that every trainer gets."""
+    return [Recorder(run), NoUpdate()]
+
+
+def tidy(trainer: Any) -> None:
+    """Replace transformers' progress output by ours."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(Progress)
+
+
+def last_checkpoint(args: Any) -> str | None:
+    """The checkpoint that `--resume_from_checkpoint` names: `last` (or `true`), or a path. None without the flag.
+
+    Raises:
+        RunError: if there is none to resume from.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    wanted = args.resume_from_checkpoint
+    if wanted is None or str(wanted).lower() in ("false", "none"):
+        return None
+    if str(wanted).lower() not in ("last", "true"):
+        if not (Path(wanted) / "trainer_state.json").is_file():
+            raise RunError(f"--resume_from_checkpoint {wanted}: no checkpoint there (it has no trainer_state.json)")
+        return str(wanted)
+    found = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    while found and not (Path(found) / "trainer_state.json").is_file():  # half-written when the process died
+        Path(found).rename(Path(found).with_name(f"broken-{Path(found).name}"))
+        found = get_last_checkpoint(args.output_dir)
+    if found is None:
+        print(f"nothing to resume in {args.output_dir}: starting from the beginning", flush=True)
+    return found
+
+
+def train_and_save(trainer: Any, run: Run, tokenizer: Any, *, can_resume: bool = True) -> dict[str, Any]:
+    """Train, check, save what plain `from_pretrained` (or PEFT) loads, and return the training metrics."""
+    tidy(trainer)
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(trainer.args) if can_resume else None)
+    trainer.save_model(trainer.args.output_dir)
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(trainer.args.output_dir)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if getattr(model, "generation_config", None) is not None:
+            model.generation_config.save_pretrained(trainer.args.output_dir)
+        check_saved(Path(trainer.args.output_dir))
+    trainer.accelerator.wait_for_everyone()
+    seen = trainer.state.num_input_tokens_seen
+    return {**result.metrics, "steps": trainer.state.global_step, "tokens": seen}
+
+
+def check_saved(folder: Path) -> None:
+    """The weights on disk are there, whole and finite (ZeRO-3 has written 40-byte adapters; NaN has been saved)."""
+    from safetensors.torch import load_file
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise RunError(f"{folder}: nothing was saved")
+    for file in files:
+        weights = load_file(str(file))
+        empty = [name for name, tensor in weights.items() if tensor.numel() == 0]
+        broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        if not weights or empty:
+            raise RunError(f"{file}: empty weights {empty[:3]}; with ZeRO-3 use accelerate_configs/zero3.yaml")
+        if broken:
+            raise RunError(f"{file}: weights that are not finite, the first: {broken[0]}; lower --learning_rate")
+
+
+def held_out(trainer: Any, rows: Any) -> dict[str, float]:
+    """Evaluation metrics on held-out rows, or nothing where there are none."""
+    if rows is None or len(rows) == 0:
+        return {}
+    metrics = trainer.evaluate(rows)
+    return {k: v for k, v in metrics.items() if isinstance(v, (int, float))}
+
+
+def show(title: str, metrics: dict[str, Any], keys: tuple[str, ...]) -> None:
+    """Print the handful of numbers that say whether the run worked."""
+    if int(os.environ.get("RANK", "0")) != 0:
+        return
+    parts = [f"{k} {metrics[k]:.4g}" if isinstance(metrics[k], float) else f"{k} {metrics[k]}" for k in keys if k in metrics]
+    print(f"{title}: " + ", ".join(parts), flush=True)

@@ -1,0 +1,54 @@
+"""Write the nano world to disk: documents, demonstrations and prompts, each with a train and a test split.
+
+    python -m align.nano.build --output_dir runs/nano/world --seed 0
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from align import record
+from align.config import RunArguments, parse, resolved
+from align.nano import world
+
+
+@dataclass
+class WorldConfig:
+    """How much of the world to write."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Where to write the rows."})
+    seed: int = field(default=0, metadata={"help": "Decides what is held out, and every draw."})
+    documents: int = field(default=32000, metadata={"help": "Pretraining documents (about 65 tokens each)."})
+    demonstrations: int = field(default=2400, metadata={"help": "Demonstrations for SFT."})
+    prompts: int = field(default=1500, metadata={"help": "Prompts to sample and rank, and for PPO."})
+
+
+def _write(path: Path, rows: Iterable[dict]) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return len(lines)
+
+
+def main() -> None:
+    run_args, args = parse(RunArguments, WorldConfig, nano="recipes/nano/world.yaml")
+    with record.start("world", args.output_dir, resolved(run_args, args), overwrite=run_args.overwrite) as run:
+        out, seed = Path(args.output_dir), args.seed
+        tables = {
+            "documents/train": ({"text": t} for t in world.documents(seed, args.documents)),
+            "documents/test": ({"text": t} for t in world.documents(seed, 500, part="test")),
+            "demonstrations/train": world.demonstrations(seed, args.demonstrations),
+            "demonstrations/test": world.demonstrations(seed, 300, part="test"),
+            "prompts/train": world.prompts(seed, args.prompts),
+            "prompts/test": world.evaluation_prompts(seed),
+        }
+        counts = {name: _write(out / f"{name}.jsonl", rows) for name, rows in tables.items()}
+        run.finish("complete", metrics=counts)
+    print("the nano world: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+
+
+if __name__ == "__main__":
+    record.exit_with_message(main)

@@ -1,0 +1,105 @@
+"""A simulated labeler ranks sampled completions: gold score plus Bradley-Terry noise.
+
+    python -m align.nano.rank --dataset_name runs/nano/sample --output_dir runs/nano/rank
+
+The rows are the `rankings` schema that a person's rankings will also use. The test split is ranked without noise: it is
+what the reward model's held-out accuracy is measured on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from align import data, record
+from align.config import DataArguments, RunArguments, parse, resolved
+from align.nano.grade import gold_score, grade
+
+
+@dataclass
+class RankConfig:
+    """What the labeler takes beside the data's arguments."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Where to write the rankings."})
+    label_temperature: float = field(
+        default=0.7, metadata={"help": "Of the Bradley-Terry noise: P(a over b) = sigmoid((gold_a - gold_b) / temperature)."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of the noise."})
+
+
+def perceived(gold: list[float], temperature: float, rng: random.Random) -> list[float]:
+    """Gold scores as the labeler perceives them: plus Gumbel noise of scale `temperature`.
+
+    The difference of two Gumbel variables is logistic, so the order of any two follows Bradley and Terry (1952):
+    P(a over b) = sigmoid((gold_a - gold_b) / temperature). At temperature 0 the labeler is always right.
+    """
+    if temperature == 0:
+        return gold
+    return [score - temperature * math.log(-math.log(max(rng.random(), 1e-12))) for score in gold]
+
+
+def ranks(values: list[float]) -> list[int]:
+    """1 for the highest value; equal values share a rank: `[0.5, 2.0, 0.5]` gives `[2, 1, 2]`."""
+    ordered = sorted(set(values), reverse=True)
+    return [ordered.index(value) + 1 for value in values]
+
+
+def label(row: dict[str, Any], temperature: float, rng: random.Random) -> dict[str, Any]:
+    """Rank one row's completions. Completions with the same words share one judgement."""
+    texts = [completion[0]["content"] for completion in row["completions"]]
+    gold: dict[tuple[str, bool], float] = {}
+    for text, stopped in zip(texts, row["stopped"], strict=True):
+        judged = grade(kind=row["kind"], entity=row["entity"], answer=row["answer"], completion=text, stopped=stopped)
+        gold[(text, stopped)] = gold_score(judged)
+    seen = dict(zip(gold, perceived(list(gold.values()), temperature, rng), strict=True))
+    keys = list(zip(texts, row["stopped"], strict=True))
+    return {
+        "prompt": row["prompt"],
+        "completions": row["completions"],
+        "ranking": ranks([seen[key] for key in keys]),
+        "annotator": "simulated" if temperature else "gold",
+        "time": None,
+        "gold": [gold[key] for key in keys],
+    }
+
+
+def agreement(rows: list[dict[str, Any]]) -> tuple[float, int]:
+    """Share of the pairs with a true winner in which the labeler ranked that one higher, and how many there are."""
+    right = n = 0
+    for row in rows:
+        for (gold_a, rank_a), (gold_b, rank_b) in itertools.combinations(zip(row["gold"], row["ranking"], strict=True), 2):
+            if gold_a != gold_b:
+                n += 1
+                right += (gold_a > gold_b) == (rank_a < rank_b)
+    return right / max(n, 1), n
+
+
+def main() -> None:
+    run_args, data_args, args = parse(RunArguments, DataArguments, RankConfig, nano="recipes/nano/rank.yaml")
+    splits = data.load_splits(data_args, seed=args.seed)
+    config = resolved(run_args, data_args, args)
+    with record.start("rank", args.output_dir, config, overwrite=run_args.overwrite) as run:
+        run.note(parents=record.lineage({"data": data_args.dataset_name}))
+        folder = Path(args.output_dir) / "data"
+        folder.mkdir()
+        metrics: dict[str, Any] = {}
+        for split, temperature in (("train", args.label_temperature), ("test", 0.0)):
+            rng = random.Random(f"labeler-{split}-{args.seed}")
+            rows = [label(row, temperature, rng) for row in splits[split]]
+            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            share, n = agreement(rows)
+            metrics |= {f"{split}_rankings": len(rows), f"{split}_agreement": share, f"{split}_decided_pairs": n}
+        run.finish("complete", metrics=metrics)
+    print(
+        f"{metrics['train_rankings']:,} prompts ranked; the labeler agrees with the truth in "
+        f"{metrics['train_agreement']:.1%} of {metrics['train_decided_pairs']:,} pairs that have a true winner"
+    )
+
+
+if __name__ == "__main__":
+    record.exit_with_message(main)

@@ -1,0 +1,293 @@
+"""The record of a run: `run.json`, `metrics.jsonl`, status, lineage. Written for every recipe, crashes included.
+
+A run whose `run.json` does not say `complete` is not a parent of anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "tokenizers", "align-recipes")
+WEIGHTS = ("*.safetensors", "*.bin", "tokenizer.json", "data/*.jsonl")
+
+
+class RunError(RuntimeError):
+    """A run cannot start or go on; the message says what to do."""
+
+
+def read_record(path: str | Path) -> dict[str, Any] | None:
+    """The `run.json` of a run directory, or None where there is none."""
+    file = Path(path) / "run.json"
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError:
+        return {"status": "unreadable"}
+
+
+def run_directory(path: str | Path) -> Path | None:
+    """The run that `path` is or lies in (a data set inside a run's directory); None for anything else."""
+    path = Path(path)
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / "run.json").is_file():
+            return folder
+    return None
+
+
+def parent_problem(path: str, *, allow_hub: bool) -> str | None:
+    """Why `path` cannot be a parent (missing, unfinished); None where it can, or where it is a hub id."""
+    local = Path(path)
+    if not local.exists():
+        looks_local = path.startswith(("/", "./", "../", "runs/", "~")) or local.suffix in FILE_SUFFIXES
+        if allow_hub and not looks_local and path.count("/") <= 1:
+            return None
+        return f"{path} does not exist{_command_for(local)}"
+    folder = run_directory(local)
+    if folder is None:
+        return None
+    record = read_record(folder) or {}
+    if record.get("status") != "complete":
+        again = record.get("command", "the same command")
+        return (
+            f"{folder} is a run that did not finish (status: {record.get('status')}); "
+            f"finish it first: {again} --resume_from_checkpoint last"
+        )
+    return None
+
+
+FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".parquet", ".txt", ".arrow", ".gz", ".zst"}
+# Which command makes a missing nano run: for the message, and nowhere else.
+_MADE_BY = {
+    "world": "python -m align.nano.build",
+    "tokenizer": "python recipes/tokenizer.py",
+    "pretrain": "python recipes/pretrain.py",
+    "sft": "python recipes/sft.py",
+    "sample": "python recipes/sample.py",
+    "rank": "python -m align.nano.rank",
+    "reward": "python recipes/reward.py",
+    "dpo": "python recipes/dpo.py",
+    "ppo": "python recipes/ppo.py",
+}
+
+
+def _command_for(path: Path) -> str:
+    parts = path.parts
+    if len(parts) >= 3 and parts[-3] == "runs" or (len(parts) >= 3 and parts[0] == "runs"):
+        stage = parts[2] if parts[0] == "runs" else parts[-1]
+        if stage in _MADE_BY:
+            return f"; make it with: {_MADE_BY[stage]} (or the whole chain: make demo)"
+    return "; give an existing path or a hub id"
+
+
+def hash_files(folder: Path) -> str:
+    """SHA-256 over the names and contents of a run's weights, tokenizer and data."""
+    digest = hashlib.sha256()
+    for file in sorted({f for pattern in WEIGHTS for f in folder.glob(pattern)} | set(folder.glob("*/train.jsonl"))):
+        digest.update(str(file.relative_to(folder)).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def lineage(paths: dict[str, str | None]) -> dict[str, dict[str, Any]]:
+    """Parents by role (`model`, `reward_model`, `data`, …): where they are and what they were, by hash."""
+    parents: dict[str, dict[str, Any]] = {}
+    for role, path in paths.items():
+        if not path:
+            continue
+        folder = run_directory(path) if Path(path).exists() else None
+        if folder is not None:
+            record = read_record(folder) or {}
+            parents[role] = {"path": path, "recipe": record.get("recipe"), "hash": record.get("hash")}
+        elif Path(path).is_dir():
+            parents[role] = {"path": path, "hash": hash_files(Path(path))}
+        else:
+            parents[role] = {"path": path, "hash": None}
+    return parents
+
+
+def _git() -> dict[str, Any]:
+    def ask(*words: str) -> str | None:
+        answer = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent)
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def _hardware() -> dict[str, Any]:
+    import psutil
+    import torch
+
+    machine: dict[str, Any] = {"cpus": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
+    if torch.cuda.is_available():
+        machine["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return machine
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held: GPU memory where there is a GPU, resident memory elsewhere."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Replace `path` in one step, so that a crash never leaves half a file."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+class Run:
+    """One execution and its directory. Only the main process writes."""
+
+    def __init__(self, recipe: str, output_dir: str, config: dict[str, Any], *, main: bool = True):
+        self.folder = Path(output_dir)
+        self.main = main
+        self.started = time.time()
+        self.record: dict[str, Any] = {
+            "recipe": recipe,
+            "status": "running",
+            "command": _command(),
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seed": config.get("seed"),
+            "config": config,
+        }
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the record (parents, rows, world size, …) and write it down."""
+        self.record.update(facts)
+        self._write()
+
+    def metrics(self, **row: Any) -> None:
+        """Append one line to `metrics.jsonl`."""
+        if self.main:
+            row = {"seconds": round(time.time() - self.started, 3), **row}
+            with (self.folder / "metrics.jsonl").open("a") as stream:
+                stream.write(json.dumps(row, default=float) + "\n")
+
+    def finish(self, status: str, **facts: Any) -> None:
+        """Close the record. `complete` makes the run a possible parent."""
+        if self.main and status == "complete":
+            facts["hash"] = hash_files(self.folder)
+        self.record.update(
+            status=status,
+            wall_seconds=round(time.time() - self.started, 3),
+            peak_memory_bytes=peak_memory_bytes(),
+            **facts,
+        )
+        self._write()
+
+    def _write(self) -> None:
+        if self.main:
+            _write_json(self.folder / "run.json", self.record)
+
+
+def _command() -> str:
+    program = sys.argv[0]
+    with contextlib.suppress(ValueError):
+        program = str(Path(program).resolve().relative_to(Path.cwd()))
+    return " ".join([program, *sys.argv[1:]])
+
+
+def _prepare_folder(folder: Path, *, overwrite: bool, resume: bool) -> None:
+    """Make the output folder, or refuse to touch one that holds somebody's work."""
+    record = read_record(folder)
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"output_dir {folder} is a file; name a folder")
+    if record is None and folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"output_dir {folder} holds files that no run wrote; name an empty or a new folder")
+    if record is not None and not resume:
+        checkpoints = any(folder.glob("checkpoint-*"))
+        if overwrite:
+            shutil.rmtree(folder)
+        elif record.get("status") == "complete":
+            raise RunError(f"output_dir {folder} holds a finished run; name another folder, or give --overwrite")
+        elif checkpoints:
+            raise RunError(
+                f"output_dir {folder} holds an interrupted run; give --resume_from_checkpoint last to go on, "
+                "or --overwrite to start again"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("x")
+        probe.unlink()
+    except OSError as error:
+        raise RunError(f"output_dir {folder} cannot be written: {error.strerror}; name a folder that can") from error
+
+
+def _interrupted(signum: int, _frame: Any) -> None:
+    raise KeyboardInterrupt(f"signal {signum}")
+
+
+@contextlib.contextmanager
+def start(
+    recipe: str, output_dir: str, config: dict[str, Any], *, overwrite: bool = False, resume: bool = False
+) -> Iterator[Run]:
+    """Open a run: `with start("sft", …) as run:`. Whatever ends the block is recorded.
+
+    Raises:
+        RunError: if the folder holds a finished or an interrupted run and neither flag says what to do with it.
+    """
+    main = int(os.environ.get("RANK", "0")) == 0
+    if main:
+        _prepare_folder(Path(output_dir), overwrite=overwrite, resume=resume)
+    run = Run(recipe, output_dir, config, main=main)
+    run.note(git=_git(), versions=_versions(), hardware=_hardware())
+    previous = signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        yield run
+    except KeyboardInterrupt:
+        run.finish("interrupted")
+        raise
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the disk may be what failed; the first error is the one to show
+            run.finish("failed", error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def exit_with_message(main: Any) -> None:
+    """Run a recipe's `main`; a user's error ends in its sentence and exit status 1, not in a traceback."""
+    from align.config import ConfigError
+
+    try:
+        main()
+    except (ConfigError, RunError) as error:
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\ninterrupted; go on with --resume_from_checkpoint last", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,65 @@
+"""Direct preference optimisation (Rafailov et al. 2023) from an SFT model and preference pairs or rankings.
+
+    accelerate launch recipes/dpo.py                                          # the nano family's stage
+    accelerate launch recipes/dpo.py --model_name_or_path runs/mine/sft --dataset_name my_pairs.jsonl \
+        --use_peft --output_dir runs/mine/dpo
+
+The reference is the recorded parent, also where that parent is an adapter. Both chosen and rejected log-probabilities
+may fall while the margin grows: DPO optimises the margin only.
+"""
+
+from transformers import set_seed
+from trl import DPOConfig, ModelConfig
+
+from align import data, fit, launch, model, record
+from align.config import DataArguments, RunArguments, derive_batch, parse, resolved
+from align.dpo import PairTrainer
+
+DEFAULTS = dict(
+    learning_rate=5e-7,  # Zephyr's (Tunstall et al. 2023, and its revision in the alignment handbook)
+    beta=0.1,  # Rafailov et al. 2023, appendix B
+    lr_scheduler_type="cosine",
+    warmup_steps=0.1,
+    num_train_epochs=1,
+    max_length=1024,
+    global_batch_size=64,  # Rafailov et al. 2023, appendix B
+    per_device_train_batch_size=4,
+    lora_dropout=0.0,  # dropout would make the margins random
+    **launch.TRAINER_DEFAULTS,
+)
+LORA_DEFAULTS = dict(learning_rate=5e-6)
+
+
+def main():
+    run_args, data_args, model_args, args = parse(
+        RunArguments, DataArguments, ModelConfig, DPOConfig,
+        nano="recipes/nano/dpo.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
+        required=("model_name_or_path", "output_dir"),
+    )  # fmt: skip
+    parent = model_args.model_name_or_path
+    launch.check()
+    derive_batch(run_args, args, launch.world_size())
+    set_seed(args.seed)
+    model.check_checkpoint(parent)
+    tokenizer = model.load_tokenizer(parent, revision=model_args.model_revision)
+    rows = data.prepare(data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed)
+
+    config = resolved(run_args, data_args, model_args, args)
+    with record.start("dpo", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
+        run.note(parents=record.lineage({"model": parent, "reference": parent, "data": data_args.dataset_name}))
+        weights = model.resolve_parent(parent, args.output_dir)
+        needs_reference = not model_args.use_peft and not args.precompute_ref_log_probs
+        trainer = PairTrainer(
+            model.load_policy(weights, model_args, tokenizer),
+            ref_model=model.load_policy(weights, model_args, tokenizer) if needs_reference else None, args=args,
+            train_dataset=rows.train, eval_dataset=rows.test, processing_class=tokenizer,
+            peft_config=model.lora_config(model_args), callbacks=fit.callbacks(run),
+        )  # fmt: skip
+        fit.describe(trainer, run, rows, args, "dpo", parent)
+        metrics = fit.train_and_save(trainer, run, tokenizer) | fit.held_out(trainer, rows.test)
+        run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
+    fit.show("held-out pairs", metrics, ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"))
+
+
+if __name__ == "__main__":
+    record.exit_with_message(main)

@@ -1,0 +1,67 @@
+"""Pretrain a language model from scratch, or continue one, on plain text.
+
+    accelerate launch recipes/pretrain.py                                     # the nano family's stage
+    accelerate launch recipes/pretrain.py --model_name_or_path HuggingFaceTB/SmolLM2-135M \
+        --dataset_name my_text/ --max_length 2048 --output_dir runs/mine/pretrain
+
+Documents are packed into blocks; no document attends to another, and none predicts the next one's first token.
+"""
+
+from transformers import Trainer, set_seed
+from trl import ModelConfig
+
+from align import fit, launch, model, pretrain, record
+from align.config import DataArguments, RunArguments, derive_batch, fail, parse, resolved
+
+DEFAULTS = dict(
+    learning_rate=3e-4,  # GPT-3's for models of this size and up (Brown et al. 2020, table 2.1)
+    lr_scheduler_type="cosine",
+    warmup_steps=0.02,
+    adam_beta2=0.95,  # Brown et al. 2020
+    weight_decay=0.1,  # Brown et al. 2020
+    num_train_epochs=1,
+    global_batch_size=64,
+    per_device_train_batch_size=16,
+    **launch.TRAINER_DEFAULTS,
+)
+
+
+def main():
+    run_args, data_args, model_args, args = parse(
+        RunArguments, DataArguments, ModelConfig, pretrain.PretrainConfig, nano="recipes/nano/pretrain.yaml", defaults=DEFAULTS
+    )
+    if data_args.dataset_streaming and args.max_steps <= 0:
+        fail(["dataset_streaming: a stream has no length, so say when to stop: --max_steps 1000"])
+    if args.model_config is None and model_args.model_name_or_path is None:
+        fail(["model_name_or_path is needed (a model to continue), or model_config and tokenizer_name_or_path"])
+    launch.check()
+    derive_batch(run_args, args, launch.world_size())
+    set_seed(args.seed)
+    source = model_args.model_name_or_path if args.model_config is None else args.tokenizer_name_or_path
+    if args.model_config is None:
+        model.check_checkpoint(source)
+    tokenizer = model.load_tokenizer(source)
+    corpus = pretrain.prepare(data_args, tokenizer, length=args.max_length, seed=args.seed)
+
+    config = resolved(run_args, data_args, model_args, args)
+    with record.start("pretrain", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
+        run.note(parents=record.lineage({"model": source, "data": data_args.dataset_name}))
+        if args.model_config is None:
+            policy = model.load_policy(model.resolve_parent(source, args.output_dir), model_args, tokenizer)
+        else:
+            policy = pretrain.new_model(args.model_config, tokenizer)
+        trainer = Trainer(
+            policy, args, data_collator=pretrain.collate, train_dataset=corpus.train, eval_dataset=corpus.test,
+            processing_class=tokenizer, callbacks=fit.callbacks(run),
+        )  # fmt: skip
+        fit.describe(trainer, run, corpus, args, "pretrain", source)
+        metrics = fit.train_and_save(trainer, run, tokenizer)
+        if corpus.test is not None:
+            loss = fit.held_out(trainer, corpus.test)["eval_loss"]
+            metrics |= pretrain.text_metrics(loss, corpus.test, corpus.test_bytes)
+        run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
+    fit.show("held-out text", metrics, ("loss", "perplexity", "bits_per_byte"))
+
+
+if __name__ == "__main__":
+    record.exit_with_message(main)

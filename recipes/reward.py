@@ -1,0 +1,65 @@
+"""Train a reward model on preference pairs or rankings (Bradley-Terry loss on a scalar head).
+
+    accelerate launch recipes/reward.py                                       # the nano family's stage
+    accelerate launch recipes/reward.py --model_name_or_path runs/mine/sft --dataset_name my_pairs.jsonl \
+        --use_peft --output_dir runs/mine/reward
+"""
+
+from transformers import set_seed
+from trl import ModelConfig, RewardConfig, RewardTrainer
+
+from align import data, fit, launch, model, record, reward
+from align.config import DataArguments, RunArguments, derive_batch, parse, resolved
+
+DEFAULTS = dict(
+    learning_rate=1e-5,  # Ouyang et al. 2022, appendix C.2: 9e-6
+    lr_scheduler_type="cosine",
+    warmup_steps=0.03,
+    num_train_epochs=1,  # one: reward models overfit fast (Ouyang et al. 2022, section 3.5)
+    max_length=1024,
+    global_batch_size=64,
+    per_device_train_batch_size=8,
+    center_rewards_coefficient=0.01,  # Eisenstein et al. 2023, eq. 2: the loss alone leaves the offset free
+    lora_dropout=0.0,
+    **launch.TRAINER_DEFAULTS,
+)
+LORA_DEFAULTS = dict(learning_rate=1e-4)
+
+
+def main():
+    run_args, data_args, model_args, args = parse(
+        RunArguments, DataArguments, ModelConfig, RewardConfig,
+        nano="recipes/nano/reward.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
+        required=("model_name_or_path", "output_dir"),
+    )  # fmt: skip
+    parent = model_args.model_name_or_path
+    launch.check()
+    derive_batch(run_args, args, launch.world_size())
+    set_seed(args.seed)
+    model.check_checkpoint(parent)
+    tokenizer = model.load_tokenizer(parent, chat_template=args.chat_template_path, revision=model_args.model_revision)
+    rows = data.prepare(data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed)
+    train, test = reward.whole(rows.train), reward.whole(rows.test) if rows.test is not None else None
+
+    config = resolved(run_args, data_args, model_args, args)
+    with record.start("reward", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
+        run.note(parents=record.lineage({"model": parent, "data": data_args.dataset_name}))
+        args.chat_template_path = None  # it is in the tokenizer now
+        set_seed(args.seed)  # the score head is drawn here
+        trainer = RewardTrainer(
+            model.load_reward_model(model.resolve_parent(parent, args.output_dir), model_args, tokenizer), args,
+            train_dataset=train, processing_class=tokenizer,
+            peft_config=model.lora_config(model_args, reward_model=True), callbacks=fit.callbacks(run),
+        )  # fmt: skip
+        fit.describe(trainer, run, rows, args, "reward", parent)
+        metrics = fit.train_and_save(trainer, run, tokenizer)
+        if test is not None:
+            size = args.per_device_eval_batch_size
+            metrics |= reward.measure(trainer.model, train, test, pad_id=tokenizer.pad_token_id, batch_size=size)
+        run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
+    keys = ("accuracy", "accuracy_low", "accuracy_high", "length_only_accuracy", "reward_mean", "reward_std", "n")
+    fit.show("held-out pairs", metrics, keys)
+
+
+if __name__ == "__main__":
+    record.exit_with_message(main)

@@ -1,0 +1,38 @@
+"""Sample K completions per prompt from any checkpoint, as a data set: for people or a model to rank.
+
+    accelerate launch recipes/sample.py                                       # the nano family's stage
+    accelerate launch recipes/sample.py --model_name_or_path runs/mine/sft --dataset_name my_prompts.jsonl \
+        --num_generations 4 --output_dir runs/mine/sample
+
+Every batch has a seed of its own, so the number of processes and an interruption change nothing in what comes out.
+"""
+
+from align import data, launch, model, record, sampling
+from align.config import DataArguments, RunArguments, parse, resolved
+
+
+def main():
+    run_args, data_args, args = parse(
+        RunArguments, DataArguments, sampling.SampleConfig, nano="recipes/nano/sample.yaml",
+        required=("model_name_or_path", "output_dir"),
+    )  # fmt: skip
+    launch.check()
+    model.check_checkpoint(args.model_name_or_path)
+    tokenizer = model.load_tokenizer(args.model_name_or_path)
+    rows = data.prepare(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
+
+    config = resolved(run_args, data_args, args)
+    with record.start("sample", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
+        run.note(parents=record.lineage({"model": args.model_name_or_path, "data": data_args.dataset_name}))
+        run.note(data=rows.as_dict())
+        policy = model.load_trained(args.model_name_or_path, tokenizer)
+        metrics = sampling.sample_splits(policy, tokenizer, rows, args)
+        run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
+    if launch.is_main_process():
+        print(rows)
+        print(f"{metrics['completions']:,} completions: {metrics['stops']:.1%} stop by themselves, mean length "
+              f"{metrics['length']:.1f} tokens, {metrics['distinct']:.1%} of a prompt's completions differ")  # fmt: skip
+
+
+if __name__ == "__main__":
+    record.exit_with_message(main)

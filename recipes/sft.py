@@ -1,0 +1,59 @@
+"""Supervised fine-tuning on demonstrations: loss on the assistant's tokens and the stop token only.
+
+    accelerate launch recipes/sft.py                                          # the nano family's stage
+    accelerate launch recipes/sft.py --model_name_or_path Qwen/Qwen3-0.6B-Base --dataset_name my_chats.jsonl \
+        --use_peft --output_dir runs/mine/sft
+"""
+
+from transformers import set_seed
+from trl import ModelConfig, SFTConfig, SFTTrainer
+
+from align import data, fit, launch, model, record
+from align.config import DataArguments, RunArguments, derive_batch, parse, resolved
+
+DEFAULTS = dict(
+    learning_rate=2e-5,  # Tulu 3's full fine-tuning range
+    lr_scheduler_type="cosine",
+    warmup_steps=0.03,
+    num_train_epochs=2,
+    max_length=1024,
+    global_batch_size=64,
+    per_device_train_batch_size=8,
+    lora_dropout=0.0,  # with all-linear LoRA, dropout buys nothing (Schulman et al. 2025)
+    **launch.TRAINER_DEFAULTS,
+)
+LORA_DEFAULTS = dict(learning_rate=2e-4)  # ten times full fine-tuning's (Schulman et al. 2025)
+
+
+def main():
+    run_args, data_args, model_args, args = parse(
+        RunArguments, DataArguments, ModelConfig, SFTConfig,
+        nano="recipes/nano/sft.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
+        required=("model_name_or_path", "output_dir"),
+    )  # fmt: skip
+    parent = model_args.model_name_or_path
+    launch.check()
+    derive_batch(run_args, args, launch.world_size())
+    set_seed(args.seed)
+    model.check_checkpoint(parent)
+    tokenizer = model.load_tokenizer(parent, chat_template=args.chat_template_path, revision=model_args.model_revision)
+    rows = data.prepare(data_args, "sft", tokenizer, max_length=args.max_length, seed=args.seed)
+
+    config = resolved(run_args, data_args, model_args, args)
+    with record.start("sft", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
+        run.note(parents=record.lineage({"model": parent, "data": data_args.dataset_name}))
+        args.chat_template_path = None  # it is in the tokenizer now
+        args.dataset_kwargs = None if args.packing else {"skip_prepare_dataset": True}
+        trainer = SFTTrainer(
+            model.load_policy(model.resolve_parent(parent, args.output_dir), model_args, tokenizer), args,
+            train_dataset=rows.train, eval_dataset=rows.test, processing_class=tokenizer,
+            peft_config=model.lora_config(model_args), callbacks=fit.callbacks(run),
+        )  # fmt: skip
+        fit.describe(trainer, run, rows, args, "sft", parent)
+        metrics = fit.train_and_save(trainer, run, tokenizer) | fit.held_out(trainer, rows.test)
+        run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
+    fit.show("held-out demonstrations", metrics, ("eval_loss", "eval_mean_token_accuracy"))
+
+
+if __name__ == "__main__":
+    record.exit_with_message(main)

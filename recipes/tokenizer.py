@@ -1,0 +1,30 @@
+"""Train a tokenizer on plain text: BPE or WordPiece, with special tokens and a chat template, pad apart from eos.
+
+    python recipes/tokenizer.py                                               # the nano family's stage
+    python recipes/tokenizer.py --dataset_name my_text/ --tokenizer_type wordpiece --vocab_size 8000 \
+        --output_dir runs/mine/tokenizer
+"""
+
+from align import data, record, tokenizer
+from align.config import DataArguments, RunArguments, parse, resolved
+
+
+def main():
+    run_args, data_args, args = parse(
+        RunArguments, DataArguments, tokenizer.TokenizerConfig, nano="recipes/nano/tokenizer.yaml"
+    )
+    rows = data.load_texts(data_args, seed=args.seed)
+    config = resolved(run_args, data_args, args)
+    with record.start("tokenizer", args.output_dir, config, overwrite=run_args.overwrite) as run:
+        run.note(parents=record.lineage({"data": data_args.dataset_name}), data=rows.as_dict())
+        trained = tokenizer.train(rows.train, args)
+        trained.save_pretrained(args.output_dir)
+        metrics = tokenizer.measure(trained, rows.test or rows.train)
+        run.finish("complete", metrics=metrics)
+    print(rows)
+    print(f"{args.tokenizer_type}, {metrics['vocab_size']:,} tokens; on {'held-out' if rows.test else 'its own'} text: "
+          f"{metrics['fertility']:.2f} tokens per word, {metrics['bytes_per_token']:.2f} bytes per token")  # fmt: skip
+
+
+if __name__ == "__main__":
+    record.exit_with_message(main)
