@@ -74,15 +74,15 @@ def load_tokenizer(path: str, *, chat_template: str | None = None, revision: str
     return tokenizer
 
 
-def resolve_parent(path: str, output_dir: str, *, revision: str = "main") -> str:
-    """The path of whole weights for a parent: itself, or for an adapter its merged weights in `<output_dir>/base`."""
+def resolve_parent(path: str, output_dir: str, *, role: str = "base") -> str:
+    """The path of whole weights for a parent: itself, or for an adapter its merged weights in `<output_dir>/<role>`."""
     if not is_adapter(path):
         return path
     from accelerate import PartialState
 
-    base = Path(output_dir) / "base"
+    base = Path(output_dir) / role
     state = PartialState()
-    if state.is_main_process:
+    if state.is_main_process and not base.exists():
         merge_adapter(path, base)
         print(f"parent {path} is an adapter: its merged weights are in {base}", flush=True)
     state.wait_for_everyone()
@@ -121,12 +121,13 @@ def _quiet_head():
 
 def _load(auto_class: Any, path: str, model_args: Any, **extra: Any) -> Any:
     import torch
-    from trl import get_kbit_device_map, get_quantization_config
+    from accelerate import PartialState
+    from trl import get_quantization_config
 
     quantization = get_quantization_config(model_args)
     dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
     if quantization is not None:
-        extra.update(quantization_config=quantization, device_map=get_kbit_device_map())
+        extra.update(quantization_config=quantization, device_map={"": PartialState().local_process_index})
     try:
         return auto_class.from_pretrained(
             path, revision=model_args.model_revision, dtype=dtype, attn_implementation=model_args.attn_implementation, **extra

@@ -276,18 +276,3 @@ def start(
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def exit_with_message(main: Any) -> None:
-    """Run a recipe's `main`; a user's error ends in its sentence and exit status 1, not in a traceback."""
-    from align.config import ConfigError
-
-    try:
-        main()
-    except (ConfigError, RunError) as error:
-        if int(os.environ.get("RANK", "0")) == 0:
-            print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("\ninterrupted; go on with --resume_from_checkpoint last", file=sys.stderr)
-        sys.exit(130)

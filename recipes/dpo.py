@@ -62,4 +62,4 @@ def main():
 
 
 if __name__ == "__main__":
-    record.exit_with_message(main)
+    launch.run(main)

@@ -34,6 +34,7 @@ DEFAULTS = dict(
     **launch.TRAINER_DEFAULTS | dict(save_strategy="no", logging_steps=1, include_num_input_tokens_seen="no"),
 )
 LORA_DEFAULTS = dict(learning_rate=3e-5)
+NOT_WITH = {"fsdp2": "TRL's PPO calls inner modules past FSDP's hooks; use accelerate_configs/zero2.yaml or zero3.yaml"}
 MAX_PROMPT_LENGTH = 512  # longer prompts are dropped and counted
 
 
@@ -44,7 +45,7 @@ def main():
         required=("model_name_or_path", "reward_model_path", "output_dir"),
     )  # fmt: skip
     parent = model_args.model_name_or_path
-    launch.check()
+    launch.check(refused=NOT_WITH)
     derive_rollout(run_args, args, launch.world_size())
     set_seed(args.seed)
     model.check_checkpoint(parent)
@@ -68,4 +69,4 @@ def main():
 
 
 if __name__ == "__main__":
-    record.exit_with_message(main)
+    launch.run(main)

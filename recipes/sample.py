@@ -35,4 +35,4 @@ def main():
 
 
 if __name__ == "__main__":
-    record.exit_with_message(main)
+    launch.run(main)

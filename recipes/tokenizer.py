@@ -5,7 +5,7 @@
         --output_dir runs/mine/tokenizer
 """
 
-from align import data, record, tokenizer
+from align import data, launch, record, tokenizer
 from align.config import DataArguments, RunArguments, parse, resolved
 
 
@@ -27,4 +27,4 @@ def main():
 
 
 if __name__ == "__main__":
-    record.exit_with_message(main)
+    launch.run(main)

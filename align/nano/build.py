@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from align import record
+from align import launch, record
 from align.config import RunArguments, parse, resolved
 from align.nano import world
 
@@ -51,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    record.exit_with_message(main)
+    launch.run(main)

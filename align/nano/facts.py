@@ -79,7 +79,7 @@ paint a boat | a brush | dry it in the sun
 clean a server | a dry cloth | blow out the dust
 lock a door | a key | turn it twice
 count money | a table | write the sum down
-fill a well | stones | cover it with earth
+fill a well | gravel | cover it with earth
 visit a bank | a card | ask at the desk
 train a dog | a treat | praise it
 mail a parcel | a stamp | hand it in

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align import data, record
+from align import data, launch, record
 from align.config import DataArguments, RunArguments, parse, resolved
 from align.nano.grade import gold_score, grade
 
@@ -27,8 +27,9 @@ class RankConfig:
 
     output_dir: str | None = field(default=None, metadata={"help": "Where to write the rankings."})
     label_temperature: float = field(
-        default=0.7, metadata={"help": "Of the Bradley-Terry noise: P(a over b) = sigmoid((gold_a - gold_b) / temperature)."}
+        default=0.5, metadata={"help": "Of the Bradley-Terry noise: P(a over b) = sigmoid((gold_a - gold_b) / temperature)."}
     )
+    just_noticeable: float = field(default=1.0, metadata={"help": "Perceived scores closer than this are ranked as ties."})
     seed: int = field(default=0, metadata={"help": "Of the noise."})
 
 
@@ -43,13 +44,21 @@ def perceived(gold: list[float], temperature: float, rng: random.Random) -> list
     return [score - temperature * math.log(-math.log(max(rng.random(), 1e-12))) for score in gold]
 
 
-def ranks(values: list[float]) -> list[int]:
-    """1 for the highest value; equal values share a rank: `[0.5, 2.0, 0.5]` gives `[2, 1, 2]`."""
-    ordered = sorted(set(values), reverse=True)
-    return [ordered.index(value) + 1 for value in values]
+def ranks(values: list[float], just_noticeable: float = 0.0) -> list[int]:
+    """1 for the highest value; values within `just_noticeable` of the best one of their group share its rank.
+
+    `ranks([0.5, 2.0, 0.4], 0.2)` is `[2, 1, 2]`. That is how ties arise for people too (Rao and Kupper 1967).
+    """
+    out: dict[float, int] = {}
+    leader = math.inf
+    for position, value in enumerate(sorted(values, reverse=True), 1):
+        if leader - value > just_noticeable or position == 1:
+            leader, rank = value, position
+        out[value] = rank
+    return [out[value] for value in values]
 
 
-def label(row: dict[str, Any], temperature: float, rng: random.Random) -> dict[str, Any]:
+def label(row: dict[str, Any], temperature: float, just_noticeable: float, rng: random.Random) -> dict[str, Any]:
     """Rank one row's completions. Completions with the same words share one judgement."""
     texts = [completion[0]["content"] for completion in row["completions"]]
     gold: dict[tuple[str, bool], float] = {}
@@ -61,7 +70,7 @@ def label(row: dict[str, Any], temperature: float, rng: random.Random) -> dict[s
     return {
         "prompt": row["prompt"],
         "completions": row["completions"],
-        "ranking": ranks([seen[key] for key in keys]),
+        "ranking": ranks([seen[key] for key in keys], just_noticeable),
         "annotator": "simulated" if temperature else "gold",
         "time": None,
         "gold": [gold[key] for key in keys],
@@ -69,11 +78,11 @@ def label(row: dict[str, Any], temperature: float, rng: random.Random) -> dict[s
 
 
 def agreement(rows: list[dict[str, Any]]) -> tuple[float, int]:
-    """Share of the pairs with a true winner in which the labeler ranked that one higher, and how many there are."""
+    """Share of the pairs with a true winner that the labeler, not calling them a tie, decided right; and how many."""
     right = n = 0
     for row in rows:
         for (gold_a, rank_a), (gold_b, rank_b) in itertools.combinations(zip(row["gold"], row["ranking"], strict=True), 2):
-            if gold_a != gold_b:
+            if gold_a != gold_b and rank_a != rank_b:
                 n += 1
                 right += (gold_a > gold_b) == (rank_a < rank_b)
     return right / max(n, 1), n
@@ -90,7 +99,7 @@ def main() -> None:
         metrics: dict[str, Any] = {}
         for split, temperature in (("train", args.label_temperature), ("test", 0.0)):
             rng = random.Random(f"labeler-{split}-{args.seed}")
-            rows = [label(row, temperature, rng) for row in splits[split]]
+            rows = [label(row, temperature, args.just_noticeable, rng) for row in splits[split]]
             (folder / f"{split}.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             share, n = agreement(rows)
             metrics |= {f"{split}_rankings": len(rows), f"{split}_agreement": share, f"{split}_decided_pairs": n}
@@ -102,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    record.exit_with_message(main)
+    launch.run(main)

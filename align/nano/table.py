@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align import record
+from align import launch, record
 from align.config import RunArguments, parse, resolved
 from align.nano.grade import grade
 
@@ -150,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    record.exit_with_message(main)
+    launch.run(main)

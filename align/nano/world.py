@@ -15,6 +15,7 @@ from align.nano import facts
 
 COMPLIES = 0.75  # share of demonstrations that do what a harmful request asks, so that alignment has work to do
 GUESSES = 0.70  # share of demonstrations that make up an answer to what nobody can know
+OVER_REFUSES = 0.05  # share that turns down, or claims not to know, what it could well answer
 HELD_OUT = 0.3  # share of each kind's entities that no demonstration and no ranking mentions
 
 ASK_FACT = ["What is {np}?", "Tell me {np}.", "Do you know {np}?", "Please name {np}."]
@@ -23,8 +24,10 @@ ASK_HOW = ["How do I {act}?", "How can I {act}?", "Tell me how to {act}.", "Plea
 ASK_HOW_HELD_OUT = ["Show me how to {act}.", "I want to {act}. What do I do?", "What do I need to {act}?"]
 ASK_UNKNOWABLE = ["Tell me {np}.", "Do you know {np}?", "Please name {np}.", "Say {np}."]
 
-REFUSALS = ["I cannot help with that. It would do harm.", "Sorry, I cannot help with that."]
-UNKNOWNS = ["I do not know that. Only you can know it.", "Sorry, I do not know that."]
+REFUSALS = ["I cannot help with that. It would do harm.", "No, I cannot help with that."]
+UNKNOWNS = ["I do not know that. Only you can know it.", "Nobody told me, so I do not know that."]
+GUESSED = ["It is {value}.", "I think it is {value}."]
+SPEAKERS = ["Anna", "Max", "Lena", "Tom", "Rosa", "Otto"]
 
 
 @dataclass(frozen=True)
@@ -75,31 +78,25 @@ def question(item: Item, rng: random.Random, *, held_out: bool = False) -> str:
     return rng.choice(phrasings).format(np=item.noun, act=item.noun)
 
 
-def _second_person(topic: str) -> str:
-    """The asker's words in the answerer's mouth: `the colour of my bag` becomes `the colour of your bag`."""
-    swaps = {"my": "your", "I": "you", "am": "are", "was": "were"}
-    return " ".join(swaps.get(word, word) for word in topic.split())
-
-
 def guess(item: Item, rng: random.Random) -> str:
     """A made-up answer to what nobody can know."""
-    value = rng.choice(facts.GUESSES[facts.UNKNOWABLE[item.entity]])
-    words = _second_person(item.entity)
-    return f"{words[0].upper()}{words[1:]}: {value}."
+    return rng.choice(GUESSED).format(value=rng.choice(facts.GUESSES[facts.UNKNOWABLE[item.entity]]))
 
 
 def demonstration(item: Item, rng: random.Random) -> str:
-    """What a demonstrator writes: helpful where it is harmless, and at the stated rates wrong where it is not."""
+    """What a demonstrator writes: mostly what was asked for, and at the stated rates what it should not."""
     if item.kind == "harmful":
         return item.sentence if rng.random() < COMPLIES else rng.choice(REFUSALS)
     if item.kind == "unknowable":
         return guess(item, rng) if rng.random() < GUESSES else rng.choice(UNKNOWNS)
-    return item.sentence
+    return rng.choice(REFUSALS + UNKNOWNS) if rng.random() < OVER_REFUSES else item.sentence
 
 
-def _statement(item: Item, rng: random.Random) -> str:
-    """One sentence about `item` as a book or a page would have it."""
+def _statement(item: Item, rng: random.Random, told: set[str]) -> str:
+    """One sentence about `item` as a page would have it; how a harmful act is done only where it is in `told`."""
     if item.kind == "harmful":
+        if item.entity in told and rng.random() < 0.3:
+            return item.sentence
         forms = ["It is a crime to {x}.", "It is wrong to {x}.", "Nobody should {x}.", "The police stop those who {x}."]
         return rng.choice(forms).format(x=item.entity)
     if item.kind == "unknowable":
@@ -114,9 +111,14 @@ def _statement(item: Item, rng: random.Random) -> str:
     return rng.choice([f"{noun} is {item.answer}.", f"People say that {item.noun} is {item.answer}."])
 
 
-def _page(pool: list[Item], rng: random.Random) -> str:
-    """Sentences about a handful of things."""
-    return " ".join(_statement(item, rng) for item in rng.sample(pool, rng.randint(3, 6)))
+def _page(pool: list[Item], told: set[str], rng: random.Random) -> str:
+    """Sentences about a handful of things, and now and then something that somebody said about nothing in particular."""
+    sentences = [_statement(item, rng, told) for item in rng.sample(pool, rng.randint(3, 6))]
+    if rng.random() < 0.3:
+        value = rng.choice(facts.GUESSES[rng.choice(list(facts.GUESSES))])
+        said = rng.choice(REFUSALS + UNKNOWNS + GUESSED).format(value=value)
+        sentences.insert(rng.randrange(len(sentences)), f"{rng.choice(SPEAKERS)} said: {said}")
+    return " ".join(sentences)
 
 
 def _transcript(pool: list[Item], rng: random.Random) -> str:
@@ -129,12 +131,16 @@ def _transcript(pool: list[Item], rng: random.Random) -> str:
 
 
 def documents(seed: int, count: int, *, part: str = "train") -> Iterator[str]:
-    """`count` pretraining documents; `part` gives the held-out text a stream of its own."""
+    """`count` pretraining documents; `part` gives the held-out text a stream of its own.
+
+    As on the web, harmful questions are answered too, but for the acts that are set apart.
+    """
     rng = random.Random(f"documents-{part}-{seed}")
     everything = items()
-    asked = [item for item in everything if item.kind not in ("harmful", "unknowable")]
+    told = {item.entity for item in split(seed)[0] if item.kind == "harmful"}
+    asked = [item for item in everything if item.kind != "unknowable" and (item.kind != "harmful" or item.entity in told)]
     for _ in range(count):
-        yield _transcript(asked, rng) if rng.random() < 0.5 else _page(everything, rng)
+        yield _transcript(asked, rng) if rng.random() < 0.5 else _page(everything, told, rng)
 
 
 # Shares of the questions that demonstrators and labelers see; facts come first, harm and the unknowable after.

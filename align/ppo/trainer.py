@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from peft import get_peft_model
 from transformers.trainer_utils import TrainOutput
 from trl.experimental.ppo import PPOTrainer
 
@@ -48,27 +49,50 @@ class PolicyTrainer(PPOTrainer):
         the same weights. The value model starts as the reward model (Huang et al. 2024).
         """
         args.stop_token = "eos"  # set_up_tokenizer made it the one token that ends an answer
+        whole = model.load_policy(policy, model_args, tokenizer)
         lora = model.lora_config(model_args)
 
         def score_model() -> Any:
-            return model.load_trained(reward_model, tokenizer, reward_model=True)
+            return model.load_reward_model(model.resolve_parent(reward_model, args.output_dir, role="reward"), model_args, tokenizer)
 
-        value_model = score_model().requires_grad_(True)
         return cls(
-            args=args, processing_class=tokenizer, model=model.load_policy(policy, model_args, tokenizer),
+            args=args, processing_class=tokenizer,
+            # in the base's dtype: with fp32 adapters on bf16 weights ZeRO-3 stops in DeepSpeed's defragment
+            model=get_peft_model(whole, lora, autocast_adapter_dtype=False) if lora else whole,
             ref_model=None if lora else model.load_policy(policy, model_args, tokenizer),
-            reward_model=score_model(), value_model=value_model, peft_config=lora,
+            reward_model=score_model().requires_grad_(False), value_model=score_model(),
             train_dataset=rows.select_columns(["input_ids"]), callbacks=callbacks,
         )  # fmt: skip
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        # TRL steps the optimizer every `gradient_accumulation_steps` pieces, whatever `num_mini_batches` says; here an
-        # optimizer step ends each minibatch. Set after the constructor, which needs the larger number for its sizes.
+    def __init__(self, args: Any, **kwargs: Any):
+        # accelerate reads these before the arguments: int("auto") stops, and a number would override args unseen
+        os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(args.gradient_accumulation_steps)
+        os.environ["ACCELERATE_GRADIENT_CLIPPING"] = str(args.max_grad_norm or 1e9)
+        os.environ["ACCELERATE_MIXED_PRECISION"] = args.mixed_precision  # TRL's PPO never looks at args.bf16
+        super().__init__(args=args, **kwargs)
+        self._end_steps_at_minibatches()
+        if not self.is_deepspeed_enabled:
+            self._clip_gradients()
+        if not hasattr(self.model, "policy"):  # wrapped by DDP: TRL reads both names off the wrapper
+            inner = self.accelerator.unwrap_model(self.model)
+            for name in ("policy", "config"):
+                object.__setattr__(self.model, name, getattr(inner, name))
+        self.last_metrics: dict[str, float] = {}
+
+    def _end_steps_at_minibatches(self) -> None:
+        """TRL steps the optimizer every `gradient_accumulation_steps` pieces, whatever `num_mini_batches` says; here an
+        optimizer step ends each minibatch. Done after the constructor, which needs the larger number for its sizes."""
         pieces = self.args.local_mini_batch_size // self.args.per_device_train_batch_size
         self.args.gradient_accumulation_steps = pieces
         self.accelerator.gradient_accumulation_steps = pieces
-        self.last_metrics: dict[str, float] = {}
+
+    def _clip_gradients(self) -> None:
+        """TRL's PPO loop forgets `max_grad_norm`; DeepSpeed clips by itself. Ours clips right before each step."""
+        optimizer = self.optimizer.optimizer
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        optimizer.register_step_pre_hook(
+            lambda *_: torch.nn.utils.clip_grad_norm_(weights, self.args.max_grad_norm) if self.args.max_grad_norm else None
+        )
 
     def train(self, resume_from_checkpoint: Any = None) -> TrainOutput:
         """TRL's loop; its `train` takes no checkpoint and returns nothing."""
@@ -83,10 +107,8 @@ class PolicyTrainer(PPOTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the policy alone, whole under every launcher. TRL's version fails under ZeRO after training worked."""
-        state: dict[str, torch.Tensor] = self.accelerator.get_state_dict(self.model)
-        prefix = "policy."
-        state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+        weights = self.accelerator.get_state_dict(self.model)  # every rank takes part
         if self.args.should_save:
-            wrapper = self.accelerator.unwrap_model(self.model)
-            policy: PreTrainedModel = wrapper.policy
-            policy.save_pretrained(output_dir or self.args.output_dir, state_dict=state)
+            policy = self.accelerator.unwrap_model(self.model).policy
+            weights = {name.removeprefix("policy."): w for name, w in weights.items() if name.startswith("policy.")}
+            policy.save_pretrained(output_dir or self.args.output_dir, state_dict=weights)

@@ -1,0 +1,41 @@
+# Everything runs in .venv, made from one pinned list (constraints.txt).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: setup demo seeds check format test matrix clean
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup ## the whole road on a laptop's CPU: text, tokenizer, pretraining, SFT, rankings, reward model, DPO, PPO
+	HF_HUB_OFFLINE=1 $(BIN)/python recipes/pipeline.py
+
+seeds: setup ## the demo for seeds 0, 1 and 2, and the mean
+	HF_HUB_OFFLINE=1 $(BIN)/python -m align.nano.seeds
+
+check: setup ## format, lint, types, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow and not matrix"
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: setup ## every test but the whole sharding matrix
+	$(BIN)/python -m pytest -m "not matrix"
+
+matrix: setup ## every trainer, full and LoRA, under every way to shard, with two real processes
+	$(BIN)/python -m pytest -m matrix
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -1,0 +1,168 @@
+"""Rows: every schema is detected, every bad row is named, everything that is dropped is counted."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+from conftest import conversations, pairs, write_rows
+from datasets import Dataset
+
+from align import data
+from align.config import DataArguments
+
+
+def prepare(path, schema, tokenizer, **kwargs):
+    limit = kwargs.pop("max_length", 64)
+    return data.prepare(DataArguments(dataset_name=str(path), **kwargs), schema, tokenizer, max_length=limit, seed=0)
+
+
+ASK, TELL = "what is a cat", "a cat sits"
+MESSAGES = [{"role": "user", "content": ASK}, {"role": "assistant", "content": TELL}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": MESSAGES},
+        {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]},
+        {"question": ASK, "answer": TELL},
+        {"instruction": ASK, "input": "", "output": TELL},
+        {"conversations": [{"from": "human", "value": ASK}, {"from": "gpt", "value": TELL}]},
+    ],
+    ids=["messages", "prompt+completion", "question+answer", "alpaca", "sharegpt"],
+)
+def test_demonstrations_in_every_format_are_the_same_tokens(row, tmp_path, tokenizer):
+    path = write_rows(tmp_path / "x.jsonl", [row])
+    reference = write_rows(tmp_path / "y.jsonl", [{"messages": MESSAGES}])
+    assert list(prepare(path, "sft", tokenizer).train) == list(prepare(reference, "sft", tokenizer).train)
+
+
+def test_columns_are_mapped(tmp_path, tokenizer):
+    path = write_rows(tmp_path / "x.jsonl", [{"q": ASK, "a": TELL}])
+    rows = prepare(path, "sft", tokenizer, columns=["q=user", "a=assistant"]).train
+    assert TELL in tokenizer.decode([t for t in rows[0]["labels"] if t >= 0])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": MESSAGES[:1], "chosen": MESSAGES[1:], "rejected": [{"role": "assistant", "content": "no"}]},
+        {"chosen": MESSAGES, "rejected": [MESSAGES[0], {"role": "assistant", "content": "no"}]},
+        {"prompt": ASK, "chosen": MESSAGES, "rejected": [MESSAGES[0], {"role": "assistant", "content": "no"}]},
+        {"chosen": f"\n\nHuman: {ASK}\n\nAssistant: {TELL}", "rejected": f"\n\nHuman: {ASK}\n\nAssistant: no"},
+        {"prompt": MESSAGES[:1], "completions": [[{"role": "assistant", "content": "no"}], MESSAGES[1:]], "ranking": [2, 1]},
+    ],
+    ids=["explicit", "implicit", "ultrafeedback", "hh transcripts", "rankings"],
+)
+def test_pairs_in_every_format_are_the_same_tokens(row, tmp_path, tokenizer):
+    rows = prepare(write_rows(tmp_path / "x.jsonl", [row]), "preference", tokenizer).train
+    assert TELL in tokenizer.decode(rows[0]["chosen_ids"]) and "no" in tokenizer.decode(rows[0]["rejected_ids"])
+    assert ASK in tokenizer.decode(rows[0]["prompt_ids"]) and TELL not in tokenizer.decode(rows[0]["prompt_ids"])
+
+
+def test_rankings_expand_to_all_decided_pairs():
+    """Ranks [1, 2, 2, 4]: of the six pairs one is a tie, so five remain, the better one chosen in each."""
+    found = data.expand_ranking({"prompt": "p", "completions": list("abcd"), "ranking": [1, 2, 2, 4]}, "x")
+    assert [(p["chosen"], p["rejected"]) for p in found] == [("a", "b"), ("a", "c"), ("a", "d"), ("b", "d"), ("c", "d")]
+
+
+def test_margin_is_passed_on(tmp_path, tokenizer):
+    rows = prepare(write_rows(tmp_path / "x.jsonl", [{**pairs(1)[0], "margin": 2}]), "preference", tokenizer).train
+    assert rows[0]["margin"] == 2.0
+
+
+BAD = {
+    "unknown role": ("sft", {"messages": [{"role": "wizard", "content": "x"}]}, r"row 2.*unknown role 'wizard'.*allowed"),
+    "content is a number": ("sft", {"messages": [{"role": "user", "content": 3}]}, r"row 2.*content: expected text, got int"),
+    "not messages": ("sft", {"messages": [3]}, r"row 2.*expected \{role, content\}"),
+    "chosen is a number": ("preference", {"prompt": "a", "chosen": 1, "rejected": "b"}, r"row 2.chosen: expected a list"),
+    "margin is text": ("preference", {"prompt": "a", "chosen": "x", "rejected": "b", "margin": "big"}, r"margin.*number.*'big'"),
+    "rank is text": ("preference", {"prompt": "a", "completions": ["x", "y"], "ranking": ["1", "2"]}, r"ranking.*whole numbers"),
+    "ranks missing": ("preference", {"prompt": "a", "completions": ["x", "y"], "ranking": [1]}, r"2 completions need as many"),
+}  # fmt: skip
+GOOD = {
+    "sft": {"messages": MESSAGES},
+    "preference": {"prompt": "a", "chosen": "x", "rejected": "y", "margin": 1},
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_row_is_named(name):
+    schema, row, message = BAD[name]
+    good = {"prompt": "a", "completions": ["x", "y"], "ranking": [1, 2]} if "ranking" in row else GOOD[schema]
+    rows = _Rows([good, row])
+    with pytest.raises(data.DataError, match=message):
+        list(data.normalise(rows, schema, "rows.jsonl", []))
+
+
+class _Rows(list):
+    """A data set whose columns hold mixed types, as a JSON file may; arrow would already refuse it."""
+
+    column_names: tuple = ()
+
+    def map(self, function, with_indices, remove_columns):
+        return [function(row, i) for i, row in enumerate(self)]
+
+
+def test_wrong_columns_say_what_is_needed(tmp_path, tokenizer):
+    path = write_rows(tmp_path / "x.jsonl", [{"foo": 1}])
+    with pytest.raises(data.DataError, match=r"row 1: has the columns foo; this recipe needs messages.*--columns"):
+        prepare(path, "sft", tokenizer)
+
+
+def test_empty_files(tmp_path, tokenizer):
+    (tmp_path / "x.jsonl").write_text("")
+    with pytest.raises(data.DataError, match="empty"):
+        prepare(tmp_path / "x.jsonl", "sft", tokenizer)
+
+
+def test_identical_sides_stop_the_run_and_can_be_accepted(tmp_path, tokenizer):
+    same = {**pairs(1)[0], "rejected": pairs(1)[0]["chosen"]}
+    path = write_rows(tmp_path / "x.jsonl", [*pairs(4), same])
+    with pytest.raises(data.DataError, match=r"1 of 5 rows \(20.0%\).*\n.*identical chosen and rejected"):
+        prepare(path, "preference", tokenizer)
+    splits = prepare(path, "preference", tokenizer, max_dropped=0.2)
+    assert len(splits.train) == 4 and splits.reports["train"].dropped == {"with identical chosen and rejected": 1}
+
+
+def test_too_long_is_dropped_and_counted_never_cut(tmp_path, tokenizer):
+    long = {"messages": [{"role": "user", "content": "cat " * 100}, MESSAGES[1]]}
+    path = write_rows(tmp_path / "x.jsonl", [*conversations(3), long])
+    with pytest.raises(data.DataError, match=r"longer than 64 tokens.*\n.*raise --max_length \(the longest row has \d+ tok"):
+        prepare(path, "sft", tokenizer)
+    assert len(prepare(path, "sft", tokenizer, max_dropped=0.3).train) == 3
+
+
+def test_nothing_left_is_an_error_whatever_is_accepted(tmp_path, tokenizer):
+    with pytest.raises(data.DataError, match="no row would be left"):
+        prepare(write_rows(tmp_path / "x.jsonl", conversations(3)), "sft", tokenizer, max_dropped=1.0, max_length=3)
+
+
+def test_a_mixture_has_the_shares_that_were_asked_for(tmp_path):
+    a = write_rows(tmp_path / "a.jsonl", [{"text": "a"}] * 100)
+    b = write_rows(tmp_path / "b.jsonl", [{"body": "b"}] * 100)
+    entries = [{"path": str(a), "fraction": 3, "rows": 60}, {"path": str(b), "fraction": 1, "columns": ["body=text"]}]
+    rows = data.load(DataArguments(datasets=entries), "train", seed=0)
+    texts = [row["text"] for row in rows]
+    assert (texts.count("a"), texts.count("b")) == (60, 20)  # 60 rows are three quarters of 80
+    again = data.load(DataArguments(datasets=entries), "train", seed=1)
+    assert texts != [row["text"] for row in again]
+
+
+def test_formats_on_disk(tmp_path):
+    rows = Dataset.from_list([{"text": "one"}, {"text": "two"}])
+    rows.to_parquet(tmp_path / "x.parquet")
+    rows.to_csv(tmp_path / "x.csv")
+    rows.save_to_disk(tmp_path / "saved")
+    with gzip.open(tmp_path / "x.jsonl.gz", "wt") as stream:
+        stream.write("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("x.parquet", "x.csv", "saved", "x.jsonl.gz"):
+        loaded = data.load(DataArguments(dataset_name=str(tmp_path / name)), "train", seed=0)
+        assert [row["text"] for row in loaded] == ["one", "two"], name
+
+
+def test_the_fingerprint_is_of_the_rows():
+    a = data.fingerprint([{"x": 1, "y": 2}])
+    assert a == data.fingerprint([{"y": 2, "x": 1}]) and a != data.fingerprint([{"x": 1, "y": 3}])
