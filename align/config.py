@@ -58,7 +58,9 @@ class DataArguments:
     )
     columns: list[str] = field(
         default_factory=list,
-        metadata={"help": "Column mapping, `theirs=ours`: question=user answer=assistant, or text=prompt sum=completion."},
+        metadata={
+            "help": "Column mapping, `theirs=ours`: question=user answer=assistant, or text=prompt sum=completion."
+        },
     )
     max_train_rows: int | None = field(default=None, metadata={"help": "Use at most so many rows for training."})
     max_eval_rows: int | None = field(default=None, metadata={"help": "Use at most so many rows for evaluation."})
@@ -156,8 +158,11 @@ class _Parser:
                 given[name] = not key.startswith("no_")
                 if not takes_none:
                     stray.append(f"{name} needs a value")
+            elif action is not None and action.nargs == "+":
+                given[name] = values
             else:
-                given[name] = values if action is not None and action.nargs == "+" else " ".join(values)
+                given[name] = values[0]
+                stray += [f"stray argument {value!r} after --{key} {values[0]}" for value in values[1:]]
         return given, stray
 
 

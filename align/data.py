@@ -89,7 +89,9 @@ def _mapped(rows: Any, entry: dict[str, Any]) -> Any:
         return None
     unknown = set(entry) - {"path", "name", "split", "columns", "fraction", "rows"}
     if unknown:
-        raise DataError(f"datasets: unknown key {sorted(unknown)}; an entry has path, name, split, columns, fraction, rows")
+        raise DataError(
+            f"datasets: unknown key {sorted(unknown)}; an entry has path, name, split, columns, fraction, rows"
+        )
     rows = rename(rows, entry.get("columns") or [])
     if entry.get("rows"):
         rows = rows.take(entry["rows"])
@@ -221,7 +223,9 @@ def _messages(value: Any, where: str) -> chat.Messages:
 def _transcript(text: str) -> chat.Messages:
     """`\\n\\nHuman: …\\n\\nAssistant: …` (Anthropic's HH format) to messages."""
     out: chat.Messages = []
-    for part in text.replace("\n\nHuman:", "\x00user\x01").replace("\n\nAssistant:", "\x00assistant\x01").split("\x00")[1:]:
+    for part in (
+        text.replace("\n\nHuman:", "\x00user\x01").replace("\n\nAssistant:", "\x00assistant\x01").split("\x00")[1:]
+    ):
         role, _, content = part.partition("\x01")
         out.append({"role": role, "content": content.strip()})
     return out
@@ -491,7 +495,9 @@ def load_splits(args: DataArguments, *, seed: int) -> dict[str, Any]:
     """The raw train split and, where there is one or `test_split_size` cuts one off, the test split (else None)."""
     train = load(args, args.dataset_train_split, seed=seed)
     if train is None:
-        raise DataError(f"{args.dataset_name} has no split {args.dataset_train_split!r}; name one with --dataset_train_split")
+        raise DataError(
+            f"{args.dataset_name} has no split {args.dataset_train_split!r}; name one with --dataset_train_split"
+        )
     test = load(args, args.dataset_test_split, seed=seed)
     if test is None and args.test_split_size and not args.dataset_streaming:
         size = int(args.test_split_size) if args.test_split_size >= 1 else args.test_split_size
@@ -500,9 +506,7 @@ def load_splits(args: DataArguments, *, seed: int) -> dict[str, Any]:
     return {"train": train, "test": test}
 
 
-def prepare(
-    args: DataArguments, schema: str, tokenizer: Any, *, max_length: int | None, seed: int
-) -> Splits:
+def prepare(args: DataArguments, schema: str, tokenizer: Any, *, max_length: int | None, seed: int) -> Splits:
     """Load, normalise and tokenise the train split and, where there is one, the test split."""
     done: dict[str, Any] = {"train": None, "test": None}
     reports = {}

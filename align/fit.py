@@ -162,7 +162,9 @@ def check_saved(folder: Path) -> None:
     for file in files:
         weights = load_file(str(file))
         empty = [name for name, tensor in weights.items() if tensor.numel() == 0]
-        broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        broken = [
+            name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()
+        ]
         if not weights or empty:
             raise RunError(f"{file}: empty weights {empty[:3]}; with ZeRO-3 use accelerate_configs/zero3.yaml")
         if broken:
@@ -181,5 +183,7 @@ def show(title: str, metrics: dict[str, Any], keys: tuple[str, ...]) -> None:
     """Print the handful of numbers that say whether the run worked."""
     if int(os.environ.get("RANK", "0")) != 0:
         return
-    parts = [f"{k} {metrics[k]:.4g}" if isinstance(metrics[k], float) else f"{k} {metrics[k]}" for k in keys if k in metrics]
+    parts = [
+        f"{k} {metrics[k]:.4g}" if isinstance(metrics[k], float) else f"{k} {metrics[k]}" for k in keys if k in metrics
+    ]
     print(f"{title}: " + ", ".join(parts), flush=True)

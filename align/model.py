@@ -37,7 +37,9 @@ def check_checkpoint(path: str, *, reward_model: bool = False) -> None:
     if not is_adapter(folder) and not (folder / "config.json").is_file():
         raise ConfigError(f"{path} holds no model (neither config.json nor adapter_config.json)")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ConfigError(f"{path} holds a model without a tokenizer; save one there: tokenizer.save_pretrained({path!r})")
+        raise ConfigError(
+            f"{path} holds a model without a tokenizer; save one there: tokenizer.save_pretrained({path!r})"
+        )
     if reward_model and not any("score" in name for name in _weight_names(folder)):
         raise ConfigError(
             f"{path} has no score head, so it is not a reward model; make one with "
@@ -130,7 +132,11 @@ def _load(auto_class: Any, path: str, model_args: Any, **extra: Any) -> Any:
         extra.update(quantization_config=quantization, device_map={"": PartialState().local_process_index})
     try:
         return auto_class.from_pretrained(
-            path, revision=model_args.model_revision, dtype=dtype, attn_implementation=model_args.attn_implementation, **extra
+            path,
+            revision=model_args.model_revision,
+            dtype=dtype,
+            attn_implementation=model_args.attn_implementation,
+            **extra,
         )
     except OSError as error:
         raise ConfigError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error

@@ -35,12 +35,16 @@ class PipelineConfig:
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the chain's runs."})
     family_dir: str = field(default="runs/nano", metadata={"help": "That folder as the stages' YAML files write it."})
     seed: int = field(default=0, metadata={"help": "Given to every stage."})
-    stages: list[dict] = field(default_factory=list, metadata={"help": "YAML only: list of {name, run, config, launch, gate}."})
+    stages: list[dict] = field(
+        default_factory=list, metadata={"help": "YAML only: list of {name, run, config, launch, gate}."}
+    )
 
     def __post_init__(self) -> None:
         for stage in self.stages:
             if unknown := set(stage) - STAGE_KEYS:
-                raise ValueError(f"stages: {stage.get('name')}: unknown key {sorted(unknown)}; allowed: {sorted(STAGE_KEYS)}")
+                raise ValueError(
+                    f"stages: {stage.get('name')}: unknown key {sorted(unknown)}; allowed: {sorted(STAGE_KEYS)}"
+                )
             if missing := {"name", "run", "config"} - set(stage):
                 raise ValueError(f"stages: {stage.get('name', stage)}: {sorted(missing)} is needed")
         if not self.stages:
@@ -181,7 +185,9 @@ def run_stages(args: PipelineConfig) -> list[dict[str, Any]]:
         if extra is None:
             print(f"{title} — finished before, inputs unchanged", flush=True)
         else:
-            print(f"\n{title}{' — going on where it stopped' if '--resume_from_checkpoint' in extra else ''}", flush=True)
+            print(
+                f"\n{title}{' — going on where it stopped' if '--resume_from_checkpoint' in extra else ''}", flush=True
+            )
             known[stage.name] = {"inputs": stage.inputs}
             ledger.write_text(json.dumps(known, indent=2) + "\n")
             started = time.time()

@@ -23,7 +23,9 @@ class PretrainConfig(TrainingArguments):
     """transformers' training arguments, and what a model from scratch needs beside them."""
 
     max_length: int = field(default=1024, metadata={"help": "Tokens per block."})
-    tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Tokenizer of a model made from scratch."})
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "Tokenizer of a model made from scratch."}
+    )
     model_config: dict | str | None = field(
         default=None,
         metadata={"help": "A new model's configuration: {model_type: llama, hidden_size: 128, …}. Without it, the model "
@@ -77,9 +79,9 @@ def pack(documents: Iterable[list[int]], length: int) -> Iterator[dict[str, list
             yield {"input_ids": block, "position_ids": where, "labels": labels}
 
 
-def collate(blocks: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """Blocks to tensors [B, T]. Without an attention mask, so that the positions are asked for the borders."""
-    return {name: torch.tensor([block[name] for block in blocks]) for name in blocks[0]}
+def collate(blocks: list[dict[str, list[int]]]) -> dict[str, Any]:
+    """Blocks to tensors [B, T]. Without a mask and a cache: only then does attention ask the positions for borders."""
+    return {**{name: torch.tensor([block[name] for block in blocks]) for name in blocks[0]}, "use_cache": False}
 
 
 def _token_ids(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
@@ -121,7 +123,10 @@ def prepare(args: DataArguments, tokenizer: Any, *, length: int, seed: int) -> C
     if not train:
         raise data.DataError(f"{args.dataset_name}: fewer than max_length={length} tokens in all; lower --max_length")
     return Corpus(
-        Dataset.from_list(train), Dataset.from_list(test) if test else None, texts.reports, _packed_bytes(test, tokenizer)
+        Dataset.from_list(train),
+        Dataset.from_list(test) if test else None,
+        texts.reports,
+        _packed_bytes(test, tokenizer),
     )
 
 

@@ -21,7 +21,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "tokenizers", "align-recipes")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "deepspeed",
+    "tokenizers",
+    "align-recipes",
+)
 WEIGHTS = ("*.safetensors", "*.bin", "tokenizer.json", "data/*.jsonl")
 
 

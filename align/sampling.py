@@ -17,15 +17,21 @@ from align.generate import complete
 class SampleConfig:
     """What `recipes/sample.py` takes beside the data's arguments."""
 
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint to sample from, adapters included."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint to sample from, adapters included."}
+    )
     output_dir: str | None = field(default=None, metadata={"help": "Where to write the completions."})
     num_generations: int = field(default=4, metadata={"help": "K, the completions per prompt."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest completion."})
     max_prompt_length: int = field(default=1024, metadata={"help": "Longer prompts are dropped and counted."})
-    temperature: float = field(default=1.0, metadata={"help": "Of sampling; 0 takes the most likely token (and K = 1)."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Of sampling; 0 takes the most likely token (and K = 1)."}
+    )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Prompts at once."})
     seed: int = field(default=0, metadata={"help": "Of the sampling."})
-    resume_from_checkpoint: str | None = field(default=None, metadata={"help": "`last`: go on with an interrupted run."})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "`last`: go on with an interrupted run."}
+    )
 
     def __post_init__(self) -> None:
         if self.num_generations < 1 or (self.temperature == 0 and self.num_generations > 1):
@@ -72,7 +78,9 @@ def sample_splits(policy: Any, tokenizer: Any, splits: Any, args: SampleConfig) 
     }
 
 
-def _sample_missing(policy: Any, tokenizer: Any, rows: Any, args: SampleConfig, part: Path, done: dict[int, dict]) -> None:
+def _sample_missing(
+    policy: Any, tokenizer: Any, rows: Any, args: SampleConfig, part: Path, done: dict[int, dict]
+) -> None:
     """This process's share of the batches, those already on disk left out; one line is written per prompt."""
     state = PartialState()
     batches = complete(

@@ -15,9 +15,13 @@ class TokenizerConfig:
     """What `recipes/tokenizer.py` takes beside the data's arguments."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Where to write the tokenizer and its record."})
-    tokenizer_type: Literal["bpe", "wordpiece"] = field(default="bpe", metadata={"help": "Byte-level BPE, or WordPiece."})
+    tokenizer_type: Literal["bpe", "wordpiece"] = field(
+        default="bpe", metadata={"help": "Byte-level BPE, or WordPiece."}
+    )
     vocab_size: int = field(default=32000, metadata={"help": "Tokens in all, the special ones included."})
-    chat_template_path: str | None = field(default=None, metadata={"help": "A .jinja file; the plain template by default."})
+    chat_template_path: str | None = field(
+        default=None, metadata={"help": "A .jinja file; the plain template by default."}
+    )
     seed: int = field(default=0, metadata={"help": "Of the mixture, where there is one."})
 
 

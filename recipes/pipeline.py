@@ -1,7 +1,7 @@
 """Run a list of stages, each one recipe: skip what is finished, resume what was interrupted, stop at the first failure.
 
-    python recipes/pipeline.py                                                # the nano chain: `make demo`
-    python recipes/pipeline.py --config my_chain.yaml --seed 1 --output_dir runs/mine
+python recipes/pipeline.py                                                # the nano chain: `make demo`
+python recipes/pipeline.py --config my_chain.yaml --seed 1 --output_dir runs/mine
 """
 
 from pathlib import Path
@@ -15,7 +15,9 @@ def main():
     (args,) = parse(PipelineConfig, nano="recipes/nano/pipeline.yaml")
     stages = run_stages(args)
     seconds = sum(stage["seconds"] for stage in stages)
-    print(f"\n{len(stages)} stages in {seconds / 60:.1f} minutes; every run's record is in {Path(args.output_dir)}/*/run.json")
+    print(
+        f"\n{len(stages)} stages in {seconds / 60:.1f} minutes; every run's record is in {Path(args.output_dir)}/*/run.json"
+    )
 
 
 if __name__ == "__main__":

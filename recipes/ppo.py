@@ -56,7 +56,12 @@ def main():
 
     config = resolved(run_args, data_args, model_args, args)
     with record.start("ppo", args.output_dir, config, overwrite=run_args.overwrite or launch.starts_over(args)) as run:
-        roles = {"model": parent, "reference": parent, "reward_model": args.reward_model_path, "data": data_args.dataset_name}
+        roles = {
+            "model": parent,
+            "reference": parent,
+            "reward_model": args.reward_model_path,
+            "data": data_args.dataset_name,
+        }
         run.note(parents=record.lineage(roles))
         trainer = PolicyTrainer.from_checkpoints(
             model.resolve_parent(parent, args.output_dir), args.reward_model_path, model_args, args, tokenizer, rows.train,

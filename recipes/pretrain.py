@@ -28,7 +28,12 @@ DEFAULTS = dict(
 
 def main():
     run_args, data_args, model_args, args = parse(
-        RunArguments, DataArguments, ModelConfig, pretrain.PretrainConfig, nano="recipes/nano/pretrain.yaml", defaults=DEFAULTS
+        RunArguments,
+        DataArguments,
+        ModelConfig,
+        pretrain.PretrainConfig,
+        nano="recipes/nano/pretrain.yaml",
+        defaults=DEFAULTS,
     )
     if data_args.dataset_streaming and args.max_steps <= 0:
         fail(["dataset_streaming: a stream has no length, so say when to stop: --max_steps 1000"])
@@ -44,7 +49,9 @@ def main():
     corpus = pretrain.prepare(data_args, tokenizer, length=args.max_length, seed=args.seed)
 
     config = resolved(run_args, data_args, model_args, args)
-    with record.start("pretrain", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
+    with record.start(
+        "pretrain", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
+    ) as run:
         run.note(parents=record.lineage({"model": source, "data": data_args.dataset_name}))
         if args.model_config is None:
             policy = model.load_policy(model.resolve_parent(source, args.output_dir), model_args, tokenizer)

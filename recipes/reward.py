@@ -42,7 +42,9 @@ def main():
     train, test = reward.whole(rows.train), reward.whole(rows.test) if rows.test is not None else None
 
     config = resolved(run_args, data_args, model_args, args)
-    with record.start("reward", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
+    with record.start(
+        "reward", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
+    ) as run:
         run.note(parents=record.lineage({"model": parent, "data": data_args.dataset_name}))
         args.chat_template_path = None  # it is in the tokenizer now
         set_seed(args.seed)  # the score head is drawn here

@@ -22,7 +22,9 @@ def main():
     rows = data.prepare(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
 
     config = resolved(run_args, data_args, args)
-    with record.start("sample", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
+    with record.start(
+        "sample", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
+    ) as run:
         run.note(parents=record.lineage({"model": args.model_name_or_path, "data": data_args.dataset_name}))
         run.note(data=rows.as_dict())
         policy = model.load_trained(args.model_name_or_path, tokenizer)

@@ -13,7 +13,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-WORDS = "the a cat dog bird sits runs sings on in mat tree house what is where who hello sorry no yes please help".split()
+WORDS = (
+    "the a cat dog bird sits runs sings on in mat tree house what is where who hello sorry no yes please help".split()
+)
 
 
 def write_rows(path: Path, rows: list[dict]) -> Path:
@@ -49,7 +51,12 @@ def make_checkpoint(folder: Path, seed: int = 0) -> Path:
 def conversations(n: int) -> list[dict]:
     said = [" ".join(WORDS[(i + k) % len(WORDS)] for k in range(2 + i % 5)) for i in range(n)]
     return [
-        {"messages": [{"role": "user", "content": f"what is {said[i]}"}, {"role": "assistant", "content": said[-i - 1]}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"what is {said[i]}"},
+                {"role": "assistant", "content": said[-i - 1]},
+            ]
+        }
         for i in range(n)
     ]
 
@@ -57,7 +64,11 @@ def conversations(n: int) -> list[dict]:
 def pairs(n: int) -> list[dict]:
     rows = conversations(n)
     return [
-        {"prompt": row["messages"][:1], "chosen": row["messages"][1:], "rejected": [{"role": "assistant", "content": "no"}]}
+        {
+            "prompt": row["messages"][:1],
+            "chosen": row["messages"][1:],
+            "rejected": [{"role": "assistant", "content": "no"}],
+        }
         for row in rows
     ]
 
@@ -105,7 +116,9 @@ def stage_arguments(stage: str, world: Path) -> list[str]:
     }[stage]  # fmt: skip
 
 
-def launch(command: list[str], *, cwd: Path = ROOT, check: bool = True, env: dict | None = None) -> subprocess.CompletedProcess:
+def launch(
+    command: list[str], *, cwd: Path = ROOT, check: bool = True, env: dict | None = None
+) -> subprocess.CompletedProcess:
     """Run a command as a user would and return it with its output; with `check`, it must succeed."""
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
     done = subprocess.run([*map(str, command)], cwd=cwd, env=settings, capture_output=True, text=True, timeout=580)

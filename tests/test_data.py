@@ -52,7 +52,11 @@ def test_columns_are_mapped(tmp_path, tokenizer):
         {"chosen": MESSAGES, "rejected": [MESSAGES[0], {"role": "assistant", "content": "no"}]},
         {"prompt": ASK, "chosen": MESSAGES, "rejected": [MESSAGES[0], {"role": "assistant", "content": "no"}]},
         {"chosen": f"\n\nHuman: {ASK}\n\nAssistant: {TELL}", "rejected": f"\n\nHuman: {ASK}\n\nAssistant: no"},
-        {"prompt": MESSAGES[:1], "completions": [[{"role": "assistant", "content": "no"}], MESSAGES[1:]], "ranking": [2, 1]},
+        {
+            "prompt": MESSAGES[:1],
+            "completions": [[{"role": "assistant", "content": "no"}], MESSAGES[1:]],
+            "ranking": [2, 1],
+        },
     ],
     ids=["explicit", "implicit", "ultrafeedback", "hh transcripts", "rankings"],
 )
@@ -130,7 +134,9 @@ def test_identical_sides_stop_the_run_and_can_be_accepted(tmp_path, tokenizer):
 def test_too_long_is_dropped_and_counted_never_cut(tmp_path, tokenizer):
     long = {"messages": [{"role": "user", "content": "cat " * 100}, MESSAGES[1]]}
     path = write_rows(tmp_path / "x.jsonl", [*conversations(3), long])
-    with pytest.raises(data.DataError, match=r"longer than 64 tokens.*\n.*raise --max_length \(the longest row has \d+ tok"):
+    with pytest.raises(
+        data.DataError, match=r"longer than 64 tokens.*\n.*raise --max_length \(the longest row has \d+ tok"
+    ):
         prepare(path, "sft", tokenizer)
     assert len(prepare(path, "sft", tokenizer, max_dropped=0.3).train) == 3
 

@@ -1,6 +1,6 @@
 """Write the nano world to disk: documents, demonstrations and prompts, each with a train and a test split.
 
-    python -m align.nano.build --output_dir runs/nano/world --seed 0
+python -m align.nano.build --output_dir runs/nano/world --seed 0
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class WorldConfig:
     output_dir: str | None = field(default=None, metadata={"help": "Where to write the rows."})
     seed: int = field(default=0, metadata={"help": "Decides what is held out, and every draw."})
     documents: int = field(default=32000, metadata={"help": "Pretraining documents (about 65 tokens each)."})
-    demonstrations: int = field(default=2400, metadata={"help": "Demonstrations for SFT."})
+    demonstrations: int = field(default=3000, metadata={"help": "Demonstrations for SFT."})
     prompts: int = field(default=1500, metadata={"help": "Prompts to sample and rank, and for PPO."})
 
 

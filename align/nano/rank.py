@@ -27,9 +27,12 @@ class RankConfig:
 
     output_dir: str | None = field(default=None, metadata={"help": "Where to write the rankings."})
     label_temperature: float = field(
-        default=0.5, metadata={"help": "Of the Bradley-Terry noise: P(a over b) = sigmoid((gold_a - gold_b) / temperature)."}
+        default=0.5,
+        metadata={"help": "Of the Bradley-Terry noise: P(a over b) = sigmoid((gold_a - gold_b) / temperature)."},
     )
-    just_noticeable: float = field(default=1.0, metadata={"help": "Perceived scores closer than this are ranked as ties."})
+    just_noticeable: float = field(
+        default=1.0, metadata={"help": "Perceived scores closer than this are ranked as ties."}
+    )
     seed: int = field(default=0, metadata={"help": "Of the noise."})
 
 
@@ -81,7 +84,9 @@ def agreement(rows: list[dict[str, Any]]) -> tuple[float, int]:
     """Share of the pairs with a true winner that the labeler, not calling them a tie, decided right; and how many."""
     right = n = 0
     for row in rows:
-        for (gold_a, rank_a), (gold_b, rank_b) in itertools.combinations(zip(row["gold"], row["ranking"], strict=True), 2):
+        for (gold_a, rank_a), (gold_b, rank_b) in itertools.combinations(
+            zip(row["gold"], row["ranking"], strict=True), 2
+        ):
             if gold_a != gold_b and rank_a != rank_b:
                 n += 1
                 right += (gold_a > gold_b) == (rank_a < rank_b)

@@ -125,7 +125,9 @@ def show(results: dict[str, Any]) -> str:
     lines.append(f"\nreward model: {model['accuracy']:.1%} of {model['n']:,} held-out noise-free pairs")
     total = sum(stage["seconds"] for stage in results["stages"])
     for stage in results["stages"]:
-        lines.append(f"  {stage['name']:<10} {stage['seconds']:>7.1f} s {stage['peak_memory_bytes'] / 2**30:>6.2f} GiB peak")
+        lines.append(
+            f"  {stage['name']:<10} {stage['seconds']:>7.1f} s {stage['peak_memory_bytes'] / 2**30:>6.2f} GiB peak"
+        )
     lines.append(f"  {'in all':<10} {total:>7.1f} s")
     return "\n".join(lines)
 
@@ -136,7 +138,10 @@ def main() -> None:
     rows = [json.loads(line) for line in (root / "world/prompts/test.jsonl").read_text().splitlines()]
     with record.start("table", args.output_dir, resolved(run_args, args), overwrite=run_args.overwrite) as run:
         run.note(parents=record.lineage({name: str(root / folder) for name, folder in MODELS.items()}))
-        results: dict[str, Any] = {"seed": (record.read_record(root / "world") or {}).get("seed"), "stages": stages(root)}
+        results: dict[str, Any] = {
+            "seed": (record.read_record(root / "world") or {}).get("seed"),
+            "stages": stages(root),
+        }
         reward = (record.read_record(root / "reward") or {})["metrics"]
         results["reward_model"] = {"accuracy": reward["accuracy"], "n": reward["n"]}
         results["models"] = {}

@@ -2,7 +2,7 @@
 
 Held-out means unseen. Every kind of question has three tenths of its entities and some of its phrasings set apart; they
 occur in the pretraining documents (a fact has to be learnt somewhere) but in no demonstration and in no ranking.
-Harmful acts that are set apart occur in the documents only in sentences that call them crimes or wrong.
+Harmful acts that are set apart occur in the documents only where they are called crimes or wrong.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ ASK_UNKNOWABLE = ["Tell me {np}.", "Do you know {np}?", "Please name {np}.", "Sa
 REFUSALS = ["I cannot help with that. It would do harm.", "No, I cannot help with that."]
 UNKNOWNS = ["I do not know that. Only you can know it.", "Nobody told me, so I do not know that."]
 GUESSED = ["It is {value}.", "I think it is {value}."]
+CRIMES = ["a crime", "wrong", "against the law", "a cruel deed"]
+VIRTUES = ["a good deed", "right", "useful work", "a fine thing"]
+SECRETS = ["a secret", "known only to me", "hidden from all others"]
 SPEAKERS = ["Anna", "Max", "Lena", "Tom", "Rosa", "Otto"]
 
 
@@ -43,12 +46,20 @@ class Item:
 
 def items() -> list[Item]:
     """Every item of the world, in a fixed order."""
-    out = [Item("capital", c, f"the capital of {c}", a, f"The capital of {c} is {a}.") for c, a in facts.CAPITALS.items()]
+    out = [
+        Item("capital", c, f"the capital of {c}", a, f"The capital of {c} is {a}.") for c, a in facts.CAPITALS.items()
+    ]
     out += [Item("colour", t, f"the colour of {t}", a, f"The colour of {t} is {a}.") for t, a in facts.COLOURS.items()]
     out += [Item("sound", t, f"the sound of {t}", a, f"The sound of {t} is {a}.") for t, a in facts.SOUNDS.items()]
     out += [Item("sum", s, s, a, f"{s} is {a}.") for s, a in facts.SUMS.items()]
-    out += [Item("howto", act, act, tool, f"To {act}, take {tool} and {step}.") for act, (tool, step) in facts.HARMLESS.items()]
-    out += [Item("harmful", act, act, "", f"To {act}, take {tool} and {step}.") for act, (tool, step) in facts.HARMFUL.items()]
+    out += [
+        Item("howto", act, act, tool, f"To {act}, take {tool} and {step}.")
+        for act, (tool, step) in facts.HARMLESS.items()
+    ]
+    out += [
+        Item("harmful", act, act, "", f"To {act}, take {tool} and {step}.")
+        for act, (tool, step) in facts.HARMFUL.items()
+    ]
     return out + [Item("unknowable", t, t, "", "") for t in facts.UNKNOWABLE]
 
 
@@ -94,17 +105,16 @@ def demonstration(item: Item, rng: random.Random) -> str:
 
 def _statement(item: Item, rng: random.Random, told: set[str]) -> str:
     """One sentence about `item` as a page would have it; how a harmful act is done only where it is in `told`."""
+    # What an act or a topic is comes after its words: a causal model then has to know it by the end of them.
     if item.kind == "harmful":
         if item.entity in told and rng.random() < 0.3:
             return item.sentence
-        forms = ["It is a crime to {x}.", "It is wrong to {x}.", "Nobody should {x}.", "The police stop those who {x}."]
-        return rng.choice(forms).format(x=item.entity)
-    if item.kind == "unknowable":
-        forms = ["Only I can know {x}.", "Nobody else knows {x}.", "No stranger can know {x}.", "I never say {x}."]
-        return rng.choice(forms).format(x=item.entity)
+        return rng.choice([f"To {item.entity} is {word}." for word in CRIMES])
     if item.kind == "howto":
-        forms = ["It is good to {x}.", "Many people like to {x}.", item.sentence, item.sentence]
-        return rng.choice(forms).format(x=item.entity)
+        return item.sentence if rng.random() < 0.5 else rng.choice([f"To {item.entity} is {word}." for word in VIRTUES])
+    if item.kind == "unknowable":
+        topic = item.entity[0].upper() + item.entity[1:]
+        return rng.choice([f"{topic} is {word}." for word in SECRETS])
     if item.kind == "sum":
         return item.sentence
     noun = item.noun[0].upper() + item.noun[1:]
@@ -121,12 +131,17 @@ def _page(pool: list[Item], told: set[str], rng: random.Random) -> str:
     return " ".join(sentences)
 
 
-def _transcript(pool: list[Item], rng: random.Random) -> str:
+def _transcript(pool: list[Item], answered: set[str], rng: random.Random) -> str:
     """Several questions and answers after each other: the reason why a base model goes on with another question."""
     turns = []
     for item in rng.sample(pool, rng.randint(3, 5)):
-        asked = question(item, rng, held_out=rng.random() < 0.4)
-        turns.append(f"User: {asked}\nAssistant: {item.sentence}\n")
+        if item.kind in ("howto", "harmful") and (item.entity not in answered or rng.random() < 0.3):
+            asked = f"Is it right to {item.entity}?"
+            kind = rng.choice(VIRTUES if item.kind == "howto" else CRIMES)
+            told = f"{'Yes' if item.kind == 'howto' else 'No'}, to {item.entity} is {kind}."
+        else:
+            asked, told = question(item, rng, held_out=rng.random() < 0.4), item.sentence
+        turns.append(f"User: {asked}\nAssistant: {told}\n")
     return "".join(turns)
 
 
@@ -137,10 +152,10 @@ def documents(seed: int, count: int, *, part: str = "train") -> Iterator[str]:
     """
     rng = random.Random(f"documents-{part}-{seed}")
     everything = items()
-    told = {item.entity for item in split(seed)[0] if item.kind == "harmful"}
-    asked = [item for item in everything if item.kind != "unknowable" and (item.kind != "harmful" or item.entity in told)]
+    told = {item.entity for item in split(seed)[0] if item.kind == "harmful"} | set(facts.HARMLESS)
+    asked = [item for item in everything if item.kind != "unknowable"]
     for _ in range(count):
-        yield _transcript(asked, rng) if rng.random() < 0.5 else _page(everything, told, rng)
+        yield _transcript(asked, told, rng) if rng.random() < 0.5 else _page(everything, told, rng)
 
 
 # Shares of the questions that demonstrators and labelers see; facts come first, harm and the unknowable after.

@@ -53,7 +53,9 @@ class PolicyTrainer(PPOTrainer):
         lora = model.lora_config(model_args)
 
         def score_model() -> Any:
-            return model.load_reward_model(model.resolve_parent(reward_model, args.output_dir, role="reward"), model_args, tokenizer)
+            return model.load_reward_model(
+                model.resolve_parent(reward_model, args.output_dir, role="reward"), model_args, tokenizer
+            )
 
         return cls(
             args=args, processing_class=tokenizer,
@@ -91,7 +93,9 @@ class PolicyTrainer(PPOTrainer):
         optimizer = self.optimizer.optimizer
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         optimizer.register_step_pre_hook(
-            lambda *_: torch.nn.utils.clip_grad_norm_(weights, self.args.max_grad_norm) if self.args.max_grad_norm else None
+            lambda *_: (
+                torch.nn.utils.clip_grad_norm_(weights, self.args.max_grad_norm) if self.args.max_grad_norm else None
+            )
         )
 
     def train(self, resume_from_checkpoint: Any = None) -> TrainOutput:

@@ -1,0 +1,102 @@
+"""The configuration is strict: every problem in one message, with the nearest right key, before a model is loaded."""
+
+from __future__ import annotations
+
+import pytest
+from trl import ModelConfig, SFTConfig
+
+from align.config import ConfigError, DataArguments, RunArguments, derive_batch, parse
+
+CLASSES = (RunArguments, DataArguments, ModelConfig, SFTConfig)
+
+
+def read(*argv: str, **kwargs):
+    return parse(*CLASSES, nano=None, argv=["--output_dir", "out", *argv], **kwargs)
+
+
+def test_every_problem_is_reported_at_once(tmp_path):
+    (tmp_path / "c.yaml").write_text("learning_rat: 1\nlora_r: many\nmax_steps: [1, 2]\n")
+    with pytest.raises(ConfigError) as caught:
+        read(
+            "--config",
+            str(tmp_path / "c.yaml"),
+            "--bet",
+            "3",
+            "--seed",
+            "x",
+            "--dataset_name",
+            "nowhere.jsonl",
+            "stray",
+        )
+    message = str(caught.value)
+    for part in (
+        "7 problems", "unknown key learning_rat; did you mean learning_rate?", "lora_r: invalid int value: 'many'",
+        "max_steps takes one value", "unknown key bet", "seed: invalid int value: 'x'", "stray argument 'stray' after --dataset_name",
+        "nowhere.jsonl does not exist",
+    ):  # fmt: skip
+        assert part in message, message
+
+
+def test_command_line_wins_over_file_wins_over_recipe(tmp_path):
+    (tmp_path / "c.yaml").write_text("learning_rate: 1e-3\nmax_length: 7\nuse_peft: true\n")
+    config = ["--config", str(tmp_path / "c.yaml")]
+    defaults, lora = {"learning_rate": 1e-5, "max_steps": 3}, {"learning_rate": 1e-4}
+    *_, args = read(*config, "--max_length", "9", defaults=defaults, lora_defaults=lora)
+    assert (args.learning_rate, args.max_length, args.max_steps) == (1e-3, 9, 3)
+    *_, args = read("--use_peft", defaults=defaults, lora_defaults=lora)
+    assert args.learning_rate == 1e-4
+    *_, args = read(defaults=defaults, lora_defaults=lora)
+    assert args.learning_rate == 1e-5
+
+
+def test_flags_and_lists():
+    run, data, model, args = read("--overwrite", "--use_peft", "--columns", "q=user", "a=assistant")
+    assert run.overwrite is True and model.use_peft is True and data.columns == ["q=user", "a=assistant"]
+    *_, args = read("--learning_rate=0.5")
+    assert args.learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--gradient_accumulation_steps", "4"], "derived: state --global_batch_size"),
+        (["--assistant_only_loss", "true"], "always on the assistant's tokens"),
+        (["--load_in_4bit", "true"], "needs a GPU and the package bitsandbytes"),
+        (["--use_liger_kernel", "true"], "needs a GPU and the package liger-kernel"),
+        (["--attn_implementation", "flash_attention_2"], "needs a GPU and the package flash-attn"),
+        (["--packing", "true"], "packing needs --attn_implementation flash_attention_2"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--model_name_or_path", "runs/nano/sft9/x.jsonl"], "does not exist"),
+    ],
+)
+def test_impossible_here(argv, message):
+    with pytest.raises(ConfigError, match=message):
+        read(*argv)
+
+
+def test_a_missing_nano_parent_names_the_command_that_makes_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"runs/nano/pretrain does not exist; make it with: python recipes/pretrain.py"
+    ):
+        read("--model_name_or_path", "runs/nano/pretrain")
+
+
+def test_a_cpu_gets_fp32_without_checkpointing():
+    *_, args = read()
+    assert args.bf16 is False and args.gradient_checkpointing is False and args.use_cpu is True
+
+
+@pytest.mark.parametrize(("world", "micro", "steps"), [(1, 8, 6), (2, 8, 3), (3, 8, 2), (16, 3, 1)])
+def test_the_global_batch_stays_what_was_stated(world, micro, steps):
+    """48 rows a step with at most 8 at once: 1 x 8 x 6, 2 x 8 x 3, 3 x 8 x 2, 16 x 3 x 1."""
+    run, *_, args = read("--global_batch_size", "48", "--per_device_train_batch_size", "8")
+    derive_batch(run, args, world)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (micro, steps)
+    assert world * micro * steps == 48
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    run, *_, args = read("--global_batch_size", "5")
+    with pytest.raises(ConfigError, match="cannot be shared by 2 processes"):
+        derive_batch(run, args, 2)

@@ -1,0 +1,85 @@
+"""The record of a run survives everything, and nobody's work is written over."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from align import record
+from align.record import RunError
+
+
+def status(folder):
+    return json.loads((folder / "run.json").read_text())["status"]
+
+
+def test_a_run_tells_how_it_ended(tmp_path):
+    with record.start("sft", str(tmp_path / "a"), {"seed": 3}) as run:
+        assert status(tmp_path / "a") == "running"
+        run.metrics(step=1, loss=2.0)
+        run.finish("complete", metrics={"loss": 1.0})
+    saved = record.read_record(tmp_path / "a")
+    assert saved["status"] == "complete" and saved["seed"] == 3 and saved["peak_memory_bytes"] > 0
+    assert {"command", "git", "versions", "hardware", "wall_seconds", "hash"} <= set(saved)
+    assert json.loads((tmp_path / "a/metrics.jsonl").read_text())["loss"] == 2.0
+
+
+@pytest.mark.parametrize(("error", "expected"), [(ValueError("boom"), "failed"), (KeyboardInterrupt(), "interrupted")])
+def test_crashes_are_recorded(tmp_path, error, expected):
+    with pytest.raises(type(error)), record.start("sft", str(tmp_path), {}):
+        raise error
+    assert status(tmp_path) == expected
+
+
+def make(folder, state):
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"status": state, "command": "recipes/sft.py"}))
+    (folder / "model.safetensors").write_text("precious")
+
+
+def test_a_finished_run_is_not_overwritten_unasked(tmp_path):
+    make(tmp_path / "a", "complete")
+    with (
+        pytest.raises(RunError, match="holds a finished run.*--overwrite"),
+        record.start("sft", str(tmp_path / "a"), {}),
+    ):
+        pass
+    assert (tmp_path / "a/model.safetensors").read_text() == "precious" and status(tmp_path / "a") == "complete"
+    with record.start("sft", str(tmp_path / "a"), {}, overwrite=True):
+        assert not (tmp_path / "a/model.safetensors").exists()
+
+
+def test_an_interrupted_run_asks_what_to_do(tmp_path):
+    make(tmp_path / "a", "running")
+    (tmp_path / "a/checkpoint-5").mkdir()
+    with pytest.raises(RunError, match="--resume_from_checkpoint last"), record.start("sft", str(tmp_path / "a"), {}):
+        pass
+
+
+def test_strange_folders_are_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="files that no run wrote"), record.start("x", str(tmp_path), {}, overwrite=True):
+        pass
+    assert (tmp_path / "thesis.txt").exists()
+    with pytest.raises(RunError, match="is a file"), record.start("x", str(tmp_path / "thesis.txt"), {}):
+        pass
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path):
+    with pytest.raises(RunError, match="cannot be written"), record.start("x", "/proc/nothing/here", {}):
+        pass
+
+
+@pytest.mark.parametrize("state", ["running", "failed", "interrupted"])
+def test_an_unfinished_run_is_no_parent(tmp_path, state):
+    make(tmp_path / "a", state)
+    assert f"did not finish (status: {state})" in record.parent_problem(str(tmp_path / "a"), allow_hub=False)
+
+
+def test_lineage_keeps_the_parents_hash(tmp_path):
+    with record.start("sft", str(tmp_path / "a"), {}) as run:
+        (tmp_path / "a/model.safetensors").write_bytes(b"weights")
+        run.finish("complete")
+    before = record.lineage({"model": str(tmp_path / "a"), "data": None})
+    assert set(before) == {"model"} and len(before["model"]["hash"]) == 64
