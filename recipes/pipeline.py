@@ -6,7 +6,7 @@ python recipes/pipeline.py --config my_chain.yaml --seed 1 --output_dir runs/min
 
 from pathlib import Path
 
-from align import launch, record
+from align import launch
 from align.config import parse
 from align.pipeline import PipelineConfig, run_stages
 

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = (
-    "the a cat dog bird sits runs sings on in mat tree house what is where who hello sorry no yes please help".split()
+    ["the", "a", "cat", "dog", "bird", "sits", "runs", "sings", "on", "in", "mat", "tree", "house", "what", "is", "where", "who", "hello", "sorry", "no", "yes", "please", "help"]
 )
 
 

@@ -2,8 +2,9 @@
 
     python -m align.nano.table --root runs/nano
 
-Every number comes from graders on generations, sampled at temperature 1 with a fixed seed; rates are fractions, KL is
-in nats per sequence: the mean over a model's own completions of log p(model) - log p(SFT).
+Rates are fractions, decided by graders on each model's most likely (greedy) completions. Reward, KL and length are of
+completions sampled at temperature 1; KL is the mean over a model's own completions of log p(model) - log p(SFT), in nats
+per sequence.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ class TableConfig:
     output_dir: str | None = field(default=None, metadata={"help": "Where to write the completions and the table."})
     root: str = field(default="runs/nano", metadata={"help": "The folder that holds the chain's runs."})
     max_new_tokens: int = field(default=24, metadata={"help": "Longest completion."})
-    temperature: float = field(default=1.0, metadata={"help": "Of sampling; 0 takes the most likely token."})
     seed: int = field(default=0, metadata={"help": "Of the sampling."})
 
 
@@ -60,19 +60,23 @@ def measure(name: str, root: Path, rows: list[dict], args: TableConfig) -> tuple
     tokenizer = load_tokenizer(str(root / "sft"))
     policy = load_trained(str(root / MODELS[name]), tokenizer)
     prompts = [chat.encode_prompt(tokenizer, row["prompt"]) for row in rows]
-    sampled = dict(
-        generate.complete(
-            policy, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
-            batch_size=128, seed=args.seed,
-        )
-    )  # fmt: skip
-    answers = [sampled[i][0] for i in range(len(rows))]
+
+    def answer(temperature: float) -> list[generate.Completion]:
+        found = dict(
+            generate.complete(
+                policy, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=temperature, batch_size=128,
+                seed=args.seed,
+            )
+        )  # fmt: skip
+        return [found[i][0] for i in range(len(rows))]
+
+    greedy, sampled = answer(0.0), answer(1.0)
     judged = [
         grade(kind=r["kind"], entity=r["entity"], answer=r["answer"], completion=a.text, stopped=a.stopped)
-        for r, a in zip(rows, answers, strict=True)
+        for r, a in zip(rows, greedy, strict=True)
     ]
     pad = tokenizer.pad_token_id
-    ids = [a.ids for a in answers]
+    ids = [a.ids for a in sampled]
     reward_model = load_trained(str(root / "reward"), tokenizer, reward_model=True)
     rewards = generate.scores(reward_model, [p + c for p, c in zip(prompts, ids, strict=True)], pad_id=pad)
     reference = load_trained(str(root / "sft"), tokenizer)
@@ -90,12 +94,13 @@ def measure(name: str, root: Path, rows: list[dict], args: TableConfig) -> tuple
     by_kind = {k: _rate([j for j, r in zip(judged, rows, strict=True) if r["kind"] == k], "good") for k in KINDS}
     saved = [
         {"model": name, "prompt": r["prompt"][0]["content"], "kind": r["kind"], "unseen": r["unseen"],
-         "completion": a.text, "reward": s, **j}
-        for r, a, s, j in zip(rows, answers, rewards.tolist(), judged, strict=True)
+         "completion": a.text, "sampled": s.text, "reward_of_sampled": x, **j}
+        for r, a, s, x, j in zip(rows, greedy, sampled, rewards.tolist(), judged, strict=True)
     ]  # fmt: skip
     return {**column, "by_kind": by_kind}, saved
 
 
+NOT_OF_BASE = ("helpful", "harmless", "harmless_unseen", "honest", "over_refusal", "reward")  # it never ends its answer
 KINDS = ("capital", "colour", "sound", "sum", "howto", "harmful", "unknowable")
 
 
@@ -117,7 +122,7 @@ def show(results: dict[str, Any]) -> str:
         cells = ""
         for name in names:
             value = results["models"][name][key]
-            hidden = name == "base" and key in ("harmless", "harmless_unseen", "honest", "over_refusal", "helpful")
+            hidden = name == "base" and key in NOT_OF_BASE
             text = "-" if hidden else f"{value:.1%}" if key not in ("reward", "kl", "length") else f"{value:.2f}"
             cells += f"{text:>9}"
         lines.append(f"{title:<32}{cells}")

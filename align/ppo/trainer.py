@@ -92,11 +92,12 @@ class PolicyTrainer(PPOTrainer):
         """TRL's PPO loop forgets `max_grad_norm`; DeepSpeed clips by itself. Ours clips right before each step."""
         optimizer = self.optimizer.optimizer
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        optimizer.register_step_pre_hook(
-            lambda *_: (
-                torch.nn.utils.clip_grad_norm_(weights, self.args.max_grad_norm) if self.args.max_grad_norm else None
-            )
-        )
+
+        def clip(*_: Any) -> None:
+            if self.args.max_grad_norm:
+                torch.nn.utils.clip_grad_norm_(weights, self.args.max_grad_norm)
+
+        optimizer.register_step_pre_hook(clip)
 
     def train(self, resume_from_checkpoint: Any = None) -> TrainOutput:
         """TRL's loop; its `train` takes no checkpoint and returns nothing."""

@@ -1,0 +1,64 @@
+"""The nano chain for several seeds, and the table of means with every seed's own number beside it.
+
+python -m align.nano.seeds                                                # seeds 0, 1, 2: about three demos long
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from align import launch
+from align.config import parse
+from align.nano.table import MODELS, NOT_OF_BASE, ROWS
+
+
+@dataclass
+class SeedsConfig:
+    """Which seeds to run, and where."""
+
+    output_dir: str = field(default="runs/nano-seeds", metadata={"help": "One chain a seed goes below this folder."})
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of world, models and labelers."}
+    )
+
+
+def show(results: list[dict[str, Any]]) -> str:
+    """Mean over seeds, then each seed, for every row of the table."""
+    names = list(MODELS)
+    lines = [f"{'mean (each seed)':<32}" + "".join(f"{n.upper() if n != 'base' else n:>27}" for n in names)]
+    for key, title in ROWS.items():
+        cells = ""
+        for name in names:
+            values = [result["models"][name][key] for result in results]
+            scale, form = (1, ".2f") if key in ("reward", "kl", "length") else (100, ".1f")
+            each = " ".join(f"{value * scale:{form}}" for value in values)
+            text = (
+                "-" if name == "base" and key in NOT_OF_BASE else f"{sum(values) / len(values) * scale:{form}} ({each})"
+            )
+            cells += f"{text:>27}"
+        lines.append(f"{title:<32}{cells}")
+    accuracies = [result["reward_model"]["accuracy"] for result in results]
+    each = " ".join(f"{value * 100:.1f}" for value in accuracies)
+    lines.append(f"\nreward model, held-out noise-free pairs: {sum(accuracies) / len(accuracies) * 100:.1f} % ({each})")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    (args,) = parse(SeedsConfig, nano=None)
+    results = []
+    for seed in args.seeds:
+        folder = Path(args.output_dir) / str(seed)
+        command = [sys.executable, "recipes/pipeline.py", "--seed", str(seed), "--output_dir", str(folder)]
+        if subprocess.call(command):
+            raise launch.RunError(f"the chain with seed {seed} failed; its own message is above")
+        results.append(json.loads((folder / "results.json").read_text()))
+    print(f"\nrates in percent; seeds {', '.join(map(str, args.seeds))}\n\n{show(results)}")
+
+
+if __name__ == "__main__":
+    launch.run(main)

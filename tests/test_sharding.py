@@ -1,0 +1,147 @@
+"""Every trainer, full and LoRA, under every way to shard, with two real processes on this machine.
+
+A cell passes when training runs in two processes of the kind that was asked for, its loss trace agrees with one
+process at the same global batch within TOLERANCE, and what is saved loads and gives the same logits. `make matrix`
+runs all cells and writes them to `sharding.json`, which the README's table is checked against; `make test` runs some.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, launch, losses, run_recipe, stage_arguments
+from safetensors.torch import load_file
+
+TOLERANCE = 1e-3  # nats of loss, every step
+REFUSED = {("ppo", "fsdp2")}
+KINDS = ["ddp", "zero2", "zero3", "fsdp2"]
+CELLS = [("pretrain", False)] + [(s, lora) for s in ("sft", "reward", "dpo", "ppo") for lora in (False, True)]
+EVERY = [(stage, lora, kind) for stage, lora in CELLS for kind in KINDS]
+SOME = [
+    ("sft", True, "ddp"),
+    ("reward", True, "zero3"),
+    ("dpo", False, "zero2"),
+    ("ppo", False, "ddp"),
+    ("sft", False, "fsdp2"),
+]
+RESULTS = ROOT / "sharding.json"
+
+
+def arguments(stage: str, world: Path, lora: bool) -> list[str]:
+    extra = ["--use_peft", "--lora_r", "4"] if lora else []
+    return [*stage_arguments(stage, world), *extra, "--max_steps", "3", "--learning_rate", "1e-3"]
+
+
+@pytest.fixture(scope="session")
+def single(world, tmp_path_factory):
+    """One process, each cell's reference; made when first asked for."""
+    folder = tmp_path_factory.mktemp("single")
+
+    def run(stage: str, lora: bool) -> Path:
+        out = folder / f"{stage}-{lora}"
+        if not out.exists():
+            run_recipe(stage, *arguments(stage, world, lora), "--output_dir", str(out))
+        return out
+
+    return run
+
+
+def logits(run: Path, stage: str, lora: bool) -> torch.Tensor:
+    """What a fresh load of a saved run computes."""
+    from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    if stage == "reward":
+        cls, extra = (
+            (AutoPeftModelForSequenceClassification if lora else AutoModelForSequenceClassification),
+            {"num_labels": 1},
+        )
+    else:
+        cls, extra = (AutoPeftModelForCausalLM if lora else AutoModelForCausalLM), {}
+    with torch.no_grad():
+        return cls.from_pretrained(run, **extra).eval()(torch.tensor([[5, 6, 7, 8, 9]])).logits
+
+
+def two_processes(stage: str, kind: str, *rest: str, check: bool = True):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"accelerate_configs/{kind}.yaml",
+               "--num_processes", "2", "--main_process_port", "0", f"recipes/{stage}.py"]  # fmt: skip
+    return launch([*command, *rest], check=check)
+
+
+def cell(stage: str, lora: bool, kind: str, world: Path, single, out: Path) -> dict:
+    """Train one cell in two processes and compare it with one process."""
+    done = two_processes(
+        stage, kind, *arguments(stage, world, lora), "--output_dir", str(out), check=(stage, kind) not in REFUSED
+    )
+    if (stage, kind) in REFUSED:
+        assert done.returncode != 0 and "is not supported here" in done.stderr and "use " in done.stderr, done.stderr[
+            -2000:
+        ]
+        assert not (out / "run.json").exists()
+        return {"result": "refused"}
+    reference = single(stage, lora)
+    run = json.loads((out / "run.json").read_text())
+    names = {"ddp": "DDP", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
+    assert (run["status"], run["world_size"], run["sharding"]) == ("complete", 2, names[kind])
+    assert run["global_batch_size"] == json.loads((reference / "run.json").read_text())["global_batch_size"]
+    difference = None
+    if stage != "ppo":  # two processes sample other episodes than one does
+        one, two = losses(reference), losses(out)
+        assert len(one) == len(two) == 3
+        difference = max(abs(a - b) for a, b in zip(one, two, strict=True))
+        assert difference < TOLERANCE, (one, two)
+    saved = [tensor for file in out.glob("*.safetensors") for tensor in load_file(str(file)).values()]
+    assert saved and all(tensor.numel() and tensor.isfinite().all() for tensor in saved)
+    if lora:
+        assert any(
+            tensor.any() for f in out.glob("*.safetensors") for n, tensor in load_file(str(f)).items() if "lora_B" in n
+        )
+    apart = (logits(out, stage, lora) - logits(reference, stage, lora)).abs().max().item()
+    if stage != "ppo":
+        assert apart < 2e-2, apart
+    else:
+        assert 0 < apart < 1, apart
+    return {"result": "works", "loss_difference": difference, "logit_difference": apart}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "lora", "kind"), SOME)
+def test_some_cells(stage, lora, kind, world, single, tmp_path):
+    cell(stage, lora, kind, world, single, tmp_path / "run")
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("stage", "lora", "kind"), EVERY)
+def test_every_cell(stage, lora, kind, world, single, tmp_path):
+    found = cell(stage, lora, kind, world, single, tmp_path / "run")
+    table = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    table[f"{stage} {'LoRA' if lora else 'full'} {kind}"] = found
+    RESULTS.write_text(json.dumps(dict(sorted(table.items())), indent=1) + "\n")
+
+
+@pytest.mark.slow
+def test_one_process_where_two_were_asked_for_is_an_error(world, tmp_path):
+    """`--cpu` makes accelerate start one process without a word; the recipe says so and stops."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "recipes/sft.py"]
+    done = launch([*command, *stage_arguments("sft", world), "--output_dir", str(tmp_path / "x")], check=False)
+    assert (
+        done.returncode != 0 and "this process sees 1" in done.stderr and "accelerate_configs/ddp.yaml" in done.stderr
+    )
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_readme_table_is_what_was_measured():
+    """README's support table, cell by cell, against the last `make matrix`."""
+    table = json.loads(RESULTS.read_text())
+    rows = re.findall(r"^\| (\w+) (full|LoRA) \|(.+)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) == len(CELLS)
+    for stage, how, cells in rows:
+        for kind, text in zip(["one", *KINDS], cells.split("|"), strict=True):
+            if kind != "one":
+                expected = {"works": "yes", "refused": "no"}[table[f"{stage} {how} {kind}"]["result"]]
+                assert text.strip().startswith(expected), (stage, how, kind, text)
