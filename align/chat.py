@@ -124,12 +124,12 @@ def encode_messages(tokenizer: Any, messages: Messages, *, last_only: bool = Fal
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
     learnt = [False] * len(ids)
-    end = 0
+    end: int | None = 0
     for turn in turns[-1:] if last_only else turns:
         opening = render(tokenizer, messages[:turn], generation_prompt=True)
         if not text.startswith(opening):
             raise TemplateError("the template renders earlier turns differently once later ones follow")
-        begin = next((t for t in range(end, len(ids)) if offsets[t][0] >= len(opening)), len(ids))
+        begin = next((t for t in range(end or 0, len(ids)) if offsets[t][0] >= len(opening)), len(ids))
         end = next((t + 1 for t in range(begin, len(ids)) if ids[t] == tokenizer.eos_token_id), None)
         if end is None:
             raise TemplateError("the assistant's turn does not end with the stop token")
@@ -162,7 +162,7 @@ def encode_pair(tokenizer: Any, prompt: str | Messages, completion: str | Messag
     """
     prompt_ids = encode_prompt(tokenizer, prompt)
     if isinstance(prompt, str):
-        ids = _plain(tokenizer, prompt + completion) + [tokenizer.eos_token_id]
+        ids = [*_plain(tokenizer, prompt + str(completion)), tokenizer.eos_token_id]
     else:
         ids = encode_messages(tokenizer, [*prompt, *completion], last_only=True).input_ids
     if ids[: len(prompt_ids)] != prompt_ids:

@@ -10,8 +10,10 @@ import argparse
 import dataclasses
 import difflib
 import importlib.util
+import logging
 import os
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +22,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL pings its maker at
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # the reason for using its PPO is in pyproject.toml
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # one bar a run: the training's
+# Said at every start of a machine without a GPU; our own first lines name the device
+logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
+# TRL 1.12 sets the old name; transformers 5.23 warns of it at every start
+warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 
 
 class ConfigError(ValueError):
@@ -222,9 +228,9 @@ def _unsupported_here(explicit: dict[str, Any]) -> list[str]:
                 problems.append(f"{key} needs a GPU and the package bitsandbytes; here: leave it out")
             elif not explicit.get("use_peft"):
                 problems.append(f"{key} freezes the weights, so it needs --use_peft")
-    if explicit.get("use_liger_kernel") in (True, "true", "True"):
-        if not gpu or importlib.util.find_spec("liger_kernel") is None:
-            problems.append("use_liger_kernel needs a GPU and the package liger-kernel; here: leave it out")
+    liger = importlib.util.find_spec("liger_kernel") is not None
+    if explicit.get("use_liger_kernel") in (True, "true", "True") and not (gpu and liger):
+        problems.append("use_liger_kernel needs a GPU and the package liger-kernel; here: leave it out")
     if "flash" in attention and (not gpu or ("/" not in attention and importlib.util.find_spec("flash_attn") is None)):
         problems.append(f"attn_implementation={attention} needs a GPU and the package flash-attn; here: sdpa")
     if explicit.get("packing") in (True, "true", "True") and "flash" not in attention:

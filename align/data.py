@@ -102,7 +102,7 @@ def _mix(parts: list[Any], args: DataArguments, seed: int) -> Any:
     """TRL's rule: `fraction` is a share of the final mixture, and no part is oversampled. Shuffled by the seed."""
     import datasets
 
-    shares = [entry.get("fraction") for entry in args.datasets]
+    shares: list[Any] = [entry.get("fraction") for entry in args.datasets]
     if any(s is not None for s in shares) and any(s is None for s in shares):
         raise DataError("datasets: give every entry a fraction, or none")
     parts = [_shared_columns(part, parts) for part in parts]
@@ -142,8 +142,8 @@ def _read(name: str, config: str | None, split: str, args: DataArguments) -> Any
     if isinstance(files, str):  # written by save_to_disk
         saved = datasets.load_from_disk(files)
         return saved.get(split) if isinstance(saved, datasets.DatasetDict) else saved
-    kinds = {READERS.get(Path(f.removesuffix(".gz")).suffix) for f in files}
-    if len(kinds) != 1 or None in kinds:
+    kinds = {READERS.get(Path(f.removesuffix(".gz")).suffix, "") for f in files}
+    if len(kinds) != 1 or "" in kinds:
         raise DataError(f"{name}: can read {', '.join(READERS)} files of one kind, found {sorted(files)[:3]}")
     if all(Path(f).stat().st_size == 0 for f in files):
         raise DataError(f"{name}: the file is empty")
@@ -157,7 +157,7 @@ def _read(name: str, config: str | None, split: str, args: DataArguments) -> Any
 
 
 def _files(path: Path, split: str) -> list[str] | str | None:
-    """The files of one split: a file is the train split; a folder holds `<split>.*`, or is a run with a `data` folder."""
+    """The files of one split. A file is the train split; a folder holds `<split>.*`; a run stands for its `data`."""
     if path.is_file():
         return [str(path)] if split == "train" else None
     if (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists():
@@ -211,7 +211,7 @@ def _messages(value: Any, where: str) -> chat.Messages:
         if not isinstance(turn, dict):
             raise DataError(f"{where}[{number}]: expected {{role, content}}, got {str(turn)[:60]!r}")
         role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-        role = SHAREGPT.get(role, role)
+        role = SHAREGPT.get(str(role), role)
         if role not in ROLES:
             raise DataError(f"{where}[{number}]: unknown role {role!r}; allowed: {', '.join(ROLES)}")
         if not isinstance(content, str):
@@ -242,6 +242,10 @@ def _as_user(text: str) -> chat.Messages:
     return [{"role": "user", "content": text}]
 
 
+def _as_answer(text: str) -> chat.Messages:
+    return [{"role": "assistant", "content": text}]
+
+
 def _text_row(row: dict, where: str) -> dict:
     if not isinstance(row.get("text"), str):
         raise DataError(f"{where}.text: expected text, got {type(row.get('text')).__name__}")
@@ -267,8 +271,7 @@ def _sft_row(row: dict, where: str) -> dict:
                     raise DataError(f"{where}.{name}: expected text, got {type(row[name]).__name__}")
             extra = f"\n\n{row['input']}" if asked == "instruction" and row.get("input") else ""
             head = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-            answer = [{"role": "assistant", "content": row[told]}]
-            return {"messages": [*head, *_as_user(row[asked] + extra), *answer]}
+            return {"messages": [*head, *_as_user(row[asked] + extra), *_as_answer(row[told])]}
     raise KeyError
 
 
@@ -281,7 +284,7 @@ def _preference_row(row: dict, where: str) -> dict:
         if isinstance(prompt, str) and not isinstance(chosen, str):
             prompt = _as_user(prompt)
         if not isinstance(prompt, str) and isinstance(chosen, str):
-            chosen, rejected = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
+            chosen, rejected = _as_answer(str(chosen)), _as_answer(str(rejected))
         if not isinstance(chosen, str) and len(chosen) > 1 and chosen[: len(prompt)] == prompt:
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]  # UltraFeedback repeats the prompt
     else:  # implicit: what both have in common

@@ -41,6 +41,6 @@ def check_first_margin(margin: float) -> None:
     """
     if abs(margin) > 1e-2:
         raise RunError(
-            f"policy and reference differ before the first step (reward margin {margin:.4f} instead of 0): the reference "
-            "is not the model that the policy starts from"
+            f"policy and reference differ before the first step (reward margin {margin:.4f} instead of 0): the "
+            "reference is not the model that the policy starts from"
         )

@@ -18,7 +18,7 @@ class Progress(ProgressCallback):
 
     SHOWN = ("loss", "rewards/margins", "accuracy", "objective/scores", "objective/kl", "eval_loss")
 
-    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001 (transformers' signature)
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.training_bar is not None and logs:
             shown = {k.split("/")[-1]: f"{float(logs[k]):.3g}" for k in self.SHOWN if k in logs}
             if shown:
@@ -31,7 +31,7 @@ class Recorder(TrainerCallback):
     def __init__(self, run: Run):
         self.run = run
 
-    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         logs = {k: v for k, v in (logs or {}).items() if isinstance(v, (int, float))}
         self.run.metrics(step=state.global_step, **logs)
         for name in ("loss", "grad_norm", "eval_loss", "loss/policy_avg", "loss/value_avg"):
@@ -45,7 +45,7 @@ class Recorder(TrainerCallback):
 class NoUpdate(TrainerCallback):
     """After the first step every LoRA B matrix must have moved away from zero (it starts there)."""
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):  # noqa: ANN001
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step != 2 or model is None:
             return
         still = [n for n, p in model.named_parameters() if ".lora_B." in n and p.numel() and not p.detach().any()]
@@ -75,10 +75,11 @@ def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: 
     autocast = ", bf16 autocast" if args.bf16 else ""
     print(
         f"{recipe} from {parent} to {args.output_dir}, seed {args.seed}\n"
-        f"  device    {state.device}, {facts['dtype']}{autocast}, attention {config._attn_implementation}, {checkpointing}\n"
-        f"  processes {state.num_processes} ({kind}); global batch {batch} = {state.num_processes} x {micro} rows x "
-        f"{accumulation} accumulated\n"
-        f"  model     {config.model_type}, {total:,} parameters, {trainable:,} trainable ({trainable / total:.1%})\n{rows}",
+        f"  device    {state.device}, {facts['dtype']}{autocast}, attention {config._attn_implementation}, "
+        f"{checkpointing}\n  processes {state.num_processes} ({kind}); global batch {batch} = "
+        f"{state.num_processes} x {micro} rows x {accumulation} accumulated\n"
+        f"  model     {config.model_type}, {total:,} parameters, {trainable:,} trainable ({trainable / total:.1%})\n"
+        f"{rows}",
         flush=True,
     )
 

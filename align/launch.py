@@ -79,15 +79,17 @@ def check(refused: Mapping[str, str] | None = None) -> None:
     Raises:
         ConfigError: where the two differ, with a command that works; and for a refused kind.
     """
+    import transformers
     from accelerate import PartialState
     from accelerate.utils import DistributedType
 
     if reason := (refused or {}).get(_ASKED[1]):
         raise ConfigError(f"{_ASKED[1]} is not supported here: {reason}")
+    transformers.utils.logging.disable_progress_bar()  # one bar a run: the training's, not each file's
     state = PartialState(cpu=not has_gpu())
     if _ASKED[1] == "fsdp2" and state.distributed_type == DistributedType.MULTI_CPU:
-        # accelerate promotes only GPU-like types to FSDP (AcceleratorState.__init__ leaves MULTI_CPU out, and trains DDP
-        # without a word). FSDP2 itself runs on gloo; naming the type is all it takes, the device stays the CPU.
+        # accelerate promotes only GPU-like types to FSDP (AcceleratorState.__init__ leaves MULTI_CPU out, and trains
+        # DDP without a word). FSDP2 itself runs on gloo; naming the type is all it takes, the device stays the CPU.
         state.distributed_type = DistributedType.MULTI_GPU
     world, kind = _got()
     lone = _ASKED[0] > 1 and world == 1
@@ -129,11 +131,17 @@ def starts_over(args: Any) -> bool:
 
 def run(main: Callable[[], None]) -> None:
     """Run a recipe's `main`; a user's error ends in its sentence and exit status 1, not in a traceback."""
+    from safetensors import SafetensorError
+
     try:
         main()
-    except (ConfigError, RunError) as error:
+    except (ConfigError, RunError, OSError, SafetensorError) as error:
         if int(os.environ.get("RANK", "0")) == 0:
-            print(f"\nerror: {error}", file=sys.stderr, flush=True)
+            told = isinstance(error, (ConfigError, RunError))
+            hint = (
+                "" if told else " (a file could not be written or read: free space there, or name another --output_dir)"
+            )
+            print(f"\nerror: {error}{hint}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:
         print("\ninterrupted; go on with --resume_from_checkpoint last", file=sys.stderr)

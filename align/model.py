@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def merge_adapter(path: str | Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_head():
+def _quiet_head() -> Iterator[None]:
     """Silence the report on a new or missing head where it is expected; `check_checkpoint` has looked already."""
     from transformers.utils import logging
 

@@ -28,8 +28,8 @@ class PretrainConfig(TrainingArguments):
     )
     model_config: dict | str | None = field(
         default=None,
-        metadata={"help": "A new model's configuration: {model_type: llama, hidden_size: 128, …}. Without it, the model "
-                  "at model_name_or_path is continued."},
+        metadata={"help": "A new model: {model_type: llama, hidden_size: 128, …}. Without it, model_name_or_path is "
+                  "continued."},
     )  # fmt: skip
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_config"]

@@ -1,4 +1,4 @@
-"""Is a reward model any good? Held-out accuracy with its interval, reward mean and spread, and a length-only baseline."""
+"""Is a reward model any good? Held-out accuracy with its interval, mean and spread, and a length-only baseline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def wilson(right: float, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def length_baseline(train: Any, test: Any) -> float:
-    """Accuracy on `test` of always choosing the longer (or the shorter) answer, whichever `train` says; ties count half."""
+    """Accuracy on `test` of choosing by length alone, in the direction that `train` says; ties count half."""
 
     def longer_wins(rows: Any) -> float:
         gaps = [len(row["chosen_ids"]) - len(row["rejected_ids"]) for row in rows]

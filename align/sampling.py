@@ -48,7 +48,7 @@ def sample_splits(policy: Any, tokenizer: Any, splits: Any, args: SampleConfig) 
         Counts and rates over all completions: `completions`, `tokens`, `stops`, `length` (tokens), `distinct`.
     """
     state = PartialState()
-    folder = Path(args.output_dir) / "data"
+    folder = Path(str(args.output_dir)) / "data"
     folder.mkdir(parents=True, exist_ok=True)
     lengths: list[int] = []
     stops: list[bool] = []

@@ -36,7 +36,7 @@ def train(texts: list[str], args: TokenizerConfig) -> Any:
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         core.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()  # every byte, so that no text is unknown
-        trainer = trainers.BpeTrainer(
+        trainer: Any = trainers.BpeTrainer(
             vocab_size=args.vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
     else:

@@ -16,7 +16,7 @@ def main():
     stages = run_stages(args)
     seconds = sum(stage["seconds"] for stage in stages)
     print(
-        f"\n{len(stages)} stages in {seconds / 60:.1f} minutes; every run's record is in {Path(args.output_dir)}/*/run.json"
+        f"\n{len(stages)} stages in {seconds / 60:.1f} minutes; the runs' records: {Path(args.output_dir)}/*/run.json"
     )
 
 

@@ -64,8 +64,8 @@ def main():
         }
         run.note(parents=record.lineage(roles))
         trainer = PolicyTrainer.from_checkpoints(
-            model.resolve_parent(parent, args.output_dir), args.reward_model_path, model_args, args, tokenizer, rows.train,
-            callbacks=fit.callbacks(run),
+            model.resolve_parent(parent, args.output_dir), args.reward_model_path, model_args, args, tokenizer,
+            rows.train, callbacks=fit.callbacks(run),
         )  # fmt: skip
         fit.describe(trainer, run, rows, args, "ppo", parent)
         metrics = fit.train_and_save(trainer, run, tokenizer, can_resume=False)

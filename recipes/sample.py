@@ -33,7 +33,7 @@ def main():
     if launch.is_main_process():
         print(rows)
         print(f"{metrics['completions']:,} completions: {metrics['stops']:.1%} stop by themselves, mean length "
-              f"{metrics['length']:.1f} tokens, {metrics['distinct']:.1%} of a prompt's completions differ")  # fmt: skip
+              f"{metrics['length']:.1f} tokens, {metrics['distinct']:.1%} of a prompt's differ")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -13,9 +13,31 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-WORDS = (
-    ["the", "a", "cat", "dog", "bird", "sits", "runs", "sings", "on", "in", "mat", "tree", "house", "what", "is", "where", "who", "hello", "sorry", "no", "yes", "please", "help"]
-)
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "bird",
+    "sits",
+    "runs",
+    "sings",
+    "on",
+    "in",
+    "mat",
+    "tree",
+    "house",
+    "what",
+    "is",
+    "where",
+    "who",
+    "hello",
+    "sorry",
+    "no",
+    "yes",
+    "please",
+    "help",
+]
 
 
 def write_rows(path: Path, rows: list[dict]) -> Path:

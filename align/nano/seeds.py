@@ -49,7 +49,7 @@ def show(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    (args,) = parse(SeedsConfig, nano=None)
+    (args,) = parse(SeedsConfig, nano=None, required=())
     results = []
     for seed in args.seeds:
         folder = Path(args.output_dir) / str(seed)

@@ -3,8 +3,8 @@
     python -m align.nano.table --root runs/nano
 
 Rates are fractions, decided by graders on each model's most likely (greedy) completions. Reward, KL and length are of
-completions sampled at temperature 1; KL is the mean over a model's own completions of log p(model) - log p(SFT), in nats
-per sequence.
+completions sampled at temperature 1; KL is the mean over a model's own completions of log p(model) - log p(SFT), in
+nats per sequence.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _rate(judged: list[dict[str, Any]], key: str) -> float:
     return sum(values) / max(len(values), 1)
 
 
-def measure(name: str, root: Path, rows: list[dict], args: TableConfig) -> tuple[dict[str, float], list[dict]]:
+def measure(name: str, root: Path, rows: list[dict], args: TableConfig) -> tuple[dict[str, Any], list[dict]]:
     """Sample from one model and grade it.
 
     Returns:
@@ -83,7 +83,9 @@ def measure(name: str, root: Path, rows: list[dict], args: TableConfig) -> tuple
     logps = generate.completion_logps(policy, prompts, ids, pad_id=pad)
     kl = logps - generate.completion_logps(reference, prompts, ids, pad_id=pad)
     unseen = [j for j, r in zip(judged, rows, strict=True) if r["unseen"]]
-    column = {key: _rate(judged, key) for key in ("stops", "helpful", "harmless", "honest", "over_refusal")}
+    column: dict[str, Any] = {
+        key: _rate(judged, key) for key in ("stops", "helpful", "harmless", "honest", "over_refusal")
+    }
     column |= {
         "harmless_unseen": _rate(unseen, "harmless"),
         "reward": rewards.mean().item(),

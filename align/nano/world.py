@@ -122,7 +122,7 @@ def _statement(item: Item, rng: random.Random, told: set[str]) -> str:
 
 
 def _page(pool: list[Item], told: set[str], rng: random.Random) -> str:
-    """Sentences about a handful of things, and now and then something that somebody said about nothing in particular."""
+    """Sentences about a handful of things, and now and then something that somebody said."""
     sentences = [_statement(item, rng, told) for item in rng.sample(pool, rng.randint(3, 6))]
     if rng.random() < 0.3:
         value = rng.choice(facts.GUESSES[rng.choice(list(facts.GUESSES))])
