@@ -85,12 +85,13 @@ def plan(entry: dict[str, Any], args: PipelineConfig) -> Stage:
     for key, value in changed.items():
         argv += [f"--{key}", str(value)]
     program = shlex.split(entry["run"])
+    folder = Path(moved["output_dir"])
     parents = [v for k, v in moved.items() if isinstance(v, str) and k != "output_dir" and Path(v).exists()]
     ingredients = {"program": program, "settings": moved, "seed": args.seed, "code": _code_hash(program)}
-    ingredients["parents"] = {parent: _parent_hash(parent) for parent in sorted(parents)}
+    ingredients["parents"] = {parent: _parent_hash(parent, folder) for parent in sorted(parents)}
     digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     return Stage(
-        entry["name"], program, Path(moved["output_dir"]), argv, entry.get("launch"), entry.get("gate") or {},
+        entry["name"], program, folder, argv, entry.get("launch"), entry.get("gate") or {},
         bool(entry.get("resumable", True)), digest,
     )  # fmt: skip
 
@@ -103,11 +104,15 @@ def _code_hash(program: list[str]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))).hexdigest()
 
 
-def _parent_hash(path: str) -> str | None:
+def _parent_hash(path: str, child: Path) -> Any:
+    """What a parent is: a run's own hash, the hashes of all runs in a folder (but `child`), or a hash of its files."""
     folder = record.run_directory(path)
     if folder is not None:
         return (record.read_record(folder) or {}).get("hash")
-    return record.hash_files(Path(path)) if Path(path).is_dir() else hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if not Path(path).is_dir():
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    runs = sorted(run.parent for run in Path(path).glob("*/run.json") if run.parent != child)
+    return [(record.read_record(run) or {}).get("hash") for run in runs] or record.hash_files(Path(path))
 
 
 def check_gate(stage: Stage) -> None:
