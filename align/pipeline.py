@@ -106,9 +106,9 @@ def _code_hash(program: list[str]) -> str:
 
 def _parent_hash(path: str, child: Path) -> Any:
     """What a parent is: a run's own hash, the hashes of all runs in a folder (but `child`), or a hash of its files."""
-    folder = record.run_directory(path)
-    if folder is not None:
-        return (record.read_record(folder) or {}).get("hash")
+    run = record.read_record(path)
+    if run is not None:
+        return run.get("hash")
     if not Path(path).is_dir():
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     runs = sorted(run.parent for run in Path(path).glob("*/run.json") if run.parent != child)

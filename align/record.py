@@ -32,7 +32,7 @@ PACKAGES = (
     "tokenizers",
     "align-recipes",
 )
-WEIGHTS = ("*.safetensors", "*.bin", "tokenizer.json", "data/*.jsonl")
+CONTENTS = ("*.safetensors", "*.bin", "tokenizer.json", "data/*.jsonl", "*/t*.jsonl", "t*.jsonl")
 
 
 class RunError(RuntimeError):
@@ -107,7 +107,7 @@ def _command_for(path: Path) -> str:
 def hash_files(folder: Path) -> str:
     """SHA-256 over the names and contents of a run's weights, tokenizer and data."""
     digest = hashlib.sha256()
-    for file in sorted({f for pattern in WEIGHTS for f in folder.glob(pattern)} | set(folder.glob("*/train.jsonl"))):
+    for file in sorted({f for pattern in CONTENTS for f in folder.glob(pattern)}):
         digest.update(str(file.relative_to(folder)).encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):

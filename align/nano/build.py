@@ -23,7 +23,7 @@ class WorldConfig:
     seed: int = field(default=0, metadata={"help": "Decides what is held out, and every draw."})
     documents: int = field(default=32000, metadata={"help": "Pretraining documents (about 65 tokens each)."})
     demonstrations: int = field(default=3000, metadata={"help": "Demonstrations for SFT."})
-    prompts: int = field(default=1500, metadata={"help": "Prompts to sample and rank, and for PPO."})
+    prompts: int = field(default=2200, metadata={"help": "Prompts to sample and rank, and for PPO."})
 
 
 def _write(path: Path, rows: Iterable[dict]) -> int:
