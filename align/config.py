@@ -74,6 +74,12 @@ class DataArguments:
         default=0.01, metadata={"help": "Largest share of rows that may be dropped (too long, nothing to learn from)."}
     )
 
+    def parents(self) -> dict[str, str | None]:
+        """Where the rows come from, by role, for the record's lineage."""
+        if self.datasets:
+            return {f"data_{number}": entry["path"] for number, entry in enumerate(self.datasets)}
+        return {"data": self.dataset_name}
+
 
 # Fields of TRL's and transformers' own classes that our recipes decide, and what to do instead of setting them.
 REFUSED = {
@@ -212,7 +218,7 @@ def _device_defaults(known: list[str], explicit: dict[str, Any]) -> dict[str, An
     products about 190 times slower than fp32, and checkpointing costs a fifth of the speed to save memory it has."""
     gpu = has_gpu()
     values: dict[str, Any] = {"bf16": gpu, "gradient_checkpointing": gpu, "use_cpu": not gpu}
-    if gpu and explicit.get("use_peft"):
+    if gpu and str(explicit.get("use_peft")).lower() in ("true", "1", "yes"):
         values["dtype"] = "bfloat16"  # frozen weights need no fp32 master copy
     return {key: value for key, value in values.items() if key in known and key not in explicit}
 
@@ -242,22 +248,31 @@ def _unsupported_here(explicit: dict[str, Any]) -> list[str]:
     return problems
 
 
+PARENT_KEYS = ("model_name_or_path", "reward_model_path", "tokenizer_name_or_path", "dataset_name")
+
+
 def _parent_problems(values: dict[str, Any]) -> list[str]:
     """Paths that are named and are not there, parents that did not finish: found before anything is loaded."""
     from align.record import parent_problem
 
     problems = []
-    for key in ("model_name_or_path", "reward_model_path", "tokenizer_name_or_path", "dataset_name"):
+    for key in PARENT_KEYS:
         value = values.get(key)
         if value:
             problem = parent_problem(str(value), allow_hub=True)
             if problem:
                 problems.append(f"{key}: {problem}")
+    inputs = [values.get(key) for key in PARENT_KEYS]
+    inputs += [entry.get("path") for entry in values.get("datasets") or [] if isinstance(entry, dict)]
     for entry in values.get("datasets") or []:
         if not isinstance(entry, dict) or "path" not in entry:
             problems.append(f"datasets: every entry needs a path, got {entry!r}")
         elif problem := parent_problem(str(entry["path"]), allow_hub=True):
             problems.append(f"datasets: {problem}")
+    out = Path(str(values.get("output_dir") or "\0")).absolute()
+    for path in filter(None, inputs):
+        if Path(str(path)).exists() and Path(str(path)).absolute().is_relative_to(out):
+            problems.append(f"output_dir {values['output_dir']} holds this run's own input {path}; name another folder")
     if values.get("dataset_name") and values.get("datasets"):
         problems.append("dataset_name and datasets were both given: name one source, or put all into datasets")
     return problems
@@ -302,6 +317,10 @@ def parse(
     recipe_defaults = {**(defaults or {}), **((lora_defaults or {}) if use_peft else {})}
     values = {**_device_defaults(reader.known, explicit), **recipe_defaults, **explicit}
     problems += _unsupported_here(explicit) + _parent_problems(values)
+    if DataArguments in classes and not (values.get("dataset_name") or values.get("datasets")):
+        problems.append("dataset_name is needed: --dataset_name rows.jsonl (or a hub id, a folder, a finished run)")
+    if values.get("dataset_streaming") in (True, "true", "True") and not any("Pretrain" in c.__name__ for c in classes):
+        problems.append("dataset_streaming is for pretraining only: other recipes judge and count every row first")
     problems += [f"{key} is needed: --{key} …" for key in required if values.get(key) in (None, "")]
     if problems:
         fail(problems)

@@ -71,9 +71,13 @@ def load(args: DataArguments, split: str, *, seed: int) -> Any:
     Returns None where the source has no such split. Raises DataError where there is nothing to read.
     """
     if args.datasets:
+        if split != args.dataset_train_split and any("split" in entry for entry in args.datasets):
+            return None  # an entry that names its split has said what to train on; test_split_size may cut some off
         parts = [_mapped(_read(e["path"], e.get("name"), e.get("split", split), args), e) for e in args.datasets]
-        if split != args.dataset_train_split and any(part is None for part in parts):
-            return None
+        if any(part is None for part in parts):
+            if split != args.dataset_train_split:
+                return None
+            raise DataError(f"datasets: {args.datasets[parts.index(None)]['path']} has no such split")
         rows = _mix(parts, args, seed)
     else:
         rows = _read(str(args.dataset_name), args.dataset_config, split, args)
@@ -107,7 +111,9 @@ def _mix(parts: list[Any], args: DataArguments, seed: int) -> Any:
         raise DataError("datasets: give every entry a fraction, or none")
     parts = [_shared_columns(part, parts) for part in parts]
     if args.dataset_streaming:
-        weights = [s / sum(shares) for s in shares] if shares[0] is not None else None
+        if shares[0] is None:
+            return datasets.concatenate_datasets(parts)
+        weights = [s / sum(shares) for s in shares]
         return datasets.interleave_datasets(parts, probabilities=weights, seed=seed)
     if shares[0] is not None:
         weights = [s / sum(shares) for s in shares]
@@ -295,8 +301,8 @@ def _preference_row(row: dict, where: str) -> dict:
         elif len(chosen) == len(rejected) == shared:
             shared -= 1  # identical sides: keep the last turn as the (identical) answer
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-    out: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "drop": None}
-    if row.get("margin") is not None:
+    out: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "drop": ""}
+    if "margin" in row:
         if isinstance(row["margin"], bool) or not isinstance(row["margin"], (int, float)):
             raise DataError(f"{where}.margin: expected a number, got {row['margin']!r}")
         out["margin"] = float(row["margin"])
@@ -333,12 +339,14 @@ def _prompt_row(row: dict, where: str) -> dict:
         prompt = _messages(row["messages"], f"{where}.messages")
     elif row.get("user") is not None or row.get("question") is not None:
         prompt = _as_user(row.get("user") or row["question"])
+    elif "instruction" in row or row.get("conversations") is not None:
+        prompt = _sft_row(row, where)["messages"]
     else:
         prompt = _preference_row(row, where)["prompt"]
     if not isinstance(prompt, str):
         while prompt and prompt[-1]["role"] == "assistant":
             prompt = prompt[:-1]
-    return {**rest, "prompt": prompt, "drop": None if prompt else "without a prompt"}
+    return {**rest, "prompt": prompt, "drop": "" if prompt else "without a prompt"}
 
 
 ROW_MAKERS: dict[str, Callable[[dict, str], dict]] = {
@@ -367,7 +375,7 @@ def normalise(rows: Any, schema: str, source: str, columns: list[str]) -> Any:
     def convert(row: dict, index: int) -> dict:
         where = f"{source}, row {index + 1}"
         try:
-            return {"drop": None, **make(row, where)}
+            return {"drop": "", **make(row, where)}  # never None: arrow would type the column as null
         except KeyError:
             raise DataError(
                 f"{where}: has the columns {', '.join(names)}; this recipe needs {NEEDED[schema]}. "
@@ -504,8 +512,14 @@ def load_splits(args: DataArguments, *, seed: int) -> dict[str, Any]:
     test = load(args, args.dataset_test_split, seed=seed)
     if test is None and args.test_split_size and not args.dataset_streaming:
         size = int(args.test_split_size) if args.test_split_size >= 1 else args.test_split_size
-        halves = train.train_test_split(test_size=size, seed=seed)
-        return {"train": halves["train"], "test": halves["test"]}
+        try:
+            halves = train.train_test_split(test_size=size, seed=seed)
+        except ValueError as error:
+            raise DataError(f"test_split_size={args.test_split_size}: {error}") from error
+        test = halves["test"]
+        if args.max_eval_rows is not None:
+            test = test.select(range(min(args.max_eval_rows, len(test))))
+        return {"train": halves["train"], "test": test}
     return {"train": train, "test": test}
 
 

@@ -119,6 +119,7 @@ def last_checkpoint(args: Any) -> str | None:
     Raises:
         RunError: if there is none to resume from.
     """
+    from accelerate import PartialState
     from transformers.trainer_utils import get_last_checkpoint
 
     wanted = args.resume_from_checkpoint
@@ -128,10 +129,13 @@ def last_checkpoint(args: Any) -> str | None:
         if not (Path(wanted) / "trainer_state.json").is_file():
             raise RunError(f"--resume_from_checkpoint {wanted}: no checkpoint there (it has no trainer_state.json)")
         return str(wanted)
+    state = PartialState()
+    if state.is_main_process:
+        for checkpoint in Path(args.output_dir).glob("checkpoint-*"):
+            if not (checkpoint / "trainer_state.json").is_file():  # half-written when the process died
+                checkpoint.rename(checkpoint.with_name(f"broken-{checkpoint.name}"))
+    state.wait_for_everyone()
     found = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-    while found and not (Path(found) / "trainer_state.json").is_file():  # half-written when the process died
-        Path(found).rename(Path(found).with_name(f"broken-{Path(found).name}"))
-        found = get_last_checkpoint(args.output_dir)
     if found is None:
         print(f"nothing to resume in {args.output_dir}: starting from the beginning", flush=True)
     return found

@@ -67,6 +67,8 @@ def _got() -> tuple[int, str]:
         return world, _ASKED[1] if _ASKED[1].startswith("zero") else "zero2"
     if kind in (DistributedType.FSDP, DistributedType.NO):
         return world, "single" if kind == DistributedType.NO else "fsdp2"
+    if world == 1:
+        return 1, "single"
     return world, _ASKED[1] if _ASKED[1] == "fsdp2" else "ddp"
 
 
@@ -122,11 +124,10 @@ def resumes(args: Any) -> bool:
     return str(args.resume_from_checkpoint).lower() not in ("none", "false")
 
 
-def starts_over(args: Any) -> bool:
-    """For a trainer that cannot resume: say so, and let the folder be written again."""
+def starts_over(args: Any) -> None:
+    """For a trainer that cannot resume: say so."""
     if resumes(args):
         print("PPO cannot resume yet: this run starts over from its parents", flush=True)
-    return resumes(args)
 
 
 def run(main: Callable[[], None]) -> None:

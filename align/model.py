@@ -104,9 +104,11 @@ def merge_adapter(path: str | Path, target: Path) -> None:
         cls, extra = AutoPeftModelForSequenceClassification, {"num_labels": 1}
     with _quiet_head():
         model = cls.from_pretrained(str(path), dtype=torch.float32, **extra).merge_and_unload()
-    shutil.rmtree(target, ignore_errors=True)
-    model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(path).save_pretrained(target)
+    part = target.with_name(target.name + ".part")  # a half-written base must never be taken for one
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    AutoTokenizer.from_pretrained(path).save_pretrained(part)
+    part.rename(target)
 
 
 @contextlib.contextmanager

@@ -87,6 +87,7 @@ def plan(entry: dict[str, Any], args: PipelineConfig) -> Stage:
     program = shlex.split(entry["run"])
     folder = Path(moved["output_dir"])
     parents = [v for k, v in moved.items() if isinstance(v, str) and k != "output_dir" and Path(v).exists()]
+    parents += [e["path"] for e in moved.get("datasets") or [] if Path(e["path"]).exists()]
     ingredients = {"program": program, "settings": moved, "seed": args.seed, "code": _code_hash(program)}
     ingredients["parents"] = {parent: _parent_hash(parent, folder) for parent in sorted(parents)}
     digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()

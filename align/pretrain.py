@@ -5,6 +5,7 @@ B blocks, T tokens per block.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ import torch
 from transformers import TrainingArguments
 
 from align import data
-from align.config import ConfigError, DataArguments
+from align.config import ConfigError, DataArguments, fail
 
 
 @dataclass
@@ -35,7 +36,32 @@ class PretrainConfig(TrainingArguments):
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_config"]
 
 
-def new_model(settings: dict[str, Any], tokenizer: Any) -> Any:
+def check(data_args: DataArguments, model_args: Any, args: PretrainConfig) -> None:
+    """Stop at combinations that cannot work, and settle how a stream is shared by several processes."""
+    problems = []
+    if data_args.dataset_streaming:
+        args.accelerator_config.dispatch_batches = False  # each process reads its own part of the stream
+        if args.max_steps <= 0:
+            problems.append("dataset_streaming: a stream has no length, so say when to stop: --max_steps 1000")
+        if data_args.test_split_size:
+            problems.append("test_split_size cannot be cut off a stream; name a split with --dataset_test_split")
+    if args.model_config is None and model_args.model_name_or_path is None:
+        problems.append(
+            "model_name_or_path is needed (a model to continue), or model_config and tokenizer_name_or_path"
+        )
+    if args.model_config is not None and args.tokenizer_name_or_path is None:
+        problems.append("tokenizer_name_or_path is needed beside model_config; make one with recipes/tokenizer.py")
+    if model_args.use_peft:
+        problems.append("use_peft: pretraining trains all weights; LoRA is for sft, reward, dpo and ppo")
+    if "flash" in str(model_args.attn_implementation) and args.per_device_train_batch_size > 1:
+        problems.append(
+            "flash attention sees document borders at --per_device_train_batch_size 1 only; use that, or sdpa"
+        )
+    if problems:
+        fail(problems)
+
+
+def new_model(settings: dict[str, Any], tokenizer: Any, attention: str | None = None) -> Any:
     """A model with random weights. The tokenizer decides the vocabulary and the special tokens; seed before this."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -51,7 +77,7 @@ def new_model(settings: dict[str, Any], tokenizer: Any) -> Any:
     unknown = [name for name in settings if name not in type(config)().to_dict()]
     if unknown:
         raise ConfigError(f"model_config: {config.model_type} has no {', '.join(unknown)}")
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id]
     return model
 
@@ -116,7 +142,12 @@ def prepare(args: DataArguments, tokenizer: Any, *, length: int, seed: int) -> C
         rows = data.normalise(data.load(args, args.dataset_train_split, seed=seed), "text", source, args.columns)
         settings = {"rows": rows, "tokenizer": tokenizer, "length": length}
         blocks = IterableDataset.from_generator(_stream_blocks, gen_kwargs=settings)
-        return Corpus(blocks, None, {"train": data.Report(source)})
+        still = dataclasses.replace(args, dataset_streaming=False)
+        held_out = data.load(still, args.dataset_test_split, seed=seed)
+        told = [] if held_out is None else [r["text"] for r in data.normalise(held_out, "text", source, args.columns)]
+        test = list(pack(_token_ids(told, tokenizer), length))
+        kept = Dataset.from_list(test) if test else None
+        return Corpus(blocks, kept, {"train": data.Report(source)}, _packed_bytes(test, tokenizer))
     texts = data.load_texts(args, seed=seed)
     train = list(pack(_token_ids(texts.train, tokenizer), length))
     test = list(pack(_token_ids(texts.test or [], tokenizer), length))
@@ -135,8 +166,9 @@ def _stream_blocks(rows: Any, tokenizer: Any, length: int) -> Iterator[dict[str,
 
 
 def _packed_bytes(blocks: list[dict[str, list[int]]], tokenizer: Any) -> int:
-    """UTF-8 bytes of the text that the held-out blocks hold."""
-    texts = tokenizer.batch_decode([block["input_ids"] for block in blocks], skip_special_tokens=True)
+    """UTF-8 bytes of the tokens that are predicted in the held-out blocks."""
+    learnt = [[token for token in block["labels"][1:] if token != -100] for block in blocks]
+    texts = tokenizer.batch_decode(learnt, skip_special_tokens=True)
     return sum(len(text.encode()) for text in texts)
 
 

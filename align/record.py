@@ -229,24 +229,28 @@ def _command() -> str:
     return " ".join([program, *sys.argv[1:]])
 
 
-def _prepare_folder(folder: Path, *, overwrite: bool, resume: bool) -> None:
+def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool) -> None:
     """Make the output folder, or refuse to touch one that holds somebody's work."""
     record = read_record(folder)
+    if record is not None and not overwrite:
+        if record.get("status") == "complete":
+            raise RunError(f"output_dir {folder} holds a finished run; name another folder, or give --overwrite")
+        if record.get("recipe") not in (None, recipe):
+            raise RunError(f"output_dir {folder} holds an unfinished {record['recipe']} run; name another folder")
     if folder.exists() and not folder.is_dir():
         raise RunError(f"output_dir {folder} is a file; name a folder")
     if record is None and folder.is_dir() and any(folder.iterdir()):
         raise RunError(f"output_dir {folder} holds files that no run wrote; name an empty or a new folder")
     if record is not None and not resume:
-        checkpoints = any(folder.glob("checkpoint-*"))
         if overwrite:
             shutil.rmtree(folder)
-        elif record.get("status") == "complete":
-            raise RunError(f"output_dir {folder} holds a finished run; name another folder, or give --overwrite")
-        elif checkpoints:
+        elif any(folder.glob("checkpoint-*")) or any(folder.glob("data/.*.part")):
             raise RunError(
                 f"output_dir {folder} holds an interrupted run; give --resume_from_checkpoint last to go on, "
                 "or --overwrite to start again"
             )
+        else:  # it ended before there was anything to go on with
+            shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -271,7 +275,7 @@ def start(
     """
     main = int(os.environ.get("RANK", "0")) == 0
     if main:
-        _prepare_folder(Path(output_dir), overwrite=overwrite, resume=resume)
+        _prepare_folder(Path(output_dir), recipe, overwrite=overwrite, resume=resume)
     run = Run(recipe, output_dir, config, main=main)
     run.note(git=_git(), versions=_versions(), hardware=_hardware())
     previous = signal.signal(signal.SIGTERM, _interrupted)

@@ -90,6 +90,7 @@ def _sample_missing(
     )  # fmt: skip
     remaining = (len(rows) - len(done)) // state.num_processes
     with part.open("a") as stream:
+        stream.write("\n")  # ends the line that a kill may have cut
         for index, completions in tqdm(batches, total=remaining, desc="prompts", disable=not state.is_main_process):
             line = {
                 "index": index,
@@ -105,7 +106,7 @@ def _read_parts(folder: Path, split: str) -> dict[int, dict]:
     """What has been sampled so far, by prompt; the line that a kill cut in half is left out."""
     found = {}
     for part in folder.glob(f".{split}.*.part"):
-        for line in part.read_text().splitlines():
+        for line in part.read_text().split("\n"):
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:

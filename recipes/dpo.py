@@ -46,7 +46,7 @@ def main():
 
     config = resolved(run_args, data_args, model_args, args)
     with record.start("dpo", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
-        run.note(parents=record.lineage({"model": parent, "reference": parent, "data": data_args.dataset_name}))
+        run.note(parents=record.lineage({"model": parent, "reference": parent, **data_args.parents()}))
         weights = model.resolve_parent(parent, args.output_dir)
         needs_reference = not model_args.use_peft and not args.precompute_ref_log_probs
         trainer = PairTrainer(

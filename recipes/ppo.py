@@ -15,7 +15,7 @@ from trl.experimental.ppo import PPOConfig
 
 from align import data, fit, launch, model, record
 from align.config import DataArguments, RunArguments, parse, resolved
-from align.ppo.trainer import PolicyTrainer, derive_rollout
+from align.ppo.trainer import PolicyTrainer, check_prompts, derive_rollout
 
 DEFAULTS = dict(
     learning_rate=3e-6,  # Huang et al. 2024 (the N+ implementation details of RLHF with PPO)
@@ -52,10 +52,12 @@ def main():
     model.check_checkpoint(args.reward_model_path, reward_model=True)
     tokenizer = model.load_tokenizer(parent, revision=model_args.model_revision)
     model.same_vocabulary(tokenizer, model.load_tokenizer(args.reward_model_path), (parent, args.reward_model_path))
+    launch.starts_over(args)
     rows = data.prepare(data_args, "prompt", tokenizer, max_length=MAX_PROMPT_LENGTH, seed=args.seed)
+    check_prompts(len(rows.train), run_args.global_batch_size)
 
     config = resolved(run_args, data_args, model_args, args)
-    with record.start("ppo", args.output_dir, config, overwrite=run_args.overwrite or launch.starts_over(args)) as run:
+    with record.start("ppo", args.output_dir, config, overwrite=run_args.overwrite) as run:
         roles = {
             "model": parent,
             "reference": parent,

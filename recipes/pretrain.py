@@ -11,7 +11,7 @@ from transformers import Trainer, set_seed
 from trl import ModelConfig
 
 from align import fit, launch, model, pretrain, record
-from align.config import DataArguments, RunArguments, derive_batch, fail, parse, resolved
+from align.config import DataArguments, RunArguments, derive_batch, parse, resolved
 
 DEFAULTS = dict(
     learning_rate=3e-4,  # GPT-3's for models of this size and up (Brown et al. 2020, table 2.1)
@@ -35,28 +35,25 @@ def main():
         nano="recipes/nano/pretrain.yaml",
         defaults=DEFAULTS,
     )
-    if data_args.dataset_streaming and args.max_steps <= 0:
-        fail(["dataset_streaming: a stream has no length, so say when to stop: --max_steps 1000"])
-    if args.model_config is None and model_args.model_name_or_path is None:
-        fail(["model_name_or_path is needed (a model to continue), or model_config and tokenizer_name_or_path"])
+    pretrain.check(data_args, model_args, args)
     launch.check()
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
     source = model_args.model_name_or_path if args.model_config is None else args.tokenizer_name_or_path
     if args.model_config is None:
         model.check_checkpoint(source)
-    tokenizer = model.load_tokenizer(source)
+    tokenizer = model.load_tokenizer(source, revision=model_args.model_revision)
     corpus = pretrain.prepare(data_args, tokenizer, length=args.max_length, seed=args.seed)
 
     config = resolved(run_args, data_args, model_args, args)
     with record.start(
         "pretrain", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
     ) as run:
-        run.note(parents=record.lineage({"model": source, "data": data_args.dataset_name}))
+        run.note(parents=record.lineage({"model": source, **data_args.parents()}))
         if args.model_config is None:
             policy = model.load_policy(model.resolve_parent(source, args.output_dir), model_args, tokenizer)
         else:
-            policy = pretrain.new_model(args.model_config, tokenizer)
+            policy = pretrain.new_model(args.model_config, tokenizer, model_args.attn_implementation)
         trainer = Trainer(
             policy, args, data_collator=pretrain.collate, train_dataset=corpus.train, eval_dataset=corpus.test,
             processing_class=tokenizer, callbacks=fit.callbacks(run),

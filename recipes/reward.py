@@ -45,12 +45,12 @@ def main():
     with record.start(
         "reward", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
     ) as run:
-        run.note(parents=record.lineage({"model": parent, "data": data_args.dataset_name}))
+        run.note(parents=record.lineage({"model": parent, **data_args.parents()}))
         args.chat_template_path = None  # it is in the tokenizer now
         set_seed(args.seed)  # the score head is drawn here
         trainer = RewardTrainer(
             model.load_reward_model(model.resolve_parent(parent, args.output_dir), model_args, tokenizer), args,
-            train_dataset=train, processing_class=tokenizer,
+            train_dataset=train, eval_dataset=test, processing_class=tokenizer,
             peft_config=model.lora_config(model_args, reward_model=True), callbacks=fit.callbacks(run),
         )  # fmt: skip
         fit.describe(trainer, run, rows, args, "reward", parent)

@@ -25,7 +25,7 @@ def main():
     with record.start(
         "sample", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
     ) as run:
-        run.note(parents=record.lineage({"model": args.model_name_or_path, "data": data_args.dataset_name}))
+        run.note(parents=record.lineage({"model": args.model_name_or_path, **data_args.parents()}))
         run.note(data=rows.as_dict())
         policy = model.load_trained(args.model_name_or_path, tokenizer)
         metrics = sampling.sample_splits(policy, tokenizer, rows, args)

@@ -41,7 +41,7 @@ def main():
 
     config = resolved(run_args, data_args, model_args, args)
     with record.start("sft", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
-        run.note(parents=record.lineage({"model": parent, "data": data_args.dataset_name}))
+        run.note(parents=record.lineage({"model": parent, **data_args.parents()}))
         args.chat_template_path = None  # it is in the tokenizer now
         args.dataset_kwargs = None if args.packing else {"skip_prepare_dataset": True}
         trainer = SFTTrainer(

@@ -16,7 +16,7 @@ def main():
     rows = data.load_texts(data_args, seed=args.seed)
     config = resolved(run_args, data_args, args)
     with record.start("tokenizer", args.output_dir, config, overwrite=run_args.overwrite) as run:
-        run.note(parents=record.lineage({"data": data_args.dataset_name}), data=rows.as_dict())
+        run.note(parents=record.lineage({**data_args.parents()}), data=rows.as_dict())
         trained = tokenizer.train(rows.train, args)
         trained.save_pretrained(args.output_dir)
         metrics = tokenizer.measure(trained, rows.test or rows.train)

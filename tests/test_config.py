@@ -11,7 +11,7 @@ CLASSES = (RunArguments, DataArguments, ModelConfig, SFTConfig)
 
 
 def read(*argv: str, **kwargs):
-    return parse(*CLASSES, nano=None, argv=["--output_dir", "out", *argv], **kwargs)
+    return parse(*CLASSES, nano=None, argv=["--output_dir", "out", "--dataset_name", "hub/rows", *argv], **kwargs)
 
 
 def test_every_problem_is_reported_at_once(tmp_path):

@@ -36,6 +36,12 @@ def derive_rollout(run: RunArguments, args: Any, world_size: int) -> None:
         args.total_episodes = args.max_steps * run.global_batch_size
 
 
+def check_prompts(rows: int, episodes: int) -> None:
+    """TRL leaves out a last, smaller rollout; with fewer prompts than one rollout it would wait for ever."""
+    if rows < episodes:
+        fail([f"{rows} prompts are fewer than global_batch_size={episodes} episodes of one rollout: lower it"])
+
+
 class PolicyTrainer(PPOTrainer):
     """`PPOTrainer` with minibatches that mean what they say, and weights that are saved under every launcher."""
 
@@ -49,6 +55,8 @@ class PolicyTrainer(PPOTrainer):
         the same weights. The value model starts as the reward model (Huang et al. 2024).
         """
         args.stop_token = "eos"  # set_up_tokenizer made it the one token that ends an answer
+        if model_args.load_in_4bit or model_args.load_in_8bit:
+            fail(["load_in_4bit, load_in_8bit: PPO trains a whole value model, which cannot be quantised"])
         whole = model.load_policy(policy, model_args, tokenizer)
         lora = model.lora_config(model_args)
 
