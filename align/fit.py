@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from align import launch
 from align.record import Run, RunError
 
 
@@ -60,7 +61,8 @@ def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: 
     state = PartialState()
     model = trainer.model
     total, trainable = _count(model)
-    kind = launch_kind(trainer.accelerator)
+    launch.check_kind(trainer.accelerator)
+    kind = launch.kind(trainer.accelerator)
     micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
     batch = micro * accumulation * state.num_processes
     config = model.config
@@ -88,16 +90,6 @@ def _count(model: Any) -> tuple[int, int]:
     """Parameters and trainable parameters; a ZeRO-3 shard knows its whole size as `ds_numel`."""
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
-
-
-def launch_kind(accelerator: Any) -> str:
-    """How the processes share the work, in words."""
-    plugin = accelerator.state.deepspeed_plugin
-    if plugin is not None:
-        return f"ZeRO-{plugin.zero_stage}"
-    if accelerator.is_fsdp2:
-        return "FSDP2"
-    return "DDP" if accelerator.num_processes > 1 else "no sharding"
 
 
 def callbacks(run: Run) -> list[TrainerCallback]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from align.config import ConfigError, has_gpu
 from align.record import RunError
@@ -56,22 +56,6 @@ def asked(environment: Mapping[str, str] | None = None) -> tuple[int, str]:
 _ASKED = asked()  # at import: before accelerate has had a chance to write
 
 
-def _got() -> tuple[int, str]:
-    """What this process can see of the others: `(processes, kind)`."""
-    from accelerate import PartialState
-    from accelerate.utils import DistributedType
-
-    state = PartialState()
-    world, kind = state.num_processes, state.distributed_type
-    if kind == DistributedType.DEEPSPEED:
-        return world, _ASKED[1] if _ASKED[1].startswith("zero") else "zero2"
-    if kind in (DistributedType.FSDP, DistributedType.NO):
-        return world, "single" if kind == DistributedType.NO else "fsdp2"
-    if world == 1:
-        return 1, "single"
-    return world, _ASKED[1] if _ASKED[1] == "fsdp2" else "ddp"
-
-
 def check(refused: Mapping[str, str] | None = None) -> None:
     """Compare what was asked for with what was got. Call it once the `TrainingArguments` exist.
 
@@ -93,13 +77,36 @@ def check(refused: Mapping[str, str] | None = None) -> None:
         # accelerate promotes only GPU-like types to FSDP (AcceleratorState.__init__ leaves MULTI_CPU out, and trains
         # DDP without a word). FSDP2 itself runs on gloo; naming the type is all it takes, the device stays the CPU.
         state.distributed_type = DistributedType.MULTI_GPU
-    world, kind = _got()
-    lone = _ASKED[0] > 1 and world == 1
-    if _ASKED[0] == world and _ASKED[1] == kind and not lone:
-        return
+    if state.num_processes != _ASKED[0]:
+        _stop(state.num_processes, "single" if state.num_processes == 1 else _ASKED[1])
+
+
+def check_kind(accelerator: Any) -> None:
+    """Compare how the processes share the work with how they were asked to, once the trainer is built.
+
+    Raises:
+        ConfigError: for example where FSDP2 was asked for and DDP came.
+    """
+    names = {"single": "no sharding", "ddp": "DDP", "fsdp2": "FSDP2"}
+    wanted = names.get(_ASKED[1], _ASKED[1].replace("zero", "ZeRO-"))
+    if kind(accelerator) != wanted:
+        _stop(accelerator.num_processes, kind(accelerator))
+
+
+def kind(accelerator: Any) -> str:
+    """How the processes share the work, in words: `no sharding`, `DDP`, `ZeRO-2`, `FSDP2`."""
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None:
+        return f"ZeRO-{plugin.zero_stage}"
+    if accelerator.is_fsdp2:
+        return "FSDP2"
+    return "DDP" if accelerator.num_processes > 1 else "no sharding"
+
+
+def _stop(world: int, found: str) -> NoReturn:
     wanted = f"{_ASKED[0]} processes" if _ASKED[0] else "several processes"
     raise ConfigError(
-        f"the launcher was asked for {wanted} ({_ASKED[1]}) and this process sees {world} ({kind}); stopping before "
+        f"the launcher was asked for {wanted} ({_ASKED[1]}) and this process sees {world} ({found}); stopping before "
         "every process trains alone. Use one of ours, without --cpu or MULTI_CPU: accelerate launch --config_file "
         "accelerate_configs/ddp.yaml --num_processes 2 recipes/… (it serves CPUs too)"
     )
