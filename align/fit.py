@@ -65,7 +65,7 @@ def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: 
     kind = launch.kind(trainer.accelerator)
     micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
     batch = micro * accumulation * state.num_processes
-    config = model.config
+    config = trainer.accelerator.unwrap_model(model).config  # a DeepSpeed engine has a `config` of its own
     facts = dict(
         world_size=state.num_processes, sharding=kind, global_batch_size=batch, parameters=total, trainable=trainable,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."), data=rows.as_dict(),
