@@ -1,0 +1,81 @@
+"""A chain skips what is finished, runs again what has changed, goes on where it stopped, and stops at a missed gate."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from align import pipeline
+from align.record import RunError
+
+
+@pytest.fixture
+def chain(tmp_path, monkeypatch):
+    """A one-stage chain whose recipe is replaced by writing a record."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "stage.yaml").write_text("dataset_name: rows.jsonl\noutput_dir: runs/nano/sft\n")
+    stage = {"name": "sft", "run": "recipes/sft.py", "config": "stage.yaml", "gate": {"accuracy": ">= 0.9"}}
+    args = pipeline.PipelineConfig(output_dir="runs/other", stages=[stage])
+    calls = []
+
+    def execute(stage, extra):
+        calls.append(extra)
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        record = {"status": "complete", "metrics": {"accuracy": 0.95}, "wall_seconds": 1, "peak_memory_bytes": 1}
+        (stage.folder / "run.json").write_text(json.dumps(record))
+        return 0
+
+    monkeypatch.setattr(pipeline, "execute", execute)
+    return args, calls, tmp_path / "runs/other/sft"
+
+
+def test_finished_stages_are_skipped_until_an_input_changes(chain, tmp_path):
+    args, calls, _ = chain
+    pipeline.run_stages(args)
+    pipeline.run_stages(args)
+    assert calls == [[]]
+    (tmp_path / "rows.jsonl").write_text('{"new": 1}\n')
+    pipeline.run_stages(args)
+    assert calls == [[], ["--overwrite"]]
+
+
+def test_an_interrupted_stage_goes_on(chain):
+    args, calls, folder = chain
+    pipeline.run_stages(args)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    (folder / "checkpoint-5").mkdir()
+    pipeline.run_stages(args)
+    assert calls[-1] == ["--resume_from_checkpoint", "last"]
+
+
+def test_a_missed_gate_and_a_failure_stop_the_chain(chain, monkeypatch):
+    args, _, _ = chain
+    args.stages[0]["gate"] = {"accuracy": ">= 0.99"}
+    with pytest.raises(RunError, match="stage sft missed its gate: accuracy is 0.95, must be >= 0.99"):
+        pipeline.run_stages(args)
+    args.stages[0]["gate"] = {"speed": "> 1"}
+    with pytest.raises(RunError, match="no metric speed; it has accuracy"):
+        pipeline.run_stages(args)
+    args.seed = 7
+    monkeypatch.setattr(pipeline, "execute", lambda stage, extra: 1)
+    with pytest.raises(RunError, match="stage sft failed with exit status 1"):
+        pipeline.run_stages(args)
+
+
+def test_paths_and_seed_follow_the_command_line(chain):
+    args, _, folder = chain
+    stage = pipeline.plan(args.stages[0], args)
+    assert stage.folder.resolve() == folder.resolve() and stage.argv[-2:] == ["--output_dir", "runs/other/sft"]
+    assert stage.argv[2:4] == ["--seed", "0"]
+
+
+def test_the_nano_chain_is_well_formed():
+    stages = yaml.safe_load((ROOT / "recipes/nano/pipeline.yaml").read_text())["stages"]
+    pipeline.PipelineConfig(output_dir="x", stages=stages)
+    with pytest.raises(ValueError, match="unknown key"):
+        pipeline.PipelineConfig(output_dir="x", stages=[{**stages[0], "gat": {}}])
