@@ -21,7 +21,6 @@ from typing import Any, NoReturn
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL pings its maker at every trainer; not from here
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # the reason for using its PPO is in pyproject.toml
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # one bar a run: the training's
 # Said at every start of a machine without a GPU; our own first lines name the device
 logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 # TRL 1.12 sets the old name; transformers 5.23 warns of it at every start
