@@ -33,9 +33,15 @@ class ConfigError(ValueError):
 
 @dataclass
 class RunArguments:
-    """What every recipe takes beside its trainer's own arguments."""
+    """What every recipe takes beside its own arguments."""
 
     overwrite: bool = field(default=False, metadata={"help": "Replace the finished run that output_dir holds."})
+
+
+@dataclass
+class BatchArguments(RunArguments):
+    """What every training recipe takes as well."""
+
     global_batch_size: int = field(
         default=16,
         metadata={
@@ -361,7 +367,7 @@ def fail(problems: list[str]) -> NoReturn:
     raise ConfigError(f"{head} with the configuration:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
-def derive_batch(run: RunArguments, args: Any, world_size: int) -> None:
+def derive_batch(run: BatchArguments, args: Any, world_size: int) -> None:
     """Set the micro-batch and the accumulation so that one optimizer step sees `global_batch_size` rows.
 
     `args.per_device_train_batch_size` is read as the most that fits one device; the largest divisor of each process's

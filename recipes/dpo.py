@@ -12,7 +12,7 @@ from transformers import set_seed
 from trl import DPOConfig, ModelConfig
 
 from align import data, fit, launch, model, record
-from align.config import DataArguments, RunArguments, derive_batch, parse, resolved
+from align.config import BatchArguments, DataArguments, derive_batch, parse, resolved
 from align.dpo import PairTrainer
 
 DEFAULTS = dict(
@@ -32,7 +32,7 @@ LORA_DEFAULTS = dict(learning_rate=5e-6)
 
 def main():
     run_args, data_args, model_args, args = parse(
-        RunArguments, DataArguments, ModelConfig, DPOConfig,
+        BatchArguments, DataArguments, ModelConfig, DPOConfig,
         nano="recipes/nano/dpo.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
         required=("model_name_or_path", "output_dir"),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from trl import ModelConfig
 from trl.experimental.ppo import PPOConfig
 
 from align import data, fit, launch, model, record
-from align.config import DataArguments, RunArguments, parse, resolved
+from align.config import BatchArguments, DataArguments, parse, resolved
 from align.ppo.trainer import PolicyTrainer, check_prompts, derive_rollout
 
 DEFAULTS = dict(
@@ -40,7 +40,7 @@ MAX_PROMPT_LENGTH = 512  # longer prompts are dropped and counted
 
 def main():
     run_args, data_args, model_args, args = parse(
-        RunArguments, DataArguments, ModelConfig, PPOConfig,
+        BatchArguments, DataArguments, ModelConfig, PPOConfig,
         nano="recipes/nano/ppo.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
         required=("model_name_or_path", "reward_model_path", "output_dir"),
     )  # fmt: skip

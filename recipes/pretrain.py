@@ -11,7 +11,7 @@ from transformers import Trainer, set_seed
 from trl import ModelConfig
 
 from align import fit, launch, model, pretrain, record
-from align.config import DataArguments, RunArguments, derive_batch, parse, resolved
+from align.config import BatchArguments, DataArguments, derive_batch, parse, resolved
 
 DEFAULTS = dict(
     learning_rate=3e-4,  # GPT-3's for models of this size and up (Brown et al. 2020, table 2.1)
@@ -28,7 +28,7 @@ DEFAULTS = dict(
 
 def main():
     run_args, data_args, model_args, args = parse(
-        RunArguments,
+        BatchArguments,
         DataArguments,
         ModelConfig,
         pretrain.PretrainConfig,

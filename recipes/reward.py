@@ -9,7 +9,7 @@ from transformers import set_seed
 from trl import ModelConfig, RewardConfig, RewardTrainer
 
 from align import data, fit, launch, model, record, reward
-from align.config import DataArguments, RunArguments, derive_batch, parse, resolved
+from align.config import BatchArguments, DataArguments, derive_batch, parse, resolved
 
 DEFAULTS = dict(
     learning_rate=1e-5,  # Ouyang et al. 2022, appendix C.2: 9e-6
@@ -28,7 +28,7 @@ LORA_DEFAULTS = dict(learning_rate=1e-4)
 
 def main():
     run_args, data_args, model_args, args = parse(
-        RunArguments, DataArguments, ModelConfig, RewardConfig,
+        BatchArguments, DataArguments, ModelConfig, RewardConfig,
         nano="recipes/nano/reward.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
         required=("model_name_or_path", "output_dir"),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from transformers import set_seed
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from align import data, fit, launch, model, record
-from align.config import DataArguments, RunArguments, derive_batch, parse, resolved
+from align.config import BatchArguments, DataArguments, derive_batch, parse, resolved
 
 DEFAULTS = dict(
     learning_rate=2e-5,  # Tulu 3's full fine-tuning range
@@ -27,7 +27,7 @@ LORA_DEFAULTS = dict(learning_rate=2e-4)  # ten times full fine-tuning's (Schulm
 
 def main():
     run_args, data_args, model_args, args = parse(
-        RunArguments, DataArguments, ModelConfig, SFTConfig,
+        BatchArguments, DataArguments, ModelConfig, SFTConfig,
         nano="recipes/nano/sft.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
         required=("model_name_or_path", "output_dir"),
     )  # fmt: skip

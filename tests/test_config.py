@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from trl import ModelConfig, SFTConfig
 
-from align.config import ConfigError, DataArguments, RunArguments, derive_batch, parse
+from align.config import BatchArguments, ConfigError, DataArguments, derive_batch, parse
 
-CLASSES = (RunArguments, DataArguments, ModelConfig, SFTConfig)
+CLASSES = (BatchArguments, DataArguments, ModelConfig, SFTConfig)
 
 
 def read(*argv: str, **kwargs):

@@ -11,10 +11,10 @@ from transformers.trainer_utils import TrainOutput
 from trl.experimental.ppo import PPOTrainer
 
 from align import model
-from align.config import RunArguments, fail
+from align.config import BatchArguments, fail
 
 
-def derive_rollout(run: RunArguments, args: Any, world_size: int) -> None:
+def derive_rollout(run: BatchArguments, args: Any, world_size: int) -> None:
     """Set TRL's batch arithmetic from `global_batch_size` episodes per rollout and `num_mini_batches`.
 
     Every process samples `global_batch_size / world_size` episodes, takes one optimizer step per minibatch, and runs
