@@ -54,8 +54,8 @@ class NoUpdate(TrainerCallback):
             raise RunError(f"{len(still)} LoRA matrices received no gradient, the first: {still[0]}")
 
 
-def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: str) -> None:
-    """Print and record how this run will go: device, processes, batch, parameters, rows."""
+def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: str, plan: Any = None) -> None:
+    """Print and record how this run will go: device, processes, batch (or PPO's plan), parameters, rows."""
     from accelerate import PartialState
 
     state = PartialState()
@@ -64,7 +64,9 @@ def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: 
     launch.check_kind(trainer.accelerator)
     kind = launch.kind(trainer.accelerator)
     micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
-    batch = micro * accumulation * state.num_processes
+    batch = plan.episodes if plan else micro * accumulation * state.num_processes
+    shape = f"{state.num_processes} x {micro} rows x {accumulation} accumulated"
+    processes = f"{state.num_processes} ({kind})" + ("" if plan else f"; global batch {batch} = {shape}")
     config = trainer.accelerator.unwrap_model(model).config  # a DeepSpeed engine has a `config` of its own
     facts = dict(
         world_size=state.num_processes, sharding=kind, global_batch_size=batch, parameters=total, trainable=trainable,
@@ -78,10 +80,9 @@ def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: 
     print(
         f"{recipe} from {parent} to {args.output_dir}, seed {args.seed}\n"
         f"  device    {state.device}, {facts['dtype']}{autocast}, attention {config._attn_implementation}, "
-        f"{checkpointing}\n  processes {state.num_processes} ({kind}); global batch {batch} = "
-        f"{state.num_processes} x {micro} rows x {accumulation} accumulated\n"
+        f"{checkpointing}\n  processes {processes}\n"
         f"  model     {config.model_type}, {total:,} parameters, {trainable:,} trainable ({trainable / total:.1%})\n"
-        f"{rows}",
+        f"{rows}" + (f"\n{plan}" if plan else ""),
         flush=True,
     )
 

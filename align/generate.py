@@ -5,10 +5,13 @@ B sequences, T tokens, V vocabulary, K completions per prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -33,6 +36,107 @@ def _left_padded(rows: list[list[int]], pad_id: int, device: Any) -> tuple[torch
 
 
 @torch.no_grad()
+def sample(
+    model: Any,
+    prompts: list[list[int]],
+    *,
+    stops: Collection[int],
+    pad_id: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    noise: torch.Tensor | None = None,
+    per_prompt: int = 1,
+) -> list[list[int]]:
+    """Sample from a causal language model until every row has stopped.
+
+    A prompt is read once however many completions it gets, and rows that have stopped leave the batch. Token t of row b
+    is the inverse of its cumulative distribution at `noise[b, t]`, so a completion depends on its own noise and not on
+    which rows share its batch, or on how many processes share the work.
+
+    Args:
+        model: a bare causal language model (no wrapper); its adapters as they are set.
+        prompts: token ids of each prompt.
+        stops: ids that end a completion; the one met is its last token.
+        temperature: 0 for the most likely token; otherwise the only warping that is done (no top-k, no top-p).
+        noise: [prompts x per_prompt, max_new_tokens], uniform in [0, 1); not needed at temperature 0.
+        per_prompt: completions of each prompt, next to each other in the result.
+
+    Returns:
+        Token ids of each completion, at most `max_new_tokens`.
+    """
+    from transformers import DynamicCache
+
+    from align import packing
+
+    ids, seen = _left_padded(prompts, pad_id, model.device)
+    known, width = seen.shape
+    mask = torch.ones((known * per_prompt, width + max_new_tokens), dtype=torch.long, device=ids.device)
+    mask[:, :width] = seen.repeat_interleave(per_prompt, 0)
+    positions = seen.cumsum(1).sub(1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    wide = packing.windowless(model.config.get_text_config(), width + max_new_tokens)
+    wide = wide and model.config._attn_implementation in ("sdpa", packing.NAME)
+    only_last = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(type(model)) else {}
+    out = model(
+        input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True, **only_last
+    )
+    logits, place = out.logits[:, -1], positions[:, -1]
+    if per_prompt > 1:
+        cache.batch_repeat_interleave(per_prompt)
+        logits, place = logits.repeat_interleave(per_prompt, 0), place.repeat_interleave(per_prompt, 0)
+    done: list[list[int]] = [[] for _ in range(len(mask))]
+    rows = list(range(len(mask)))  # which completion each row of the batch is
+    ending = set(stops)
+    for t in range(max_new_tokens):
+        tokens = _draw(logits, temperature, None if noise is None else noise[rows, t].to(ids.device))
+        going = []
+        for position, token in enumerate(tokens.tolist()):
+            if position < len(rows) and (row := rows[position]) >= 0:
+                done[row].append(token)
+                going.append(token not in ending)
+            else:
+                going.append(False)
+        alive = [position for position, goes in enumerate(going) if goes]
+        if not alive or t == max_new_tokens - 1:
+            break
+        if 4 * len(alive) <= 3 * len(rows):  # fewer rows are worth the copy of the cache
+            keep = torch.tensor(alive, device=ids.device)
+            cache.batch_select_indices(keep)
+            tokens, place, mask, rows = tokens[keep], place[keep], mask[keep], [rows[position] for position in alive]
+        else:
+            rows = [row if goes else -1 for row, goes in zip(rows, going, strict=True)]
+        place = place + 1
+        out = model(
+            input_ids=tokens[:, None], attention_mask=mask[:, : width + t + 1][:, None, None].bool() if wide else mask[:, : width + t + 1],
+            position_ids=place[:, None], past_key_values=cache, use_cache=True,
+        )  # fmt: skip
+        logits = out.logits[:, -1]
+    return done
+
+
+def _draw(logits: torch.Tensor, temperature: float, noise: torch.Tensor | None) -> torch.Tensor:
+    """One token a row: [B, V] logits and [B] noise in [0, 1) to [B] ids."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    assert noise is not None
+    below = (logits.float() / temperature).softmax(-1).cumsum(-1)
+    point = noise[:, None] * below[:, -1:]
+    return torch.searchsorted(below, point, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+@functools.cache
+def _parameters(model_class: type) -> frozenset[str]:
+    return frozenset(inspect.signature(model_class.forward).parameters)
+
+
+def uniform(seed: int, rows: list[int], width: int) -> torch.Tensor:
+    """Noise for `sample`: [rows, width] in [0, 1), each row from `seed` and its own number alone."""
+    keys = np.array(rows, dtype=np.uint64)
+    return torch.from_numpy(
+        np.stack([np.random.Generator(np.random.Philox(key=[seed, int(k)])).random(width) for k in keys]).astype("f4")
+    ).clamp_(max=1 - 2**-24)
+
+
 def complete(
     model: Any,
     tokenizer: Any,
@@ -48,8 +152,8 @@ def complete(
 ) -> Iterator[tuple[int, list[Completion]]]:
     """Sample `per_prompt` completions for each prompt, yielding `(index, completions)` batch by batch.
 
-    Prompts of similar length share a batch. Every batch is seeded by its own first index, so a batch comes out the same
-    whether or not those before it were sampled in this process.
+    Prompts of similar length share a batch. A completion depends on `seed` and its own number alone, so it comes out
+    the same whichever process samples it and after which others.
 
     Args:
         prompts: token ids of each prompt, up to where the assistant begins.
@@ -57,36 +161,28 @@ def complete(
         share: `(rank, processes)`: every how-manieth batch is this process's.
         skip: indices that need not be sampled again; a batch is left out when all of its prompts are in it.
     """
-    from transformers import GenerationConfig
-
     stops = model.generation_config.eos_token_id
     stops = set(stops if isinstance(stops, list) else [stops])
-    settings: dict[str, Any] = dict(do_sample=False)
-    if temperature > 0:
-        settings = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0, num_return_sequences=per_prompt)
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens, eos_token_id=sorted(stops), pad_token_id=tokenizer.pad_token_id, **settings
-    )
+    copies = per_prompt if temperature > 0 else 1
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     rank, processes = share
     for start in range(rank * batch_size, len(order), batch_size * processes):
         batch = order[start : start + batch_size]
         if skip.issuperset(batch):
             continue
-        ids, mask = _left_padded([prompts[i] for i in batch], tokenizer.pad_token_id, model.device)
-        torch.manual_seed(seed * 1_000_003 + start)
-        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :].tolist()
-        copies = len(out) // len(batch)
-        done = [_cut(tokens, stops, tokenizer) for tokens in out]
+        noise = uniform(seed, [i * copies + k for i in batch for k in range(copies)], max_new_tokens)
+        out = sample(
+            model, [prompts[i] for i in batch], stops=stops, pad_id=tokenizer.pad_token_id,
+            max_new_tokens=max_new_tokens, temperature=temperature, noise=noise, per_prompt=copies,
+        )  # fmt: skip
+        done = [as_completion(ids, stops, tokenizer) for ids in out]
         for position, index in enumerate(batch):
             yield index, done[position * copies : (position + 1) * copies]
 
 
-def _cut(tokens: list[int], stops: set[int], tokenizer: Any) -> Completion:
-    """One generated row up to and including its first stop token."""
-    end = next((t for t, token in enumerate(tokens) if token in stops), None)
-    ids = tokens if end is None else tokens[: end + 1]
-    return Completion(ids, tokenizer.decode(ids, skip_special_tokens=True).strip(), end is not None)
+def as_completion(ids: list[int], stops: Collection[int], tokenizer: Any) -> Completion:
+    """What was sampled, as text and with whether it stopped by itself."""
+    return Completion(ids, tokenizer.decode(ids, skip_special_tokens=True).strip(), ids[-1] in stops)
 
 
 @torch.no_grad()

@@ -56,6 +56,11 @@ def asked(environment: Mapping[str, str] | None = None) -> tuple[int, str]:
 _ASKED = asked()  # at import: before accelerate has had a chance to write
 
 
+def asked_kind() -> str:
+    """The kind of sharding that the launcher was asked for: `single`, `ddp`, `zero1` to `zero3` or `fsdp2`."""
+    return _ASKED[1]
+
+
 def check(refused: Mapping[str, str] | None = None) -> None:
     """Compare what was asked for with what was got. Call it once the `TrainingArguments` exist.
 
@@ -131,12 +136,6 @@ def is_main_process() -> bool:
 def resumes(args: Any) -> bool:
     """Was `--resume_from_checkpoint` given?"""
     return str(args.resume_from_checkpoint).lower() not in ("none", "false")
-
-
-def starts_over(args: Any) -> None:
-    """For a trainer that cannot resume: say so."""
-    if resumes(args):
-        print("PPO cannot resume yet: this run starts over from its parents", flush=True)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -115,6 +115,16 @@ def hash_files(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def hash_weights(folder: Path) -> str:
+    """SHA-256 over a checkpoint's weights alone, whatever their files are called."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def lineage(paths: dict[str, str | None]) -> dict[str, dict[str, Any]]:
     """Parents by role (`model`, `reward_model`, `data`, …): where they are and what they were, by hash."""
     parents: dict[str, dict[str, Any]] = {}

@@ -1,127 +1,563 @@
-"""The subclass of TRL 1.12's `PPOTrainer` that the recipe uses, and the arithmetic of a rollout."""
+"""The PPO engine: TRL 1.12's `PPOTrainer` by name, configuration and logs, with a loop and maths of its own.
+
+    for each rollout:
+        sample     completions of the next prompts, from the policy, at the sampling temperature
+        score      the reward of each, from a reward model, from functions, or from both
+        log-probs  of policy and reference, and values, by forward passes over prompt and completion
+        judge      KL penalty, rewards, advantages, returns
+        learn      epochs x minibatches: clipped policy and value losses, one optimizer step a minibatch
+        report     TRL's metrics, episodes on disk, guards, checkpoint
+
+transformers' `Trainer` wraps the model for DDP, ZeRO or FSDP2, makes the optimizer, and writes checkpoints.
+"""
 
 from __future__ import annotations
 
-import os
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model
+from torch import Tensor
+from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 from trl.experimental.ppo import PPOTrainer
+from trl.experimental.ppo.ppo_trainer import OnlineTrainerState
+from trl.models.utils import unwrap_model_for_generation
 
-from align import model
-from align.config import BatchArguments, fail
+from align import generate
+from align.chat import stop_ids
+from align.ppo import guards, maths, roles
+from align.ppo.config import Plan, PPOArguments
+from align.ppo.rewards import Reward
+from align.ppo.report import PARTS, Clock, matrix_rate, sample_table
+from align.ppo.rollout import Rollout, judge, prompts_of
+from align.record import RunError
 
-
-def derive_rollout(run: BatchArguments, args: Any, world_size: int) -> None:
-    """Set TRL's batch arithmetic from `global_batch_size` episodes per rollout and `num_mini_batches`.
-
-    Every process samples `global_batch_size / world_size` episodes, takes one optimizer step per minibatch, and runs
-    the minibatch through the model in pieces of at most `per_device_train_batch_size`. `max_steps` counts rollouts.
-    """
-    share, rest = divmod(run.global_batch_size, world_size)
-    if rest or not share or share % args.num_mini_batches:
-        fail([
-            f"global_batch_size={run.global_batch_size} episodes cannot be shared by {world_size} processes and "
-            f"num_mini_batches={args.num_mini_batches}: use a multiple of {world_size * args.num_mini_batches}"
-        ])  # fmt: skip
-    minibatch = share // args.num_mini_batches
-    most = args.per_device_train_batch_size
-    micro = max(size for size in range(1, min(most, minibatch) + 1) if minibatch % size == 0)
-    args.per_device_train_batch_size = micro
-    args.gradient_accumulation_steps = share // micro
-    args.local_rollout_forward_batch_size = min(args.local_rollout_forward_batch_size, share)
-    if args.max_steps > 0:
-        args.total_episodes = args.max_steps * run.global_batch_size
-
-
-def check_prompts(rows: int, episodes: int) -> None:
-    """TRL leaves out a last, smaller rollout; with fewer prompts than one rollout it would wait for ever."""
-    if rows < episodes:
-        fail([f"{rows} prompts are fewer than global_batch_size={episodes} episodes of one rollout: lower it"])
+STATE = "ppo_state.json"  # what a checkpoint holds beside transformers' own files
 
 
 class PolicyTrainer(PPOTrainer):
-    """`PPOTrainer` with minibatches that mean what they say, and weights that are saved under every launcher."""
+    """PPO with one backbone, carried masks, resumable and shardable. See the module's docstring for the loop."""
 
-    @classmethod
-    def from_checkpoints(
-        cls, policy: str, reward_model: str, model_args: Any, args: Any, tokenizer: Any, rows: Any, callbacks: list
-    ) -> PolicyTrainer:
-        """Load policy, reference, reward model and value model, and build the trainer.
-
-        The reference is a second copy of the policy's parent; with LoRA it is the policy with its adapter off, which is
-        the same weights. The value model starts as the reward model (Huang et al. 2024).
-        """
-        args.stop_token = "eos"  # set_up_tokenizer made it the one token that ends an answer
-        if model_args.load_in_4bit or model_args.load_in_8bit:
-            fail(["load_in_4bit, load_in_8bit: PPO trains a whole value model, which cannot be quantised"])
-        whole = model.load_policy(policy, model_args, tokenizer)
-        lora = model.lora_config(model_args)
-
-        def score_model() -> Any:
-            return model.load_reward_model(
-                model.resolve_parent(reward_model, args.output_dir, role="reward"), model_args, tokenizer
-            )
-
-        return cls(
-            args=args, processing_class=tokenizer,
-            # in the base's dtype: with fp32 adapters on bf16 weights ZeRO-3 stops in DeepSpeed's defragment
-            model=get_peft_model(whole, lora, autocast_adapter_dtype=False) if lora else whole,
-            ref_model=None if lora else model.load_policy(policy, model_args, tokenizer),
-            reward_model=score_model().requires_grad_(False), value_model=score_model(),
-            train_dataset=rows.select_columns(["input_ids"]), callbacks=callbacks,
+    def __init__(
+        self,
+        *,
+        args: PPOArguments,
+        plan: Plan,
+        both: roles.ActorCritic,
+        reference: Any,
+        reward: Reward,
+        processing_class: Any,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        eval_reward: Reward | None = None,
+        callbacks: list | None = None,
+    ):
+        # not PPOTrainer's constructor, which wraps four models its own way
+        Trainer.__init__(
+            self, model=both, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset,
+            processing_class=processing_class, callbacks=callbacks,
         )  # fmt: skip
-
-    def __init__(self, args: Any, **kwargs: Any):
-        # accelerate reads these before the arguments: int("auto") stops, and a number would override args unseen
-        os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(args.gradient_accumulation_steps)
-        os.environ["ACCELERATE_GRADIENT_CLIPPING"] = str(args.max_grad_norm or 1e9)
-        os.environ["ACCELERATE_MIXED_PRECISION"] = args.mixed_precision  # TRL's PPO never looks at args.bf16
-        super().__init__(args=args, **kwargs)
-        self._end_steps_at_minibatches()
-        if not self.is_deepspeed_enabled:
-            self._clip_gradients()
-        if not hasattr(self.model, "policy"):  # wrapped by DDP: TRL reads both names off the wrapper
-            inner = self.accelerator.unwrap_model(self.model)
-            for name in ("policy", "config"):
-                object.__setattr__(self.model, name, getattr(inner, name))
+        self.plan, self.both, self.reward, self.eval_reward = plan, both, reward, eval_reward
+        self.reference = place_frozen(reference, self.accelerator, args.reference_device)
+        self.stops = stop_ids(processing_class, getattr(both.policy, "generation_config", None))
+        self.kl_coef = args.kl_coef
+        self.before: guards.Vitals | None = None
+        self.guard = guards.Guard(args.collapse_patience)
+        self.best: dict[str, float] = {}
         self.last_metrics: dict[str, float] = {}
+        self.stopped_by: str | None = None
+        self.clock = Clock()
+        self.train_rows: list[dict] = list(train_dataset)
+        if args.gradient_checkpointing:
+            both.policy.gradient_checkpointing_enable({"use_reentrant": False})
+            if hasattr(both.policy, "peft_config"):
+                both.policy.enable_input_require_grads()
 
-    def _end_steps_at_minibatches(self) -> None:
-        """TRL steps the optimizer every `gradient_accumulation_steps` pieces, whatever `num_mini_batches` says; here an
-        optimizer step ends each minibatch. Done after the constructor, which needs the larger number for its sizes."""
-        pieces = self.args.local_mini_batch_size // self.args.per_device_train_batch_size
-        self.args.gradient_accumulation_steps = pieces
-        self.accelerator.gradient_accumulation_steps = pieces
+    # ---- the loop ----
 
-    def _clip_gradients(self) -> None:
-        """TRL's PPO loop forgets `max_grad_norm`; DeepSpeed clips by itself. Ours clips right before each step."""
-        optimizer = self.optimizer.optimizer
-        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    def train(self, resume_from_checkpoint: str | None = None) -> TrainOutput:
+        """Train for `plan.rollouts` rollouts, or what is left of them after a checkpoint."""
+        self._begin(resume_from_checkpoint)
+        while self.state.global_step < self.plan.rollouts and not self.control.should_training_stop:
+            number = self.state.global_step
+            with self._whole_weights():
+                rollout = self._sample_and_score(number)
+                self._compare_with_reference(rollout)
+            judge(rollout, reward=self.reward, args=self.args, kl_coef=self.kl_coef, total=self._total)
+            guards.check_finite(number + 1, logps=rollout.logps, values=rollout.values, advantages=rollout.advantages)
+            with self.clock.part("update", self.args.device):
+                learnt = self._learn(rollout)
+            self._end_rollout(rollout, learnt)
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        return TrainOutput(self.state.global_step, 0.0, self._summary())
 
-        def clip(*_: Any) -> None:
-            if self.args.max_grad_norm:
-                torch.nn.utils.clip_grad_norm_(weights, self.args.max_grad_norm)
+    def _begin(self, checkpoint: str | None) -> None:
+        """Wrap the model, make or restore optimizer, schedule, random states, coefficient and scale."""
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if checkpoint is not None and not sharded:
+            roles.restore(self.both, Path(checkpoint))
+        self._train_batch_size = self.args.per_device_train_batch_size
+        self._prepare_for_training(self.plan.rollouts, None, checkpoint)
+        self.state = OnlineTrainerState(
+            is_local_process_zero=self.is_local_process_zero(), is_world_process_zero=self.is_world_process_zero(),
+            stateful_callbacks=self.state.stateful_callbacks,
+        )  # fmt: skip
+        self.both.eval()
+        self.speed = matrix_rate(self.args.device, self.both.policy.dtype)
+        if checkpoint is not None:
+            self._restore_state(Path(checkpoint))
+        self.state.max_steps, self.state.num_train_epochs = self.plan.rollouts, 1
+        self.state.compute_steps(self.args, self.plan.rollouts)
+        if checkpoint is None:
+            with self._whole_weights():
+                self.model("check_head", self.train_rows[0]["input_ids"])
+                self._measure_reference()
+        self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        self.clock, self.begun, self.begun_at = Clock(), time.perf_counter(), self.state.global_step
 
-        optimizer.register_step_pre_hook(clip)
+    # ---- sampling ----
 
-    def train(self, resume_from_checkpoint: Any = None) -> TrainOutput:
-        """TRL's loop; its `train` takes no checkpoint and returns nothing."""
-        assert resume_from_checkpoint is None, resume_from_checkpoint
-        super().train()
-        return TrainOutput(self.state.global_step, 0.0, {"episodes": self.state.episode})
+    @contextlib.contextmanager
+    def _whole_weights(self) -> Iterator[None]:
+        """Under ZeRO-3 and FSDP2, gather the weights once for a whole rollout instead of once for every token."""
+        if self.is_fsdp_enabled:
+            shards = [part for part in self.model.modules() if hasattr(part, "set_reshard_after_forward")]
+            for part in shards:
+                part.set_reshard_after_forward(False, recurse=False)
+            yield
+            for part in shards:
+                part.set_reshard_after_forward(True, recurse=False)
+                part.reshard()
+        elif self.is_deepspeed_enabled:
+            with unwrap_model_for_generation(self.model_wrapped, self.accelerator):
+                yield
+        else:
+            yield
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Keep the last rollout's numbers for the record."""
-        super().log(logs, start_time)
-        self.last_metrics = {k: float(v) for k, v in logs.items() if isinstance(v, (int, float))}
+    def _episodes(self, rows: list[dict], numbers: list[int], seed: int) -> list[generate.Completion]:
+        """One completion for each of `num_generations` copies of each row; `numbers` are the episodes' own."""
+        copies, size = len(numbers) // len(rows), max(1, self.args.local_rollout_forward_batch_size)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+        found: list[list[int]] = [[] for _ in numbers]
+        at_once = max(1, size // copies)
+        for start in range(0, len(order), at_once):
+            some = order[start : start + at_once]
+            places = [i * copies + k for i in some for k in range(copies)]
+            noise = generate.uniform(seed, [numbers[place] for place in places], self.args.response_length)
+            settings = dict(
+                stops=self.stops, pad_id=self.processing_class.pad_token_id, max_new_tokens=self.args.response_length,
+                temperature=self.args.temperature, noise=noise, per_prompt=copies,
+            )  # fmt: skip
+            with torch.no_grad(), self.accelerator.autocast():
+                out = self.model("sample", [rows[i]["input_ids"] for i in some], settings)
+            for place, ids in zip(places, out, strict=True):
+                found[place] = ids
+        self.clock.flops["rollout"] += self._flops(
+            sum(len(row["input_ids"]) for row in rows) + sum(map(len, found)), sum(map(len, found))
+        )
+        return [generate.as_completion(ids, self.stops, self.processing_class) for ids in found]
+
+    def _sample_and_score(self, number: int) -> Rollout:
+        """The next rollout's episodes with their scores."""
+        copies, rank, world = self.args.num_generations, self.accelerator.process_index, self.plan.processes
+        chosen = prompts_of(number, self.plan.prompts, len(self.train_rows), self.args.seed)
+        places = range(rank, len(chosen), world)
+        numbers = [number * self.plan.episodes + place * copies + k for place in places for k in range(copies)]
+        rows = [self.train_rows[chosen[place]] for place in places]
+        return self._rollout(number, rows, numbers, self.reward, seed=self.args.seed)
+
+    def _rollout(self, number: int, rows: list[dict], numbers: list[int], reward: Reward, *, seed: int) -> Rollout:
+        device = self.args.device
+        with self.clock.part("rollout", device):
+            completions = self._episodes(rows, numbers, seed)
+        rows = [row for row in rows for _ in range(len(numbers) // len(rows))]
+        with self.clock.part("scoring", device):
+            scores, each = reward.raw(rows, completions)
+        return Rollout(number + 1, rows, completions, torch.tensor(scores, device=device), each, device)
+
+    def score_sequences(
+        self, sequences: list[list[int]], scorer: Callable[[roles.Batch], Tensor], packed: bool
+    ) -> list[float]:
+        """A reward model's scores of whole sequences, by length, in pieces: the `scores` of `rewards.from_model`."""
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        found = [0.0] * len(order)
+        size = max(1, self.args.local_rollout_forward_batch_size)
+        for start in range(0, len(order), size):
+            some = order[start : start + size]
+            heads, tails = [sequences[i][:1] for i in some], [sequences[i][1:] for i in some]
+            batch = roles.Batch.of(heads, tails, self.args.device, packed=packed)
+            with torch.no_grad(), self.accelerator.autocast():
+                values = scorer(batch).tolist()
+            for place, value in zip(some, values, strict=True):
+                found[place] = value
+        self.clock.flops["scoring"] += self._flops(sum(map(len, sequences)), 0)
+        return found
+
+    # ---- log-probs ----
+
+    def _compare_with_reference(self, rollout: Rollout) -> None:
+        """Log-probs, entropies and values of the policy that sampled, and the reference's log-probs. The pieces are
+        those of the first epoch, so that its first minibatch repeats the very same arithmetic: ratio exactly 1."""
+        args = self.args
+        with self.clock.part("logps", args.device), torch.no_grad():
+            for minibatch in rollout.plan_of(args.seed, 0, self.plan.minibatches, self.plan.micro_batch):
+                for piece in minibatch:
+                    batch = rollout.batch(piece, self.both.packs)
+                    logps, entropy, values = self.model("actions", batch, args.temperature, True)
+                    reference = self._reference_logps(batch)
+                    for name, flat in dict(logps=logps, entropy=entropy, values=values, ref_logps=reference).items():
+                        rollout.fill(name, piece, flat.float())
+        passes = 2 + (self.both.value_model != "head")
+        self.clock.flops["logps"] += self._flops(*self._sizes(rollout), passes=passes)
+        start = rollout.number == 1 and self.args.device.type == "cpu"
+        kl = ((rollout.logps - rollout.ref_logps) * rollout.mask).abs().max().item()
+        assert not start or kl == 0, f"the policy is not its reference at the start: log-probs differ by {kl}"
+
+    def _reference_logps(self, batch: roles.Batch) -> Tensor:
+        if self.reference is None:
+            return self.model("reference", batch, self.args.temperature)
+        if self.args.reference_device:
+            batch = batch.to(self.args.reference_device)
+        with self.accelerator.autocast():
+            return self.reference(batch, self.args.temperature).to(self.args.device)
+
+    # ---- learning ----
+
+    def _learn(self, rollout: Rollout) -> dict[str, float]:
+        """Epochs over minibatches. Losses are means over a minibatch's tokens on all processes, however they are cut."""
+        args = self.args
+        sums: list[Tensor] = []
+        norms: list[float] = []
+        policy_on = float(rollout.number > args.value_warmup_rollouts)
+        self.both.train(args.gradient_checkpointing)  # checkpointing works in training mode only; there is no dropout
+        for epoch in range(self.plan.epochs):
+            plan = rollout.plan_of(args.seed, epoch, self.plan.minibatches, self.plan.micro_batch)
+            for number, minibatch in enumerate(plan):
+                tokens = self._total(rollout.lengths[sum(minibatch, [])].sum()).item()
+                for at, piece in enumerate(minibatch):
+                    last = at == len(minibatch) - 1
+                    self.accelerator.gradient_state._set_sync_gradients(last)
+                    with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model_wrapped):
+                        loss, seen = self._losses(rollout, piece, policy_on)
+                        self.accelerator.backward(loss * (self.plan.processes / tokens))
+                    sums.append(seen)
+                    if epoch == number == 0:
+                        self._check_ratio(seen)
+                norms.append(self._step())
+        self.both.eval()
+        self.clock.flops["update"] += self._flops(
+            *self._sizes(rollout), passes=3 * self.plan.epochs * (1 + (self.both.value_model != "head"))
+        )
+        return self._averages(torch.stack(sums), norms)
+
+    def _losses(self, rollout: Rollout, piece: list[int], policy_on: float) -> tuple[Tensor, Tensor]:
+        """The summed loss of a piece's tokens, and sums for the log."""
+        batch = rollout.batch(piece, self.both.packs)
+        old, advantages, old_values, returns = (
+            rollout.flat(name, piece) for name in ("logps", "advantages", "values", "returns")
+        )
+        logps, _, values = self.model_wrapped("actions", batch, self.args.temperature, False)
+        policy, clipped = maths.policy_loss(logps, old, advantages, self.args.cliprange)
+        value, held = maths.value_loss(values, old_values, returns, self.args.cliprange_value)
+        loss = policy_on * policy.sum() + self.args.vf_coef * value.sum()
+        with torch.no_grad():
+            apart = logps - old
+            ratio = apart.exp()
+            parts = (policy, value, clipped, held, 0.5 * apart.square(), ratio, ratio.square(), torch.ones_like(ratio))
+            seen = torch.stack([part.sum(dtype=torch.float32) for part in parts] + [apart.abs().max()])
+        return loss, seen
+
+    def _check_ratio(self, seen: Tensor) -> None:
+        """Nothing has been learnt yet: the update must see the log-probs that the rollout saw."""
+        apart = seen[-1].item()
+        allowed = 0.0 if self.args.device.type == "cpu" and not self.is_deepspeed_enabled else 0.1
+        assert apart <= allowed, f"before any step the ratio is not 1: log-probs differ by {apart} nats"
+
+    def _step(self) -> float:
+        """Clip, step, and forget the gradients. Returns the norm of the gradient before clipping."""
+        limit = self.args.max_grad_norm or math.inf
+        if self.is_deepspeed_enabled:  # its engine clipped and stepped in `backward`
+            norm = self.model_wrapped.get_global_grad_norm() or 0.0
+        else:
+            norm = self.accelerator.clip_grad_norm_(self.model_wrapped.parameters(), limit)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if not math.isfinite(norm):
+            raise RunError(
+                f"the gradient of rollout {self.state.global_step + 1} is not finite: the weights are of no use from "
+                "here on. Lower --learning_rate; the last checkpoint is untouched"
+            )
+        return norm
+
+    def _averages(self, sums: Tensor, norms: list[float]) -> dict[str, float]:
+        """Per-token means over the whole update and all processes, under TRL's names."""
+        totals = self._total(sums[:, :-1].sum(0).double())
+        policy, value, clipped, held, approx, ratio, squared, _ = (totals / totals[-1]).tolist()
+        return {
+            "loss/policy_avg": policy, "loss/value_avg": value, "policy/clipfrac_avg": clipped,
+            "val/clipfrac_avg": held, "policy/approxkl_avg": approx, "val/ratio": ratio,
+            "val/ratio_var": max(0.0, squared - ratio**2), "grad_norm": sum(norms) / len(norms),
+        }  # fmt: skip
+
+    # ---- after a rollout ----
+
+    def _end_rollout(self, rollout: Rollout, learnt: dict[str, float]) -> None:
+        """Advance the schedules, log, guard, evaluate, save."""
+        self.lr_scheduler.step()
+        self.state.global_step += 1
+        self.state.episode += self.plan.episodes
+        self.state.epoch = self.state.episode / (len(self.train_rows) * self.args.num_generations)
+        metrics = self._metrics(rollout) | learnt
+        if self.args.kl_target is not None:
+            self.kl_coef = maths.next_kl_coef(
+                self.kl_coef, metrics["objective/kl"], target=self.args.kl_target, episodes=self.plan.episodes,
+                horizon=self.args.kl_horizon,
+            )  # fmt: skip
+        self._follow()
+        self._keep(rollout)
+        self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+        metrics |= self._speed()
+        self.last_metrics = metrics
+        self.log(metrics)
+        found = self._judge_health(rollout, metrics)
+        if self.args.kl_budget is not None and metrics["objective/kl"] > self.args.kl_budget:
+            self.stopped_by = (
+                f"KL of {metrics['objective/kl']:.3g} nats a sequence is over kl_budget={self.args.kl_budget}"
+            )
+            self.control.should_training_stop = True
+        if self.control.should_evaluate and self.eval_dataset is not None:
+            self.evaluate()
+        if self.control.should_save and not found:
+            self._save_checkpoint(self.model, trial=None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def _metrics(self, rollout: Rollout) -> dict[str, float]:
+        """TRL's `objective/*` and `val/*`, over the episodes of all processes."""
+        mask, stopped = rollout.mask, rollout.stopped.float()
+        sequence_kl = (rollout.kl * mask).sum(1)
+        penalty = -self.kl_coef * sequence_kl
+        rows = torch.stack([
+            sequence_kl, (-rollout.logps * mask).sum(1), penalty, rollout.scores, rollout.scores.square(),
+            (rollout.rewards * mask).sum(1), stopped, rollout.lengths.float(), (rollout.entropy * mask).sum(1),
+            torch.ones_like(stopped),
+        ]).double()  # fmt: skip
+        sums = self._total(rows.sum(1))
+        episodes = sums[-1].item()
+        kl, entropy, non_score, score, squared, whole, stops, length, spread, _ = (sums / episodes).tolist()
+        metrics = {
+            "objective/kl": kl, "objective/entropy": entropy, "objective/non_score_reward": non_score,
+            "objective/rlhf_reward": whole, "objective/scores": score,
+            "objective/scores_std": max(0.0, squared - score**2) ** 0.5, "objective/kl_coef": self.kl_coef,
+            "policy/entropy_avg": spread / length, "val/num_eos_tokens": int(stops * episodes + 0.5),
+            "val/explained_variance": maths.explained_variance(rollout.returns[mask], rollout.values[mask]),
+            "rollout/length": length, "rollout/eos_rate": stops, "episode": self.state.episode,
+            "lr": self.lr_scheduler.get_last_lr()[0],
+        }  # fmt: skip
+        for name, values in rollout.each.items() if len(rollout.each) > 1 else ():
+            metrics[f"rewards/{name}/mean"] = self._mean(values)
+        return metrics
+
+    def _speed(self) -> dict[str, float]:
+        """Where the time went, and episodes a second since the run began."""
+        flops = dict(self.clock.flops)
+        row = self.clock.turn()
+        for name in PARTS:
+            if row[f"time/{name}"] > 0:
+                row[f"mfu/{name}"] = flops[name] / row[f"time/{name}"] / self.speed
+        done = (self.state.global_step - self.begun_at) * self.plan.episodes
+        return row | {"eps": done / (time.perf_counter() - self.begun)}
+
+    def _judge_health(self, rollout: Rollout, metrics: dict[str, float]) -> list[str]:
+        """Look for collapse; raise when it lasts. Returns the symptoms: a checkpoint with any is not worth keeping."""
+        if self.before is None:
+            return []
+        now = self._vitals(rollout)
+        found = guards.symptoms(now, self.before, self.args.response_length)
+        saved = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+        kept = f"The last good weights: {saved[-1]}" if saved else "There is no checkpoint yet: lower save_steps"
+        self.guard.check(found, f"{kept}; what was said: {self.args.output_dir}/rollouts")
+        return found
+
+    def _vitals(self, rollout: Rollout) -> guards.Vitals:
+        texts = self._everyones([c.text for c in rollout.completions])
+        mask = rollout.mask
+        sums = self._total(
+            torch.stack([(rollout.entropy * mask).sum(), mask.sum(), rollout.stopped.sum()]).double()
+        ).tolist()
+        return guards.Vitals(
+            sums[0] / sums[1], sums[1] / len(texts), sums[2] / len(texts), guards.commonest_share(texts)
+        )
+
+    def _measure_reference(self) -> None:
+        """One rollout from the reference, not trained on: the reward's mean and spread, and what is healthy here."""
+        if not self.args.normalize_reward and not self.args.collapse_patience:
+            return
+        rollout = self._sample_and_score(-1 + self.plan.rollouts + 1)  # prompts and noise that come last, if at all
+        rollout.number = 0
+        self._compare_with_reference(rollout)
+        self.before = self._vitals(rollout)
+        if not self.args.normalize_reward:
+            return
+        scores = torch.tensor(self._everyones(rollout.scores.tolist()))
+        self.reward.mean, self.reward.std = scores.mean().item(), scores.std().item()
+        if not self.reward.std > 1e-6:
+            raise RunError(
+                f"the reward gives every one of the {len(scores)} samples of the reference the same score "
+                f"({self.reward.mean:.4g}), so there is nothing to learn from; check the reward, or raise temperature"
+            )
+        if self.both.critic is not None:  # it starts as the reward model and speaks its units
+            self.both.values_shift, self.both.values_scale = self.reward.mean, self.reward.std
+
+    def _follow(self) -> None:
+        """EMA reference: ref <- alpha policy + (1 - alpha) ref (Xu et al. 2024, section 4.3; TRL's flags)."""
+        if not self.args.sync_ref_model or self.state.global_step % self.args.ref_model_sync_steps:
+            return
+        with torch.no_grad():
+            for theirs, ours in zip(self.reference.inner.parameters(), self.both.policy.parameters(), strict=True):
+                theirs.lerp_(ours.to(theirs.device, theirs.dtype), self.args.ref_model_mixup_alpha)
+
+    def _keep(self, rollout: Rollout) -> None:
+        """Episodes to disk, and now and then a few to the screen."""
+        number, folder = rollout.number, Path(self.args.output_dir) / "rollouts"
+        every = self.args.rollout_save_steps
+        if every and number % every == 0:
+            rank = f"-rank{self.accelerator.process_index}" if self.plan.processes > 1 else ""
+            rollout.write(folder / f"rollout-{number:06d}{rank}.parquet")
+        tables = self.args.num_sample_generations
+        if tables and self.is_world_process_zero() and (number - 1) % max(1, self.plan.rollouts // tables) == 0:
+            print(f"\n{sample_table(rollout)}", flush=True)
+
+    # ---- held-out prompts ----
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Sample for the held-out prompts with the same noise each time; the best weights by their score go to `best/`."""
+        rank, world = self.accelerator.process_index, self.plan.processes
+        count = len(self.eval_dataset) - len(self.eval_dataset) % world
+        if not count:
+            return {}
+        rows = [self.eval_dataset[i] for i in range(rank, count, world)]
+        clock, self.clock = self.clock, Clock()
+        with self._whole_weights():
+            rollout = self._rollout(
+                self.state.global_step - 1, rows, list(range(rank, count, world)), self.eval_reward or self.reward,
+                seed=self.args.seed + 1,
+            )  # fmt: skip
+        self.clock = clock
+        metrics = {
+            "eval_objective/scores": self._mean(rollout.scores.tolist()),
+            "eval_rollout/length": self._mean(rollout.lengths.tolist()),
+            "eval_rollout/eos_rate": self._mean(rollout.stopped.float().tolist()),
+        }
+        self.log(metrics)
+        if metrics["eval_objective/scores"] > self.best.get("score", -math.inf):
+            self.best = {"score": metrics["eval_objective/scores"], "rollout": self.state.global_step}
+            self.save_model(str(Path(self.args.output_dir) / "best"))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # ---- saving and resuming ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the policy alone, whole under every launcher. TRL's version fails under ZeRO after training worked."""
-        weights = self.accelerator.get_state_dict(self.model)  # every rank takes part
+        """Policy and critic, whole under every launcher."""
+        folder = Path(output_dir or self.args.output_dir)
+        weights = self.accelerator.get_state_dict(self.model_wrapped)  # every process takes part
         if self.args.should_save:
-            policy = self.accelerator.unwrap_model(self.model).policy
-            weights = {name.removeprefix("policy."): w for name, w in weights.items() if name.startswith("policy.")}
-            policy.save_pretrained(output_dir or self.args.output_dir, state_dict=weights)
+            folder.mkdir(parents=True, exist_ok=True)
+            roles.save(self.both, weights, folder)
+            self.processing_class.save_pretrained(folder)
+        self.accelerator.wait_for_everyone()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """transformers' checkpoint and our own state; `trainer_state.json` is its last file, so that one without it is
+        known to be half-written. Then older ones go."""
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / STATE).write_text(json.dumps(self._own_state()) + "\n")
+        super()._save_checkpoint(model, trial)
+
+    def _own_state(self) -> dict[str, Any]:
+        return dict(
+            kl_coef=self.kl_coef, mean=self.reward.mean, std=self.reward.std, suspicion=self.guard.seen, best=self.best,
+            before=asdict(self.before) if self.before else None, shift=self.both.values_shift,
+            scale=self.both.values_scale, episodes=self.plan.episodes, processes=self.plan.processes,
+        )  # fmt: skip
+
+    def _restore_state(self, folder: Path) -> None:
+        """Counters, coefficient, scale and random states; weights and optimizer have been loaded by now."""
+        self.state = OnlineTrainerState.load_from_json(str(folder / "trainer_state.json"))
+        own = json.loads((folder / STATE).read_text())
+        if own["episodes"] != self.plan.episodes:
+            raise RunError(f"{folder} was made with {own['episodes']} episodes a rollout, not {self.plan.episodes}")
+        self.kl_coef, self.best, self.guard.seen = own["kl_coef"], own["best"], own["suspicion"]
+        self.reward.mean, self.reward.std = own["mean"], own["std"]
+        self.both.values_shift, self.both.values_scale = own["shift"], own["scale"]
+        self.before = guards.Vitals(**own["before"]) if own["before"] else None
+        self._load_rng_state(str(folder))
+
+    # ---- small things ----
+
+    def _total(self, x: Tensor) -> Tensor:
+        return self.accelerator.reduce(x, "sum") if self.plan.processes > 1 else x
+
+    def _mean(self, values: list) -> float:
+        sums = self._total(torch.tensor([sum(values), len(values)], dtype=torch.float64, device=self.args.device))
+        return (sums[0] / sums[1]).item()
+
+    def _everyones(self, values: list) -> list:
+        from accelerate.utils import gather_object
+
+        return gather_object(values) if self.plan.processes > 1 else values
+
+    def _sizes(self, rollout: Rollout) -> tuple[int, int]:
+        real = int(rollout.lengths.sum())
+        return sum(len(row["input_ids"]) for row in rollout.rows) + real, real
+
+    def _flops(self, tokens: int, predicted: int, passes: int = 1) -> float:
+        """2 x weights x tokens a forward pass (a backward pass counts as two), the head only where it is applied."""
+        if not hasattr(self, "_weights"):
+            head = self.both.policy.get_output_embeddings().weight
+            vectors = self.both.policy.get_input_embeddings().weight
+            size = {name: getattr(p, "ds_numel", p.numel()) for name, p in self.both.policy.named_parameters()}
+            table = getattr(vectors, "ds_numel", vectors.numel())
+            matrix = getattr(head, "ds_numel", head.numel())
+            self._weights = (sum(size.values()) - table - (0 if head is vectors else matrix), matrix)
+        trunk, matrix = self._weights
+        return 2.0 * passes * (trunk * tokens + matrix * predicted)
+
+    def _summary(self) -> dict[str, Any]:
+        """What the record keeps of the whole run: seconds and floating-point rate by part, and the best weights."""
+        seconds, flops = self.clock.total["seconds"], self.clock.total["flops"]
+        parts = {
+            name: dict(seconds=round(took, 3), tflops=flops.get(name, 0) / took / 1e12 if took else 0.0)
+            for name, took in seconds.items()
+        }
+        facts: dict[str, Any] = dict(episodes=self.state.episode, time=parts, matrix_tflops=self.speed / 1e12)
+        facts |= dict(reward_mean=self.reward.mean, reward_std=self.reward.std)
+        if self.best:
+            facts["best"] = self.best
+        if self.stopped_by:
+            facts["stopped_by"] = self.stopped_by
+        return facts
+
+
+def place_frozen(part: Any, accelerator: Any, device: str | None = None) -> Any:
+    """A frozen model where it belongs: sharded under ZeRO-3 and FSDP2, whole on the device (or the one named)."""
+    from trl.models.utils import prepare_deepspeed, prepare_fsdp
+
+    if part is None:
+        return None
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3:
+        return prepare_deepspeed(part, accelerator)
+    if accelerator.is_fsdp2:
+        return prepare_fsdp(part, accelerator)
+    return part.to(device or accelerator.device)

@@ -1,0 +1,189 @@
+"""What `recipes/ppo.py` takes beside TRL's `PPOConfig`, and the arithmetic of a run before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from trl.experimental.ppo import PPOConfig
+
+from align.config import BatchArguments, fail
+
+
+@dataclass
+class PPOArguments(PPOConfig):
+    """TRL's `PPOConfig` and what its trainer could not do. Names are TRL's where any of its trainers has the thing."""
+
+    engine: Literal["align", "trl"] = field(
+        default="align", metadata={"help": "`trl`: TRL 1.12's own trainer, the baseline; one process only."}
+    )
+    value_model: Literal["head", "adapter", "full"] = field(
+        default="head",
+        metadata={
+            "help": "The critic: a linear head on the policy's trunk (one forward pass for both), with LoRA an adapter "
+            "and a head of its own on the same backbone, or a whole model that starts as the reward model."
+        },
+    )
+    value_warmup_rollouts: int = field(
+        default=0, metadata={"help": "First rollouts in which only the critic learns."}
+    )
+    num_generations: int = field(default=1, metadata={"help": "Completions of each prompt in a rollout (TRL's GRPO)."})
+    reward_funcs: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Python functions (prompts, completions, **columns) -> floats, as file.py:name or package.mod:name; "
+            "with or instead of the reward model."
+        },
+    )
+    reward_weights: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Weights of the reward model (if any) and of each function; 1 each by default."},
+    )
+    eval_reward_funcs: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Judge held-out completions by these instead of by the reward that is optimised."},
+    )
+    normalize_reward: bool = field(
+        default=True,
+        metadata={"help": "Shift and scale rewards by their mean and spread on the reference's samples."},
+    )
+    reward_clip: float | None = field(
+        default=None, metadata={"help": "Largest absolute (normalised) reward of an episode."}
+    )
+    length_penalty: float = field(default=0.0, metadata={"help": "Taken off an episode's reward for each token."})
+    whiten_advantages: bool = field(
+        default=True, metadata={"help": "Advantages to mean 0 and variance 1 in each rollout (Xu et al. 2024)."}
+    )
+    kl_target: float | None = field(
+        default=None,
+        metadata={"help": "Nats a sequence: adapt kl_coef until the KL is here (Ziegler et al. 2019). None: fixed."},
+    )
+    kl_horizon: int = field(default=10_000, metadata={"help": "Episodes over which kl_coef adapts."})
+    kl_budget: float | None = field(
+        default=None, metadata={"help": "Nats a sequence: a rollout's KL beyond this ends the training."}
+    )
+    sync_ref_model: bool = field(
+        default=False, metadata={"help": "Let the reference follow the policy (EMA, Xu et al. 2024); not with LoRA."}
+    )
+    ref_model_mixup_alpha: float = field(
+        default=0.05, metadata={"help": "Share of the policy in the reference at each following."}
+    )
+    ref_model_sync_steps: int = field(default=1, metadata={"help": "Rollouts between two followings."})
+    reference_device: str | None = field(
+        default=None, metadata={"help": "Where a whole reference lives, for example cpu. None: with the policy."}
+    )
+    collapse_patience: int = field(
+        default=3, metadata={"help": "Rollouts in a row that must look collapsed to end the run; 0: never."}
+    )
+    rollout_save_steps: int = field(
+        default=1, metadata={"help": "Every how many rollouts the episodes are written to disk; 0: never."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        problems = []
+        if self.missing_eos_penalty is not None and self.missing_eos_penalty < 0:
+            problems.append(f"missing_eos_penalty={self.missing_eos_penalty} would be a prize: give a positive number")
+        for name in ("temperature", "kl_horizon", "num_generations", "num_mini_batches", "num_ppo_epochs",
+                     "response_length", "ref_model_sync_steps"):  # fmt: skip
+            if getattr(self, name) <= 0:
+                problems.append(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("kl_target", "kl_budget", "reward_clip"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                problems.append(f"{name}={getattr(self, name)} must be above 0 (leave it out for none)")
+        if not self.ds3_gather_for_generation:
+            problems.append("ds3_gather_for_generation=False gathers every weight for every token, 10 to 100 times "
+                            "slower; where the whole policy does not fit one GPU, use LoRA with ZeRO-2")  # fmt: skip
+        for name in ("model_adapter_name", "ref_adapter_name"):
+            if getattr(self, name) is not None:
+                problems.append(f"{name} cannot be set: the policy's adapter is `default`, the reference has none")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+@dataclass
+class Plan:
+    """The arithmetic of a run. Episodes are sampled completions, steps are optimizer updates."""
+
+    rollouts: int
+    episodes: int  # per rollout, over all processes
+    prompts: int  # per rollout, over all processes
+    processes: int
+    epochs: int
+    minibatches: int
+    micro_batches: int  # per minibatch and process
+    micro_batch: int  # episodes
+
+    @property
+    def share(self) -> int:
+        """Episodes of one process in a rollout."""
+        return self.episodes // self.processes
+
+    def __str__(self) -> str:
+        steps = self.epochs * self.minibatches
+        return (
+            f"  rollouts  {self.rollouts} of {self.episodes} episodes ({self.prompts} prompts x "
+            f"{self.episodes // self.prompts} completions), {self.rollouts * self.episodes:,} episodes in all\n"
+            f"  updates   {self.rollouts * steps} optimizer steps: {steps} a rollout = {self.epochs} epochs x "
+            f"{self.minibatches} minibatches of {self.episodes // self.minibatches} episodes\n"
+            f"  memory    {self.micro_batches} pieces of at most {self.micro_batch} episodes a minibatch on each of "
+            f"{self.processes} process{'es' * (self.processes > 1)}"
+        )
+
+
+def plan(run: BatchArguments, args: PPOArguments, rows: int, processes: int) -> Plan:
+    """Work out a run from `global_batch_size` episodes a rollout, and set TRL's own batch fields from it.
+
+    Raises:
+        ConfigError: where something does not divide, with numbers that do.
+    """
+    episodes, parts = run.global_batch_size, processes * args.num_mini_batches
+    if episodes % parts or episodes % (processes * args.num_generations):
+        unit = math.lcm(parts, processes * args.num_generations)
+        fail([
+            f"global_batch_size={episodes} episodes cannot be shared by {processes} processes, num_mini_batches="
+            f"{args.num_mini_batches} and num_generations={args.num_generations}: use a multiple of {unit}"
+        ])  # fmt: skip
+    prompts = episodes // args.num_generations
+    if rows < prompts:
+        fail([f"{rows} prompts are fewer than the {prompts} of one rollout: lower global_batch_size"])
+    minibatch = episodes // parts
+    micro = max(size for size in range(1, min(args.per_device_train_batch_size, minibatch) + 1) if minibatch % size == 0)
+    args.per_device_train_batch_size, args.gradient_accumulation_steps = micro, 1
+    args.batch_size, args.local_batch_size = episodes, episodes // processes
+    args.mini_batch_size, args.local_mini_batch_size = episodes // args.num_mini_batches, minibatch
+    args.world_size = processes  # a field of TRL's that hides transformers' property
+    wanted = args.total_episodes or int(args.num_train_epochs * rows * args.num_generations)
+    rollouts = args.max_steps if args.max_steps > 0 else math.ceil(wanted / episodes)
+    args.total_episodes, args.num_total_batches = rollouts * episodes, rollouts
+    return Plan(
+        rollouts, episodes, prompts, processes, args.num_ppo_epochs, args.num_mini_batches, minibatch // micro, micro
+    )
+
+
+def check(args: PPOArguments, model_args: Any, kind: str) -> None:
+    """Combinations that cannot work, before a model is loaded. `kind` is the sharding, as `launch.asked` names it.
+
+    Raises:
+        ConfigError: with all of them.
+    """
+    problems = []
+    lora = model_args.use_peft
+    if not args.reward_model_path and not args.reward_funcs:
+        problems.append("a reward is needed: --reward_model_path runs/mine/reward, or --reward_funcs my_rewards.py:score")
+    sources = bool(args.reward_model_path) + len(args.reward_funcs)
+    if args.reward_weights and len(args.reward_weights) != sources:
+        problems.append(f"reward_weights has {len(args.reward_weights)} numbers for {sources} rewards: give one each")
+    if args.value_model == "adapter" and not lora:
+        problems.append("value_model=adapter needs --use_peft; without it use head or full")
+    if args.value_model == "full" and (model_args.load_in_4bit or model_args.load_in_8bit):
+        problems.append("value_model=full trains a whole model, which cannot be quantised: use head or adapter")
+    if args.sync_ref_model and (lora or kind in ("zero3", "fsdp2")):
+        problems.append("sync_ref_model averages whole weights: it works without LoRA, and without ZeRO-3 or FSDP2")
+    if args.reference_device and (lora or kind in ("zero3", "fsdp2")):
+        problems.append("reference_device: with LoRA there is no second reference, and ZeRO-3 and FSDP2 shard it already")
+    if args.engine == "trl" and (kind != "single" or args.reward_funcs or not args.reward_model_path):
+        problems.append("engine=trl is a baseline: one process, and a reward model (no functions); use engine=align")
+    if problems:
+        fail(problems)
