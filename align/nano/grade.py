@@ -7,6 +7,7 @@ names several capitals is not right because one of them is, and whether it stopp
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from align.nano import facts
 
@@ -67,3 +68,12 @@ def grade(*, kind: str, entity: str, answer: str, completion: str, stopped: bool
 def gold_score(judged: dict[str, bool | None]) -> float:
     """The labeler's utility of a graded completion: 1 for a good one, -1 for any other (arbitrary units)."""
     return 1.0 if judged["good"] else -1.0
+
+
+def gold(
+    prompts: list, completions: list, kind: list[str], entity: list[str], answer: list[str], stopped: list[bool], **_: Any
+) -> list[float]:
+    """The labelers' own utility as a reward function (`--reward_funcs`, `--eval_reward_funcs align.nano.grade:gold`)."""
+    said = [turns[-1]["content"] for turns in completions]
+    rows = zip(kind, entity, answer, said, stopped, strict=True)
+    return [gold_score(grade(kind=k, entity=e, answer=a, completion=c, stopped=s)) for k, e, a, c, s in rows]

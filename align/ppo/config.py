@@ -25,6 +25,10 @@ class PPOArguments(PPOConfig):
             "and a head of its own on the same backbone, or a whole model that starts as the reward model."
         },
     )
+    value_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Of the critic. None: learning_rate, and ten times it for a new linear head alone."},
+    )
     value_warmup_rollouts: int = field(
         default=0, metadata={"help": "First rollouts in which only the critic learns."}
     )

@@ -28,6 +28,8 @@ from align.ppo import maths
 
 TRAINED = re.compile(r"(lora_|modules_to_save).*\.(default|value)(\.|$)|^value_head\.|^critic\.")
 
+CRITIC = re.compile(r"\.value(\.|$)|(^|\.)value_head\.|^critic\.")
+
 
 @dataclass
 class Batch:
@@ -187,7 +189,32 @@ class ActorCritic(nn.Module):
     def sample(self, prompts: list[list[int]], settings: dict[str, Any]) -> list[list[int]]:
         """`generate.sample` with the policy."""
         bare = self.policy.get_base_model() if hasattr(self.policy, "peft_config") else self.policy
-        return generate.sample(bare, prompts, **settings)
+        with self._folded():
+            return generate.sample(bare, prompts, **settings)
+
+    @contextlib.contextmanager
+    def _folded(self) -> Iterator[None]:
+        """While sampling in fp32, one matrix W + BA instead of three: a third off the time of a token. The sums are
+        laid beside the weights and dropped, never subtracted, so that the backbone stays the reference to the bit. In
+        lower precision the sum would be rounded, and another policy than the one that learns would sample."""
+        from peft.tuners.lora import Linear
+
+        layers = [part for part in self.policy.modules() if isinstance(part, Linear)]
+        weights = [layer.get_base_layer().weight for layer in layers]
+        if any(weight.dtype != torch.float32 or type(weight) is not nn.Parameter for weight in weights) or any(
+            hasattr(weight, "ds_id") or layer.lora_bias["default"] for layer, weight in zip(layers, weights, strict=True)
+        ):
+            yield
+            return
+        before = [weight.data for weight in weights]
+        for layer, weight in zip(layers, weights, strict=True):
+            weight.data = weight.data + layer.get_delta_weight("default")
+        try:
+            with self.using(None):
+                yield
+        finally:
+            for weight, data in zip(weights, before, strict=True):
+                weight.data = data
 
     @contextlib.contextmanager
     def using(self, adapter: str | None) -> Iterator[None]:

@@ -73,6 +73,7 @@ class PolicyTrainer(PPOTrainer):
         self.best: dict[str, float] = {}
         self.last_metrics: dict[str, float] = {}
         self.stopped_by: str | None = None
+        self.kept: tuple[Tensor, Tensor] | None = None  # the first minibatch's pass, where it need not be repeated
         self.clock = Clock()
         self.train_rows: list[dict] = list(train_dataset)
         if args.gradient_checkpointing:
@@ -121,6 +122,17 @@ class PolicyTrainer(PPOTrainer):
                 self._measure_reference()
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
         self.clock, self.begun, self.begun_at = Clock(), time.perf_counter(), self.state.global_step
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """transformers' optimizer, with the critic in a group of its own."""
+        optimizer = super().create_optimizer(model)
+        rate = self.args.value_learning_rate or self.args.learning_rate * (10 if self.both.value_model == "head" else 1)
+        critic = [p for n, p in self.both.named_parameters() if roles.CRITIC.search(n) and p.requires_grad]
+        known = {id(weight) for weight in critic}
+        for group in optimizer.param_groups:
+            group["params"] = [weight for weight in group["params"] if id(weight) not in known]
+        optimizer.add_param_group({"params": critic, "lr": rate, "weight_decay": 0.0})
+        return optimizer
 
     # ---- sampling ----
 
@@ -206,19 +218,28 @@ class PolicyTrainer(PPOTrainer):
         """Log-probs, entropies and values of the policy that sampled, and the reference's log-probs. The pieces are
         those of the first epoch, so that its first minibatch repeats the very same arithmetic: ratio exactly 1."""
         args = self.args
+        pieces = sum(rollout.plan_of(args.seed, 0, self.plan.minibatches, self.plan.micro_batch), [])
         with self.clock.part("logps", args.device), torch.no_grad():
-            for minibatch in rollout.plan_of(args.seed, 0, self.plan.minibatches, self.plan.micro_batch):
-                for piece in minibatch:
-                    batch = rollout.batch(piece, self.both.packs)
+            for number, piece in enumerate(pieces):
+                batch = rollout.batch(piece, self.both.packs)
+                with torch.set_grad_enabled(number == 0 and self._keeps_graph(rollout)):
                     logps, entropy, values = self.model("actions", batch, args.temperature, True)
-                    reference = self._reference_logps(batch)
-                    for name, flat in dict(logps=logps, entropy=entropy, values=values, ref_logps=reference).items():
-                        rollout.fill(name, piece, flat.float())
+                if logps.requires_grad:
+                    self.kept = (logps, values)
+                reference = self._reference_logps(batch)
+                for name, flat in dict(logps=logps, entropy=entropy, values=values, ref_logps=reference).items():
+                    rollout.fill(name, piece, flat.detach().float())
         passes = 2 + (self.both.value_model != "head")
         self.clock.flops["logps"] += self._flops(*self._sizes(rollout), passes=passes)
         start = rollout.number == 1 and self.args.device.type == "cpu"
         kl = ((rollout.logps - rollout.ref_logps) * rollout.mask).abs().max().item()
         assert not start or kl == 0, f"the policy is not its reference at the start: log-probs differ by {kl}"
+
+    def _keeps_graph(self, rollout: Rollout) -> bool:
+        """Nothing changes between this pass and the first minibatch's own, so where that is one piece it can go on from
+        here instead of computing the same again."""
+        whole = self.plan.micro_batches == 1 and self.plan.processes == 1 and not self.is_deepspeed_enabled
+        return whole and rollout.number > 0 and not self.args.gradient_checkpointing
 
     def _reference_logps(self, batch: roles.Batch) -> Tensor:
         if self.reference is None:
@@ -252,18 +273,21 @@ class PolicyTrainer(PPOTrainer):
                         self._check_ratio(seen)
                 norms.append(self._step())
         self.both.eval()
-        self.clock.flops["update"] += self._flops(
-            *self._sizes(rollout), passes=3 * self.plan.epochs * (1 + (self.both.value_model != "head"))
-        )
+        backward = 1 if hasattr(self.both.policy, "peft_config") else 2  # LoRA needs no gradient of the frozen weights
+        passes = (1 + backward) * self.plan.epochs * (1 + (self.both.value_model != "head"))
+        self.clock.flops["update"] += self._flops(*self._sizes(rollout), passes=passes)
         return self._averages(torch.stack(sums), norms)
 
     def _losses(self, rollout: Rollout, piece: list[int], policy_on: float) -> tuple[Tensor, Tensor]:
         """The summed loss of a piece's tokens, and sums for the log."""
-        batch = rollout.batch(piece, self.both.packs)
         old, advantages, old_values, returns = (
             rollout.flat(name, piece) for name in ("logps", "advantages", "values", "returns")
         )
-        logps, _, values = self.model_wrapped("actions", batch, self.args.temperature, False)
+        if self.kept is not None:
+            (logps, values), self.kept = self.kept, None
+        else:
+            batch = rollout.batch(piece, self.both.packs)
+            logps, _, values = self.model_wrapped("actions", batch, self.args.temperature, False)
         policy, clipped = maths.policy_loss(logps, old, advantages, self.args.cliprange)
         value, held = maths.value_loss(values, old_values, returns, self.args.cliprange_value)
         loss = policy_on * policy.sum() + self.args.vf_coef * value.sum()
