@@ -35,6 +35,7 @@ class PipelineConfig:
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the chain's runs."})
     family_dir: str = field(default="runs/nano", metadata={"help": "That folder as the stages' YAML files write it."})
     seed: int = field(default=0, metadata={"help": "Given to every stage."})
+    until: str | None = field(default=None, metadata={"help": "Name of the last stage to run."})
     stages: list[dict] = field(
         default_factory=list, metadata={"help": "YAML only: list of {name, run, config, launch, gate}."}
     )
@@ -49,6 +50,11 @@ class PipelineConfig:
                 raise ValueError(f"stages: {stage.get('name', stage)}: {sorted(missing)} is needed")
         if not self.stages:
             raise ValueError("stages: the pipeline is empty; see recipes/nano/pipeline.yaml")
+        names = [stage["name"] for stage in self.stages]
+        if self.until is not None:
+            if self.until not in names:
+                raise ValueError(f"until={self.until}: there is no such stage; there are {', '.join(names)}")
+            self.stages = self.stages[: names.index(self.until) + 1]
 
 
 @dataclass

@@ -236,10 +236,10 @@ class PolicyTrainer(PPOTrainer):
         assert not start or kl == 0, f"the policy is not its reference at the start: log-probs differ by {kl}"
 
     def _keeps_graph(self, rollout: Rollout) -> bool:
-        """Nothing changes between this pass and the first minibatch's own, so where that is one piece it can go on from
-        here instead of computing the same again."""
-        whole = self.plan.micro_batches == 1 and self.plan.processes == 1 and not self.is_deepspeed_enabled
-        return whole and rollout.number > 0 and not self.args.gradient_checkpointing
+        """Nothing changes between this pass and the update's first one, so the update can go on from the first piece's
+        graph instead of computing it again; no more memory than a piece of the update takes anyway."""
+        alone = self.plan.processes == 1 and not self.is_deepspeed_enabled
+        return alone and rollout.number > 0 and not self.args.gradient_checkpointing
 
     def _reference_logps(self, batch: roles.Batch) -> Tensor:
         if self.reference is None:

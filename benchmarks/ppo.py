@@ -1,0 +1,266 @@
+"""The PPO engine against TRL 1.12's `PPOTrainer`, side by side: episodes a second and peak memory.
+
+    python benchmarks/ppo.py --output runs/benchmark.json                 # the nano cases; makes the nano chain if needed
+    python benchmarks/ppo.py --output runs/big.json --case logits-full logits-lora
+    python benchmarks/ppo.py --output runs/gpu.json --case gpu-1b gpu-8b  # on a GPU
+
+Each side of a case runs `--repeats` times, in turn, each time in a process of its own; the figures are medians. An
+update is one rollout with all its optimizer steps; the first ones warm up and do not count. Memory is the most that the
+process held above what it held before any model was loaded (on a GPU: `torch.cuda.max_memory_allocated`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+NANO = ROOT / "runs" / "nano"
+NANO_FLAGS = dict(
+    model_name_or_path=str(NANO / "sft"), dataset_name=str(NANO / "world/prompts"), global_batch_size=64,
+    per_device_train_batch_size=64, num_mini_batches=1, num_ppo_epochs=2, response_length=24, temperature=1.0, kl_coef=0.05,
+)  # fmt: skip
+RANDOM_FLAGS = dict(num_mini_batches=1, num_ppo_epochs=2, temperature=1.0, kl_coef=0.05, learning_rate=1e-5)
+LORA = dict(use_peft=True, lora_r=16)
+CASES: dict[str, dict[str, Any]] = {
+    "nano-full": dict(flags=NANO_FLAGS | dict(reward_model_path=str(NANO / "reward"), learning_rate=1e-4)),
+    "nano-lora": dict(
+        flags=NANO_FLAGS | LORA | dict(per_device_train_batch_size=32, reward_model_path=str(NANO / "reward-lora"), learning_rate=1e-3)
+    ),
+    # about 36 M parameters, 26 M of them the embeddings of 50,000 tokens; random weights never stop early
+    "logits-full": dict(
+        shape=dict(hidden_size=512, layers=4, heads=8, vocab=50_000), prompt=32,
+        flags=RANDOM_FLAGS | dict(global_batch_size=16, per_device_train_batch_size=16, response_length=48),
+    ),
+    "logits-lora": dict(
+        shape=dict(hidden_size=512, layers=4, heads=8, vocab=50_000), prompt=32,
+        flags=RANDOM_FLAGS | LORA | dict(global_batch_size=16, per_device_train_batch_size=16, response_length=48),
+    ),
+    "gpu-1b": dict(
+        shape=dict(hidden_size=2048, layers=16, heads=32, kv=8, vocab=128_256, mlp=8192, tied=True), prompt=512,
+        flags=RANDOM_FLAGS | LORA | dict(global_batch_size=128, per_device_train_batch_size=16, response_length=256),
+    ),
+    "gpu-8b": dict(
+        shape=dict(hidden_size=4096, layers=32, heads=32, kv=8, vocab=128_256, mlp=14336), prompt=512,
+        flags=RANDOM_FLAGS | LORA | dict(global_batch_size=64, per_device_train_batch_size=8, response_length=256),
+    ),
+}  # fmt: skip
+
+
+def prepare(name: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make what a case needs (the nano chain, or random checkpoints and prompts) and return its flags."""
+    if "shape" in case:
+        return case["flags"] | random_checkpoints(case, folder)
+    if not (NANO / "reward" / "run.json").is_file():
+        run([sys.executable, "recipes/pipeline.py", "--until", "reward"])
+    if name == "nano-lora" and not (NANO / "reward-lora" / "run.json").is_file():
+        flags = dict(model_name_or_path=NANO / "sft", dataset_name=NANO / "rank", output_dir=NANO / "reward-lora")
+        run([sys.executable, "recipes/reward.py", "--config", "recipes/nano/reward.yaml", "--use_peft", "--lora_r", "16",
+             "--learning_rate", "2e-3", *(x for k, v in flags.items() for x in (f"--{k}", str(v)))])  # fmt: skip
+    return case["flags"]
+
+
+def run(command: list[str]) -> None:
+    """A command whose failure is ours."""
+    print("$", " ".join(command), flush=True)
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def random_checkpoints(case: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A Llama-shaped policy and a reward model with random weights (with LoRA: an adapter of it), and random prompts."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast
+
+    shape, lora = case["shape"], case["flags"].get("use_peft")
+    where = folder / f"{'-'.join(str(v) for v in shape.values())}-{'lora' if lora else 'full'}"
+    flags = dict(model_name_or_path=str(where / "policy"), reward_model_path=str(where / "reward"),
+                 dataset_name=str(where / "prompts.jsonl"))  # fmt: skip
+    if (where / "prompts.jsonl").is_file():
+        return flags
+    vocab = {f"t{i}": i for i in range(shape["vocab"] - 2)} | {"<pad>": shape["vocab"] - 2, "<eos>": shape["vocab"] - 1}
+    inner = Tokenizer(models.WordLevel(vocab, unk_token="t0"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} <eos>{% endfor %}"
+    config = LlamaConfig(
+        hidden_size=shape["hidden_size"], intermediate_size=shape.get("mlp", 3 * shape["hidden_size"]),
+        num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"], vocab_size=shape["vocab"],
+        num_key_value_heads=shape.get("kv", shape["heads"]), tie_word_embeddings=shape.get("tied", True),
+        eos_token_id=shape["vocab"] - 1, pad_token_id=shape["vocab"] - 2, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    gpu = torch.cuda.is_available()
+    torch.set_default_dtype(torch.bfloat16 if gpu else torch.float32)
+    with torch.device("cuda" if gpu else "cpu"):
+        policy = AutoModelForCausalLM.from_config(config)
+    policy.save_pretrained(where / "policy")
+    scorer: Any = AutoModelForSequenceClassification.from_pretrained(where / "policy", num_labels=1)
+    if lora:
+        adapter = LoraConfig(task_type="SEQ_CLS", r=16, target_modules="all-linear")
+        scorer = get_peft_model(scorer, adapter)
+    torch.set_default_dtype(torch.float32)
+    scorer.save_pretrained(where / "reward")
+    for name in ("policy", "reward"):
+        tokenizer.save_pretrained(where / name)
+    choose = torch.Generator().manual_seed(0)
+    with (where / "prompts.jsonl").open("w") as file:
+        for _ in range(512):
+            words = torch.randint(shape["vocab"] - 2, (case["prompt"],), generator=choose).tolist()
+            file.write(json.dumps({"prompt": " ".join(f"t{w}" for w in words)}) + "\n")
+    return flags
+
+
+def side(flags: dict[str, Any], engine: str, updates: int, result: Path) -> None:
+    """One side, in this process: the recipe's own steps, timed. Writes seconds of each update and the peak."""
+    import deepspeed  # noqa: F401  both sides load it sooner or later; here, before memory counts
+    import psutil
+    import torch
+    from transformers import TrainerCallback, set_seed
+    from trl import ModelConfig
+
+    from align import data, fit, launch, model
+    from align.config import BatchArguments, DataArguments, parse
+    from align.ppo.assemble import make_trainer
+    from align.ppo.config import PPOArguments, plan
+
+    sys.path.insert(0, str(ROOT / "recipes"))
+    import ppo as recipe
+
+    with tempfile.TemporaryDirectory() as out:
+        if engine == "trl":  # fewer episodes at once only cost it time
+            flags = flags | dict(per_device_train_batch_size=flags["global_batch_size"])
+        given = flags | dict(engine=engine, output_dir=out, max_steps=updates, save_strategy="no", seed=0,
+                             num_sample_generations=0, disable_tqdm=True, max_dropped=1)  # fmt: skip
+        argv = [x for k, v in given.items() for x in (f"--{k}", str(v))]
+        run_args, data_args, model_args, args = parse(
+            BatchArguments, DataArguments, ModelConfig, PPOArguments, nano=None, defaults=recipe.DEFAULTS,
+            lora_defaults=recipe.LORA_DEFAULTS, argv=argv,
+        )  # fmt: skip
+        launch.check()
+        set_seed(0)
+        tokenizer = model.load_tokenizer(flags["model_name_or_path"])
+        rows = data.prepare(data_args, "prompt", tokenizer, max_length=recipe.MAX_PROMPT_LENGTH, seed=0)
+        steps = plan(run_args, args, len(rows.train), 1)
+        before = psutil.Process().memory_info().rss
+        moments: list[float] = []
+        shown: dict[str, float] = {}
+
+        class Watch(TrainerCallback):
+            def on_log(self, a: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+                import time
+
+                moments.append(time.perf_counter())
+                shown.update({k: v for k, v in (logs or {}).items() if isinstance(v, (int, float))})
+
+        trainer = make_trainer(flags["model_name_or_path"], args, steps, model_args, tokenizer, rows, [Watch()])
+        fit.tidy(trainer)
+        trainer.train()
+        from align.record import peak_memory_bytes
+
+        peak = peak_memory_bytes() - (0 if torch.cuda.is_available() else before)
+        seconds = [b - a for a, b in zip(moments, moments[1:], strict=False)]
+        names = ("objective/scores", "objective/kl", "mfu/rollout", "mfu/logps", "mfu/update", "time/rollout",
+                 "time/scoring", "time/logps", "time/update")  # fmt: skip
+        result.write_text(json.dumps(dict(
+            seconds=seconds, peak_bytes=peak, parameters=sum(p.numel() for p in trainer.model.parameters()),
+            last={k: shown[k] for k in names if k in shown},
+        )))  # fmt: skip
+
+
+def measure(name: str, case: dict[str, Any], folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Both sides of one case, in turn."""
+    flags = prepare(name, case, folder)
+    raw: dict[str, list[dict]] = {"align": [], "trl": []}
+    for repeat in range(args.repeats):
+        for engine in args.engines:
+            file = folder / "result.json"
+            command = [sys.executable, __file__, "--output", str(file), "--side", engine, "--flags", json.dumps(flags),
+                       "--updates", str(args.updates)]  # fmt: skip
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"{name}, {engine}: failed\n{done.stderr[-3000:]}")
+            found = json.loads(file.read_text())
+            found["episodes_per_second"] = flags["global_batch_size"] / statistics.median(found["seconds"][1:])
+            raw[engine].append(found)
+            print(f"  {name} {engine} {repeat + 1}/{args.repeats}: {found['episodes_per_second']:.1f} episodes/s, "
+                  f"{found['peak_bytes'] / 2**20:,.0f} MiB", flush=True)  # fmt: skip
+
+    def of(engine: str, key: str) -> float:
+        return statistics.median(one[key] for one in raw[engine])
+
+    row: dict[str, Any] = dict(name=name, raw=raw, flags=flags, machine=machine())
+    if all(raw.values()):
+        row |= dict(
+            speedup=of("align", "episodes_per_second") / of("trl", "episodes_per_second"),
+            memory_ratio=of("align", "peak_bytes") / of("trl", "peak_bytes"),
+        )
+    return row
+
+
+def machine() -> dict[str, Any]:
+    """What this was measured on."""
+    import torch
+
+    from align.ppo.report import matrix_rate
+
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    rate = matrix_rate(device, torch.bfloat16 if gpu else torch.float32)
+    name = torch.cuda.get_device_name() if gpu else platform.processor() or platform.machine()
+    return dict(device=name, cores=os.cpu_count(), matrix_tflops=rate / 1e12, torch=torch.__version__,
+                python=platform.python_version())  # fmt: skip
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table of the cases."""
+    print(f"\n{'case':<14}{'TRL 1.12':>24}{'align':>24}{'speed':>9}{'memory':>9}")
+    for row in rows:
+        cells = ""
+        for engine in ("trl", "align"):
+            runs = row["raw"][engine]
+            if not runs:
+                cells += f"{'-':>24}"
+                continue
+            speed = statistics.median(one["episodes_per_second"] for one in runs)
+            memory = statistics.median(one["peak_bytes"] for one in runs) / 2**20
+            cells += f"{f'{speed:.1f} eps/s, {memory:,.0f} MiB':>24}"
+        ratios = f"{row['speedup']:8.2f}x{row['memory_ratio']:8.2f}x" if "speedup" in row else ""
+        print(f"{row['name']:<14}{cells}{ratios}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", required=True, help="JSON file to write: a list of cases")
+    parser.add_argument("--case", nargs="+", default=["nano-full", "nano-lora"], choices=list(CASES))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=12, help="rollouts of one run; the first two do not count")
+    parser.add_argument("--engines", nargs="+", default=["trl", "align"], choices=["trl", "align"])
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--flags", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        side(json.loads(args.flags), args.side, args.updates, Path(args.output))
+        return
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.case:
+            rows.append(measure(name, CASES[name], Path(folder), args))
+            Path(args.output).write_text(json.dumps(rows, indent=1) + "\n")
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()
