@@ -22,7 +22,7 @@ def make_trainer(
         rows: `data.Splits` of prompts; with a test split and `eval_strategy`, held-out prompts are judged as well.
     """
     if args.engine == "trl":
-        return trl_trainer(parent, args, model_args, tokenizer, rows, callbacks)
+        return trl_trainer(parent, args, plan, model_args, tokenizer, rows, callbacks)
     functions = [rewards.load_function(where) for where in [*args.reward_funcs, *args.eval_reward_funcs]]
     assert all(functions)
     kind = launch.asked_kind()
@@ -60,7 +60,9 @@ def _reward_model(trainer: PolicyTrainer, args: PPOArguments, model_args: Any, t
     return rewards.from_model(lambda ids: trainer.score_sequences(ids, scorer, packs), tokenizer, own, weight)
 
 
-def trl_trainer(parent: str, args: PPOArguments, model_args: Any, tokenizer: Any, rows: Any, callbacks: list) -> Any:
+def trl_trainer(
+    parent: str, args: PPOArguments, plan: Plan, model_args: Any, tokenizer: Any, rows: Any, callbacks: list
+) -> Any:
     """TRL 1.12's own `PPOTrainer`, unchanged but for `train` and `save_model`: what the engine is measured against."""
     from peft import get_peft_model
     from transformers.trainer_utils import TrainOutput
@@ -84,9 +86,8 @@ def trl_trainer(parent: str, args: PPOArguments, model_args: Any, tokenizer: Any
             self.accelerator.unwrap_model(self.model).policy.save_pretrained(output_dir or self.args.output_dir)
 
     args.stop_token = "eos"  # chat.set_up_tokenizer made it the one token that ends an answer
-    minibatch = args.local_mini_batch_size
-    args.per_device_train_batch_size = minibatch
-    args.gradient_accumulation_steps = args.local_batch_size // minibatch  # TRL reads the size of a rollout off it
+    pieces = plan.micro_batches
+    args.gradient_accumulation_steps = args.local_batch_size // plan.micro_batch  # TRL reads a rollout's size off it
     lora = model.lora_config(model_args)
     policy = model.load_policy(parent, model_args, tokenizer)
     whole = model.resolve_parent(args.reward_model_path, args.output_dir, role="reward")
@@ -97,5 +98,6 @@ def trl_trainer(parent: str, args: PPOArguments, model_args: Any, tokenizer: Any
         reward_model=scorers[0].requires_grad_(False), value_model=scorers[1],
         train_dataset=rows.train.select_columns(["input_ids"]), callbacks=callbacks,
     )  # fmt: skip
-    trainer.accelerator.gradient_accumulation_steps = 1  # an optimizer step each minibatch, as its options say
+    # an optimizer step each minibatch, as its options say; its loop would step once a rollout
+    args.gradient_accumulation_steps = trainer.accelerator.gradient_accumulation_steps = pieces
     return trainer

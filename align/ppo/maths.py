@@ -27,40 +27,91 @@ def token_logps(
         logits = head(hidden) / temperature;  logp = logits[target] - logsumexp(logits);  H = -sum_v p_v log p_v
 
     The logits of N tokens are N x V floats, for a real vocabulary the largest tensor of PPO. They are made in pieces of
-    LOGITS_AT_ONCE floats; with several pieces, the backward pass makes each piece again instead of keeping it.
+    LOGITS_AT_ONCE floats, and the backward pass makes each piece again instead of keeping it.
 
     Args:
         hidden: [N, H], the last hidden state at the position before each target.
         targets: [N], token ids.
-        head: maps [n, H] to logits [n, V].
+        head: maps [n, H] to logits [n, V]. A bare, unsharded matrix (`nn.Linear` without bias) takes the shortest way.
         temperature: of the sampling; the same for behaviour, reference and update, or the ratios mean nothing.
         entropy: without it the second result is zeros (an update does not need it).
 
     Returns:
         logps [N], differentiable, and entropy [N], detached; both fp32.
     """
+    weight = getattr(head, "weight", None)
+    bare = type(head) is torch.nn.Linear and head.bias is None and not hasattr(weight, "ds_id")
+    if bare and type(weight) in (Tensor, torch.nn.Parameter):
+        return _MatrixLogps.apply(hidden, weight, targets, temperature, entropy)
 
     def piece(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(h).float()
-        if temperature != 1.0:
-            logits = logits / temperature
-        logps = -cross_entropy(logits, y, reduction="none")
-        if not entropy:
-            return logps, torch.zeros_like(logps)
+        logits = head(h).float() / temperature
         with torch.no_grad():
             everything = logits.detach().log_softmax(-1)
-            return logps, -(everything.exp() * everything).sum(-1)
+        spread = -(everything.exp() * everything).sum(-1) if entropy else torch.zeros_like(logits[:, 0])
+        return -cross_entropy(logits, y, reduction="none"), spread
 
-    width = getattr(head, "out_features", None) or head(hidden[:1]).shape[-1]
-    rows = max(1, LOGITS_AT_ONCE // width)
-    if len(targets) <= rows:
-        return piece(hidden, targets)
+    rows = max(1, LOGITS_AT_ONCE // (getattr(head, "out_features", None) or head(hidden[:1]).shape[-1]))
     pieces = []
     for h, y in zip(hidden.split(rows), targets.split(rows), strict=True):
         again = torch.is_grad_enabled() and h.requires_grad
         pieces.append(checkpoint(piece, h, y, use_reentrant=False) if again else piece(h, y))
     logps, entropies = zip(*pieces, strict=True)
     return torch.cat(logps), torch.cat(entropies)
+
+
+class _MatrixLogps(torch.autograd.Function):
+    """`token_logps` for logits = hidden weight^T. With p = softmax(logits / T) and g the gradient of each logp,
+
+        d/dlogits = g (onehot(target) - p) / T;  d/dhidden = d/dlogits weight;  d/dweight = (d/dlogits)^T hidden,
+
+    the last added up in one [V, H] buffer, where one for each piece would cost more than the products themselves.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        device = hidden.device.type
+        ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        ctx.temperature, ctx.rows = temperature, max(1, LOGITS_AT_ONCE // len(weight))
+        logps, sums, spread = (torch.zeros(len(targets), device=hidden.device) for _ in range(3))
+        matrix = weight.to(ctx.dtype)
+        for at in range(0, len(targets), ctx.rows):
+            some = slice(at, at + ctx.rows)
+            logits = _MatrixLogps.logits(ctx, hidden[some], matrix)
+            sums[some] = logits.logsumexp(-1)
+            logps[some] = logits.gather(-1, targets[some, None]).squeeze(-1) - sums[some]
+            if entropy:
+                chances = (logits - sums[some, None]).exp_()
+                spread[some] = sums[some] - chances.mul_(logits).sum(-1)
+        ctx.save_for_backward(hidden, weight, targets, sums)
+        ctx.mark_non_differentiable(spread)
+        return logps, spread
+
+    @staticmethod
+    def logits(ctx: Any, hidden: Tensor, matrix: Tensor) -> Tensor:
+        """One piece, [n, V], fp32. The same call forward and backward."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = (hidden.to(ctx.dtype) @ matrix.T).float()
+        return logits if ctx.temperature == 1.0 else logits.div_(ctx.temperature)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight, targets, sums = ctx.saved_tensors
+        learns = ctx.needs_input_grad[1]
+        to_weight = torch.zeros(weight.shape, dtype=ctx.dtype, device=weight.device) if learns else None
+        to_hidden = torch.empty_like(hidden)
+        matrix = weight.to(ctx.dtype)
+        for at in range(0, len(targets), ctx.rows):
+            some = slice(at, at + ctx.rows)
+            slope = _MatrixLogps.logits(ctx, hidden[some], matrix).sub_(sums[some, None]).exp_().neg_()
+            slope[torch.arange(len(slope), device=slope.device), targets[some]] += 1
+            slope = slope.mul_(grad[some, None] / ctx.temperature).to(ctx.dtype)
+            to_hidden[some] = (slope @ matrix).to(hidden.dtype)
+            if to_weight is not None:
+                to_weight.addmm_(slope.T, hidden[some].to(ctx.dtype))
+        return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), None, None, None
 
 
 def kl_per_token(logps: Tensor, ref_logps: Tensor, estimator: Literal["k1", "k3"] = "k1") -> Tensor:
