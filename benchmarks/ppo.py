@@ -40,11 +40,11 @@ CASES: dict[str, dict[str, Any]] = {
     # 27 M parameters, 19 M of them the vectors of 50,000 tokens; random weights never stop early
     "logits-full": dict(
         shape=dict(hidden_size=384, layers=4, heads=6, vocab=50_000), prompt=32,
-        flags=RANDOM_FLAGS | dict(global_batch_size=32, per_device_train_batch_size=8, response_length=48),
+        flags=RANDOM_FLAGS | dict(global_batch_size=64, per_device_train_batch_size=8, response_length=48),
     ),
     "logits-lora": dict(
         shape=dict(hidden_size=384, layers=4, heads=6, vocab=50_000), prompt=32,
-        flags=RANDOM_FLAGS | LORA | dict(global_batch_size=32, per_device_train_batch_size=8, response_length=48),
+        flags=RANDOM_FLAGS | LORA | dict(global_batch_size=64, per_device_train_batch_size=8, response_length=48),
     ),
     "gpu-1b": dict(
         shape=dict(hidden_size=2048, layers=16, heads=32, kv=8, vocab=128_256, mlp=8192, tied=True), prompt=512,

@@ -157,5 +157,6 @@ def run_recipe(stage: str, *arguments, check: bool = True, env: dict | None = No
 def losses(run: Path) -> list[float]:
     """The loss trace of a run, from its metrics.jsonl."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    key = "loss" if any("loss" in row for row in rows) else "loss/policy_avg"
-    return [row[key] for row in rows if key in row]
+    if any("loss" in row for row in rows):
+        return [row["loss"] for row in rows if "loss" in row]
+    return [row["loss/policy_avg"] + row["loss/value_avg"] for row in rows if "loss/policy_avg" in row]

@@ -256,18 +256,16 @@ def next_kl_coef(kl_coef: float, kl: float, *, target: float, episodes: int, hor
     return kl_coef * (1 + error * episodes / horizon)
 
 
-def explained_variance(returns: Tensor, values: Tensor) -> float:
-    """1 - Var(R - V) / Var(R): 1 for a perfect critic, 0 for a constant one, below 0 for one that harms. [N], [N]."""
-    spread = returns.var(correction=0).item()
-    return 1 - (returns - values).var(correction=0).item() / spread if spread > 0 else math.nan
+def explained_variance(
+    returns: Tensor, values: Tensor, total: Callable[[Tensor], Tensor] = lambda sums: sums
+) -> float:
+    """1 - Var(R - V) / Var(R): 1 for a perfect critic, 0 for a constant one, below 0 for one that harms.
 
-
-def mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the unmasked entries. [B, T], [B, T] to a scalar."""
-    return (x * mask).sum() / mask.sum()
-
-
-def rows_to_padded(flat: Tensor, mask: Tensor) -> Tensor:
-    """[N] real tokens, row after row, to [B, T] with zeros on padding."""
-    padded: Any = torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device)
-    return padded.masked_scatter(mask, flat)
+    Args:
+        returns, values: [N]; total: sums a tensor over all processes, as in `whiten`.
+    """
+    left, n = (returns - values).double(), torch.ones_like(returns, dtype=torch.float64)
+    parts = [n, left, left.square(), returns.double(), returns.double().square()]
+    count, one, two, first, second = total(torch.stack([part.sum() for part in parts])).tolist()
+    spread = second / count - (first / count) ** 2
+    return 1 - (two / count - (one / count) ** 2) / spread if spread > 0 else math.nan

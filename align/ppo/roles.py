@@ -144,6 +144,7 @@ class ActorCritic(nn.Module):
         self.policy = policy
         self.config = policy.config
         self._no_split_modules = policy._no_split_modules  # FSDP2 wraps layer by layer
+        self.is_gradient_checkpointing = False  # read by TRL's helper; we sample in eval mode, where there is none
         self.packs = packing.use(policy, longest) and (critic is None or packing.use(critic, longest))
         self.value_model = value_model
         self.critic = critic

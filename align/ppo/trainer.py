@@ -381,7 +381,9 @@ class PolicyTrainer(PPOTrainer):
             "objective/rlhf_reward": whole, "objective/scores": score,
             "objective/scores_std": max(0.0, squared - score**2) ** 0.5, "objective/kl_coef": self.kl_coef,
             "policy/entropy_avg": spread / length, "val/num_eos_tokens": int(stops * episodes + 0.5),
-            "val/explained_variance": maths.explained_variance(rollout.returns[mask], rollout.values[mask]),
+            "val/explained_variance": maths.explained_variance(
+                rollout.returns[mask], rollout.values[mask], self._total
+            ),
             "rollout/length": length, "rollout/eos_rate": stops, "episode": self.state.episode,
             "lr": self.lr_scheduler.get_last_lr()[0],
         }  # fmt: skip
