@@ -129,7 +129,9 @@ class _Parser:
 
         self.classes = classes
         self.parser = TrlParser(classes, allow_abbrev=False, formatter_class=argparse.HelpFormatter)
-        self.actions = {a.dest: a for a in self.parser._actions if a.dest != "help"}
+        # a flag that is on by default has a second action, `--no_flag`, which knows no type
+        self.actions = {a.dest: a for a in self.parser._actions if f"--{a.dest}" in a.option_strings}
+        self.actions.pop("help")
         self.known = sorted(self.actions)
 
     def problem(self, key: str, value: Any) -> str | None:

@@ -34,6 +34,7 @@ DEFAULTS = dict(
     num_sample_generations=4,  # tables of samples on the screen
     lora_dropout=0.0,
     eval_steps=10,  # rollouts
+    ddp_find_unused_parameters=False,  # every trained weight is in every pass
     **launch.TRAINER_DEFAULTS | dict(logging_steps=1, save_steps=10, include_num_input_tokens_seen="no"),
 )
 LORA_DEFAULTS = dict(learning_rate=3e-5)
