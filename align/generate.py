@@ -76,7 +76,7 @@ def sample(
     cache = DynamicCache(config=model.config)
     wide = packing.windowless(model.config.get_text_config(), width + max_new_tokens)
     wide = wide and model.config._attn_implementation in ("sdpa", packing.NAME)
-    only_last = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(type(model)) else {}
+    only_last = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model.__class__) else {}
     out = model(
         input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True, **only_last
     )
@@ -85,29 +85,25 @@ def sample(
         cache.batch_repeat_interleave(per_prompt)
         logits, place = logits.repeat_interleave(per_prompt, 0), place.repeat_interleave(per_prompt, 0)
     done: list[list[int]] = [[] for _ in range(len(mask))]
-    rows = list(range(len(mask)))  # which completion each row of the batch is
-    ending = set(stops)
+    rows = list(range(len(mask)))  # which completion each row of the batch is; -1 once it has stopped
     for t in range(max_new_tokens):
         tokens = _draw(logits, temperature, None if noise is None else noise[rows, t].to(ids.device))
-        going = []
         for position, token in enumerate(tokens.tolist()):
-            if position < len(rows) and (row := rows[position]) >= 0:
+            if (row := rows[position]) >= 0:
                 done[row].append(token)
-                going.append(token not in ending)
-            else:
-                going.append(False)
-        alive = [position for position, goes in enumerate(going) if goes]
+                rows[position] = -1 if token in stops else row
+        alive = [position for position, row in enumerate(rows) if row >= 0]
         if not alive or t == max_new_tokens - 1:
             break
         if 4 * len(alive) <= 3 * len(rows):  # fewer rows are worth the copy of the cache
             keep = torch.tensor(alive, device=ids.device)
             cache.batch_select_indices(keep)
             tokens, place, mask, rows = tokens[keep], place[keep], mask[keep], [rows[position] for position in alive]
-        else:
-            rows = [row if goes else -1 for row, goes in zip(rows, going, strict=True)]
-        place = place + 1
+        place, seen = place + 1, mask[:, : width + t + 1]
+        if wide:  # the shape that is passed on as it is: making it from the flat one costs more than a layer
+            seen = seen[:, None, None].bool()
         out = model(
-            input_ids=tokens[:, None], attention_mask=mask[:, : width + t + 1][:, None, None].bool() if wide else mask[:, : width + t + 1],
+            input_ids=tokens[:, None], attention_mask=seen,
             position_ids=place[:, None], past_key_values=cache, use_cache=True,
         )  # fmt: skip
         logits = out.logits[:, -1]
@@ -125,7 +121,7 @@ def _draw(logits: torch.Tensor, temperature: float, noise: torch.Tensor | None) 
 
 
 @functools.cache
-def _parameters(model_class: type) -> frozenset[str]:
+def _parameters(model_class: Any) -> frozenset[str]:
     return frozenset(inspect.signature(model_class.forward).parameters)
 
 

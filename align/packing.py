@@ -52,7 +52,13 @@ class Packing:
 
 
 def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, packing: Packing | None = None, **rest: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    packing: Packing | None = None,
+    **rest: Any,
 ) -> tuple[Tensor, None]:
     """PyTorch's attention, sequence by sequence where the batch is packed."""
     if packing is None:

@@ -1,6 +1,6 @@
 """The PPO engine against TRL 1.12's `PPOTrainer`, side by side: episodes a second and peak memory.
 
-    python benchmarks/ppo.py --output runs/benchmark.json                 # the nano cases; makes the nano chain if needed
+    python benchmarks/ppo.py --output runs/benchmark.json         # the nano cases; makes the nano chain if needed
     python benchmarks/ppo.py --output runs/big.json --case logits-full logits-lora
     python benchmarks/ppo.py --output runs/gpu.json --case gpu-1b gpu-8b  # on a GPU
 
@@ -28,7 +28,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 NANO = ROOT / "runs" / "nano"
 NANO_FLAGS = dict(
     model_name_or_path=str(NANO / "sft"), dataset_name=str(NANO / "world/prompts"), global_batch_size=64,
-    per_device_train_batch_size=64, num_mini_batches=1, num_ppo_epochs=2, response_length=24, temperature=1.0, kl_coef=0.05,
+    per_device_train_batch_size=64, num_mini_batches=1, num_ppo_epochs=2, response_length=24, temperature=1.0,
+    kl_coef=0.05,
 )  # fmt: skip
 RANDOM_FLAGS = dict(num_mini_batches=1, num_ppo_epochs=2, temperature=1.0, kl_coef=0.05, learning_rate=1e-5)
 LORA = dict(use_peft=True, lora_r=16)
@@ -64,9 +65,10 @@ def prepare(name: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not (NANO / "reward" / "run.json").is_file():
         run([sys.executable, "recipes/pipeline.py", "--until", "reward"])
     if name == "nano-lora" and not (NANO / "reward-lora" / "run.json").is_file():
-        flags = dict(model_name_or_path=NANO / "sft", dataset_name=NANO / "rank", output_dir=NANO / "reward-lora")
-        run([sys.executable, "recipes/reward.py", "--config", "recipes/nano/reward.yaml", "--use_peft", "--lora_r", "16",
-             "--learning_rate", "2e-3", *(x for k, v in flags.items() for x in (f"--{k}", str(v)))])  # fmt: skip
+        flags = dict(model_name_or_path=NANO / "sft", dataset_name=NANO / "rank", output_dir=NANO / "reward-lora",
+                     use_peft=True, lora_r=16, learning_rate=2e-3)  # fmt: skip
+        extra = [x for k, v in flags.items() for x in (f"--{k}", str(v))]
+        run([sys.executable, "recipes/reward.py", "--config", "recipes/nano/reward.yaml", *extra])
     return case["flags"]
 
 
@@ -77,11 +79,16 @@ def run(command: list[str]) -> None:
 
 
 def random_checkpoints(case: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A Llama-shaped policy and a reward model with random weights (with LoRA: an adapter of it), and random prompts."""
+    """A Llama-shaped policy and a reward model (with LoRA: an adapter of it), random both, and random prompts."""
     import torch
     from peft import LoraConfig, get_peft_model
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        LlamaConfig,
+        PreTrainedTokenizerFast,
+    )
 
     shape, lora = case["shape"], case["flags"].get("use_peft")
     where = folder / f"{'-'.join(str(v) for v in shape.values())}-{'lora' if lora else 'full'}"

@@ -71,9 +71,15 @@ def gold_score(judged: dict[str, bool | None]) -> float:
 
 
 def gold(
-    prompts: list, completions: list, kind: list[str], entity: list[str], answer: list[str], stopped: list[bool], **_: Any
+    prompts: list,
+    completions: list,
+    kind: list[str],
+    entity: list[str],
+    answer: list[str],
+    stopped: list,
+    **_: Any,
 ) -> list[float]:
-    """The labelers' own utility as a reward function (`--reward_funcs`, `--eval_reward_funcs align.nano.grade:gold`)."""
+    """The labelers' own utility as a reward function: `--eval_reward_funcs align.nano.grade:gold`."""
     said = [turns[-1]["content"] for turns in completions]
     rows = zip(kind, entity, answer, said, stopped, strict=True)
     return [gold_score(grade(kind=k, entity=e, answer=a, completion=c, stopped=s)) for k, e, a, c, s in rows]

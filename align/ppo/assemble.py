@@ -9,7 +9,8 @@ from align import launch, model
 from align.config import fail
 from align.ppo import rewards, roles
 from align.ppo.config import Plan, PPOArguments
-from align.ppo.trainer import PolicyTrainer, place_frozen
+from align.ppo.sharding import place_frozen
+from align.ppo.trainer import PolicyTrainer
 
 
 def make_trainer(

@@ -29,14 +29,12 @@ class PPOArguments(PPOConfig):
         default=None,
         metadata={"help": "Of the critic. None: learning_rate, and ten times it for a new linear head alone."},
     )
-    value_warmup_rollouts: int = field(
-        default=0, metadata={"help": "First rollouts in which only the critic learns."}
-    )
+    value_warmup_rollouts: int = field(default=0, metadata={"help": "First rollouts in which only the critic learns."})
     num_generations: int = field(default=1, metadata={"help": "Completions of each prompt in a rollout (TRL's GRPO)."})
     reward_funcs: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Python functions (prompts, completions, **columns) -> floats, as file.py:name or package.mod:name; "
+            "help": "Python functions (prompts, completions, **columns) -> floats:  file.py:name or package.mod:name, "
             "with or instead of the reward model."
         },
     )
@@ -153,7 +151,9 @@ def plan(run: BatchArguments, args: PPOArguments, rows: int, processes: int) -> 
     if rows < prompts:
         fail([f"{rows} prompts are fewer than the {prompts} of one rollout: lower global_batch_size"])
     minibatch = episodes // parts
-    micro = max(size for size in range(1, min(args.per_device_train_batch_size, minibatch) + 1) if minibatch % size == 0)
+    micro = max(
+        size for size in range(1, min(args.per_device_train_batch_size, minibatch) + 1) if minibatch % size == 0
+    )
     args.per_device_train_batch_size, args.gradient_accumulation_steps = micro, 1
     args.batch_size, args.local_batch_size = episodes, episodes // processes
     args.mini_batch_size, args.local_mini_batch_size = episodes // args.num_mini_batches, minibatch
@@ -175,7 +175,9 @@ def check(args: PPOArguments, model_args: Any, kind: str) -> None:
     problems = []
     lora = model_args.use_peft
     if not args.reward_model_path and not args.reward_funcs:
-        problems.append("a reward is needed: --reward_model_path runs/mine/reward, or --reward_funcs my_rewards.py:score")
+        problems.append(
+            "a reward is needed: --reward_model_path runs/mine/reward, or --reward_funcs my_rewards.py:score"
+        )
     sources = bool(args.reward_model_path) + len(args.reward_funcs)
     if args.reward_weights and len(args.reward_weights) != sources:
         problems.append(f"reward_weights has {len(args.reward_weights)} numbers for {sources} rewards: give one each")
@@ -186,7 +188,9 @@ def check(args: PPOArguments, model_args: Any, kind: str) -> None:
     if args.sync_ref_model and (lora or kind in ("zero3", "fsdp2")):
         problems.append("sync_ref_model averages whole weights: it works without LoRA, and without ZeRO-3 or FSDP2")
     if args.reference_device and (lora or kind in ("zero3", "fsdp2")):
-        problems.append("reference_device: with LoRA there is no second reference, and ZeRO-3 and FSDP2 shard it already")
+        problems.append(
+            "reference_device: with LoRA there is no second reference, and ZeRO-3 and FSDP2 shard it already"
+        )
     if args.engine == "trl" and (kind != "single" or args.reward_funcs or not args.reward_model_path):
         problems.append("engine=trl is a baseline: one process, and a reward model (no functions); use engine=align")
     if problems:

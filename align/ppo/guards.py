@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -22,11 +19,6 @@ class Vitals:
     commonest: float  # share of episodes whose completion is the most frequent one
 
 
-def commonest_share(texts: list[str]) -> float:
-    """Share of the most frequent completion among all."""
-    return Counter(texts).most_common(1)[0][1] / len(texts)
-
-
 def symptoms(now: Vitals, before: Vitals, longest: int) -> list[str]:
     """What looks collapsed in `now`; `before` is the reference on the same kind of prompts, `longest` response_length.
 
@@ -35,9 +27,13 @@ def symptoms(now: Vitals, before: Vitals, longest: int) -> list[str]:
     """
     found = []
     if now.commonest > max(0.9, before.commonest):
-        found.append(f"{now.commonest:.0%} of the completions are the same text (the policy says one thing to everything)")
+        found.append(
+            f"{now.commonest:.0%} of the completions are the same text (the policy says one thing to everything)"
+        )
     if now.entropy < 0.01 * before.entropy:
-        found.append(f"entropy fell from {before.entropy:.3g} to {now.entropy:.3g} nats a token (it no longer explores)")
+        found.append(
+            f"entropy fell from {before.entropy:.3g} to {now.entropy:.3g} nats a token (it no longer explores)"
+        )
     if now.eos_rate < 0.5 * before.eos_rate:
         found.append(f"{now.eos_rate:.0%} of the completions stop, {before.eos_rate:.0%} did (it talks until cut off)")
     if now.length < 0.2 * before.length:
@@ -81,8 +77,3 @@ def check_finite(rollout: int, **tensors: torch.Tensor) -> None:
                 f"{name} of rollout {rollout} is not finite, first in episode {bad}: the weights are of no use from "
                 "here on. Lower --learning_rate; the last checkpoint is untouched"
             )
-
-
-def is_number(value: Any) -> bool:
-    """Is this a finite float or int?"""
-    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -40,7 +40,7 @@ def token_logps(
         logps [N], differentiable, and entropy [N], detached; both fp32.
     """
     weight = getattr(head, "weight", None)
-    bare = type(head) is torch.nn.Linear and head.bias is None and not hasattr(weight, "ds_id")
+    bare = type(head) is torch.nn.Linear and getattr(head, "bias", None) is None and not hasattr(weight, "ds_id")
     if bare and type(weight) in (Tensor, torch.nn.Parameter):
         return _MatrixLogps.apply(hidden, weight, targets, temperature, entropy)
 
@@ -97,7 +97,7 @@ class _MatrixLogps(torch.autograd.Function):
         return logits if ctx.temperature == 1.0 else logits.div_(ctx.temperature)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, sums = ctx.saved_tensors
         learns = ctx.needs_input_grad[1]
         to_weight = torch.zeros(weight.shape, dtype=ctx.dtype, device=weight.device) if learns else None
@@ -250,15 +250,13 @@ def next_kl_coef(kl_coef: float, kl: float, *, target: float, episodes: int, hor
 
         e = clip(kl / target - 1, -0.2, 0.2);  coef <- coef (1 + e * episodes / horizon)
 
-    Source: Ziegler et al. 2019, arXiv 1909.08593, section 2.2 (there K_beta = 0.1 = 0.2 * 512 / 1024; as in their code).
+    Source: Ziegler et al. 2019, arXiv 1909.08593, section 2.2, as in their code.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * episodes / horizon)
 
 
-def explained_variance(
-    returns: Tensor, values: Tensor, total: Callable[[Tensor], Tensor] = lambda sums: sums
-) -> float:
+def explained_variance(returns: Tensor, values: Tensor, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> float:
     """1 - Var(R - V) / Var(R): 1 for a perfect critic, 0 for a constant one, below 0 for one that harms.
 
     Args:

@@ -71,20 +71,21 @@ def sample_table(rollout: Rollout, count: int = 4, width: int = 44) -> str:
 
     lines = [f"rollout {rollout.number:<4} {'prompt'.ljust(width)}  {'completion'.ljust(width)}  score     KL"]
     kl = (rollout.kl * rollout.mask).sum(1).tolist()
-    for row, said, score, nats in list(zip(rollout.rows, rollout.completions, rollout.scores.tolist(), kl, strict=True))[
-        :count
-    ]:
+    for row, said, score, nats in list(
+        zip(rollout.rows, rollout.completions, rollout.scores.tolist(), kl, strict=True)
+    )[:count]:
         lines.append(f"{'':12} {cell(text_of(row['prompt']))}  {cell(said.text)}  {score:5.2f}  {nats:5.2f}")
     return "\n".join(lines)
 
 
 def show(trainer: Any, metrics: dict[str, Any]) -> None:
-    """The last rollout's numbers, and a table of where the time went and how far each part is from the machine's limit."""
+    """The last rollout's numbers; where the time went and how far each part is from the machine's limit."""
     if not launch.is_main_process():
         return
     last = trainer.last_metrics
     names = dict(scores="objective/scores", kl="objective/kl", entropy="objective/entropy", length="rollout/length",
-                 stops="rollout/eos_rate", clipped="policy/clipfrac_avg", explained="val/explained_variance")  # fmt: skip
+                 stops="rollout/eos_rate", clipped="policy/clipfrac_avg",
+                 explained="val/explained_variance")  # fmt: skip
     print("last rollout: " + ", ".join(f"{k} {last[name]:.4g}" for k, name in names.items() if name in last))
     if "stopped_by" in metrics:
         print(f"stopped early: {metrics['stopped_by']}")

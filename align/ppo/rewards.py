@@ -69,7 +69,10 @@ def from_function(where: str, weight: float = 1.0) -> Source:
             for row, c in zip(rows, completions, strict=True)
         ]
         found = function(
-            prompts=[row["prompt"] for row in rows], completions=said, stopped=[c.stopped for c in completions], **columns
+            prompts=[row["prompt"] for row in rows],
+            completions=said,
+            stopped=[c.stopped for c in completions],
+            **columns,
         )
         values = [float(value) for value in found]
         if len(values) != len(rows):

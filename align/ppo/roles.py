@@ -1,8 +1,9 @@
 """Policy, value, reference and reward model: with LoRA all four on one frozen backbone.
 
-    adapter `default`  the policy (trained)          no adapter         the reference
-    adapter `value`    the critic (trained, if asked for)   adapter `reward`   the reward model (frozen, if it was trained
-                                                                        as an adapter of the same weights)
+    adapter `default`   the policy, trained
+    adapter `value`     the critic, trained, where it is asked for
+    adapter `reward`    the reward model, frozen, where it was trained as an adapter of the same weights
+    no adapter          the reference
 
 Without LoRA, policy and value head share a trunk (or the critic is a model of its own), and the reference is a second,
 frozen copy. Letters as in `align.ppo.maths`; W tokens of prompt and completion together.
@@ -166,7 +167,7 @@ class ActorCritic(nn.Module):
         return logps, spread, self._values(batch, hidden)
 
     def _values(self, batch: Batch, hidden: Tensor) -> Tensor:
-        head = self.value_head
+        head: Any = self.value_head
         if self.value_model != "head":
             where, _ = batch.tokens()
             with self.using("value") if self.critic is None else contextlib.nullcontext():
@@ -203,7 +204,8 @@ class ActorCritic(nn.Module):
         layers = [part for part in self.policy.modules() if isinstance(part, Linear)]
         weights = [layer.get_base_layer().weight for layer in layers]
         if any(weight.dtype != torch.float32 or type(weight) is not nn.Parameter for weight in weights) or any(
-            hasattr(weight, "ds_id") or layer.lora_bias["default"] for layer, weight in zip(layers, weights, strict=True)
+            hasattr(weight, "ds_id") or layer.lora_bias["default"]
+            for layer, weight in zip(layers, weights, strict=True)
         ):
             yield
             return
@@ -253,7 +255,13 @@ class ActorCritic(nn.Module):
 
 
 def build(
-    parent: str, reward_path: str | None, value_model: str, model_args: Any, tokenizer: Any, *, longest: int,
+    parent: str,
+    reward_path: str | None,
+    value_model: str,
+    model_args: Any,
+    tokenizer: Any,
+    *,
+    longest: int,
     cast_adapters: bool,
 ) -> ActorCritic:
     """Load the policy and put critic and reward adapter beside it. Seed before: heads and adapters are new.
@@ -304,7 +312,7 @@ def _without_dropout(module: nn.Module) -> None:
 
 
 def shares_backbone(reward_path: str, parent: str) -> bool:
-    """Is the reward model an adapter of the very weights that the policy starts from? Decided by the files' contents."""
+    """Is the reward model an adapter of the very weights that the policy starts from? Told by the files' contents."""
     from align.record import hash_weights
 
     if not model.is_adapter(reward_path):

@@ -80,6 +80,11 @@ class Rollout:
         """Tokens of prompt and completion."""
         return len(self.rows[episode]["input_ids"]) + len(self.completions[episode].ids)
 
+    def sizes(self) -> tuple[int, int]:
+        """Tokens of prompts and completions together, and of completions alone."""
+        said = int(self.lengths.sum())
+        return sum(len(row["input_ids"]) for row in self.rows) + said, said
+
     def write(self, path: Path) -> None:
         """The episodes as parquet: what was asked and said, and what the update saw of it."""
         import pyarrow as pa

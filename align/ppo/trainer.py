@@ -17,7 +17,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,13 @@ from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 from trl.experimental.ppo import PPOTrainer
 from trl.experimental.ppo.ppo_trainer import OnlineTrainerState
-from trl.models.utils import unwrap_model_for_generation
 
 from align import generate
 from align.chat import stop_ids
-from align.ppo import guards, maths, roles
+from align.ppo import guards, maths, metrics, roles, sharding
 from align.ppo.config import Plan, PPOArguments
-from align.ppo.rewards import Reward
 from align.ppo.report import PARTS, Clock, matrix_rate, sample_table
+from align.ppo.rewards import Reward
 from align.ppo.rollout import Rollout, judge, prompts_of
 from align.record import RunError
 
@@ -44,6 +43,10 @@ STATE = "ppo_state.json"  # what a checkpoint holds beside transformers' own fil
 
 class PolicyTrainer(PPOTrainer):
     """PPO with one backbone, carried masks, resumable and shardable. See the module's docstring for the loop."""
+
+    args: PPOArguments
+    state: OnlineTrainerState
+    control: Any
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class PolicyTrainer(PPOTrainer):
             processing_class=processing_class, callbacks=callbacks,
         )  # fmt: skip
         self.plan, self.both, self.reward, self.eval_reward = plan, both, reward, eval_reward
-        self.reference = place_frozen(reference, self.accelerator, args.reference_device)
+        self.reference = sharding.place_frozen(reference, self.accelerator, args.reference_device)
         self.stops = stop_ids(processing_class, getattr(both.policy, "generation_config", None))
         self.kl_coef = args.kl_coef
         self.before: guards.Vitals | None = None
@@ -74,7 +77,7 @@ class PolicyTrainer(PPOTrainer):
         self.last_metrics: dict[str, float] = {}
         self.stopped_by: str | None = None
         self.kept: tuple[Tensor, Tensor] | None = None  # the first minibatch's pass, where it need not be repeated
-        self.clock = Clock()
+        self.clock, self.flops = Clock(), metrics.Flops(both.policy)
         self.train_rows: list[dict] = list(train_dataset)
         if args.gradient_checkpointing:
             both.policy.gradient_checkpointing_enable({"use_reentrant": False})
@@ -88,7 +91,7 @@ class PolicyTrainer(PPOTrainer):
         self._begin(resume_from_checkpoint)
         while self.state.global_step < self.plan.rollouts and not self.control.should_training_stop:
             number = self.state.global_step
-            with self._whole_weights():
+            with sharding.whole_weights(self):
                 rollout = self._sample_and_score(number)
                 self._compare_with_reference(rollout)
             judge(rollout, reward=self.reward, args=self.args, kl_coef=self.kl_coef, total=self._total)
@@ -117,7 +120,7 @@ class PolicyTrainer(PPOTrainer):
         self.state.max_steps, self.state.num_train_epochs = self.plan.rollouts, 1
         self.state.compute_steps(self.args, self.plan.rollouts)
         if checkpoint is None:
-            with self._whole_weights():
+            with sharding.whole_weights(self):
                 self.model("check_head", self.train_rows[0]["input_ids"])
                 self._measure_reference()
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
@@ -135,23 +138,6 @@ class PolicyTrainer(PPOTrainer):
         return optimizer
 
     # ---- sampling ----
-
-    @contextlib.contextmanager
-    def _whole_weights(self) -> Iterator[None]:
-        """Under ZeRO-3 and FSDP2, gather the weights once for a whole rollout instead of once for every token."""
-        if self.is_fsdp_enabled:
-            shards = [part for part in self.model.modules() if hasattr(part, "set_reshard_after_forward")]
-            for part in shards:
-                part.set_reshard_after_forward(False, recurse=False)
-            yield
-            for part in shards:
-                part.set_reshard_after_forward(True, recurse=False)
-                part.reshard()
-        elif self.is_deepspeed_enabled:
-            with unwrap_model_for_generation(self.model_wrapped, self.accelerator):
-                yield
-        else:
-            yield
 
     def _episodes(self, rows: list[dict], numbers: list[int], seed: int) -> list[generate.Completion]:
         """One completion for each of `num_generations` copies of each row; `numbers` are the episodes' own."""
@@ -171,7 +157,7 @@ class PolicyTrainer(PPOTrainer):
                 out = self.model("sample", [rows[i]["input_ids"] for i in some], settings)
             for place, ids in zip(places, out, strict=True):
                 found[place] = ids
-        self.clock.flops["rollout"] += self._flops(
+        self.clock.flops["rollout"] += self.flops(
             sum(len(row["input_ids"]) for row in rows) + sum(map(len, found)), sum(map(len, found))
         )
         return [generate.as_completion(ids, self.stops, self.processing_class) for ids in found]
@@ -209,7 +195,7 @@ class PolicyTrainer(PPOTrainer):
                 values = scorer(batch).tolist()
             for place, value in zip(some, values, strict=True):
                 found[place] = value
-        self.clock.flops["scoring"] += self._flops(sum(map(len, sequences)), 0)
+        self.clock.flops["scoring"] += self.flops(sum(map(len, sequences)), 0)
         return found
 
     # ---- log-probs ----
@@ -230,10 +216,14 @@ class PolicyTrainer(PPOTrainer):
                 for name, flat in dict(logps=logps, entropy=entropy, values=values, ref_logps=reference).items():
                     rollout.fill(name, piece, flat.detach().float())
         passes = 2 + (self.both.value_model != "head")
-        self.clock.flops["logps"] += self._flops(*self._sizes(rollout), passes=passes)
-        start = rollout.number == 1 and self.args.device.type == "cpu"
+        self.clock.flops["logps"] += self.flops(*rollout.sizes(), passes=passes)
+        if rollout.number <= 1 and args.device.type == "cpu":
+            self._check_start(rollout)
+
+    def _check_start(self, rollout: Rollout) -> None:
+        """Before anything is learnt the policy is its reference, to the bit."""
         kl = ((rollout.logps - rollout.ref_logps) * rollout.mask).abs().max().item()
-        assert not start or kl == 0, f"the policy is not its reference at the start: log-probs differ by {kl}"
+        assert kl == 0, f"the policy is not its reference at the start: log-probs differ by {kl}"
 
     def _keeps_graph(self, rollout: Rollout) -> bool:
         """Nothing changes between this pass and the update's first one, so the update can go on from the first piece's
@@ -252,7 +242,7 @@ class PolicyTrainer(PPOTrainer):
     # ---- learning ----
 
     def _learn(self, rollout: Rollout) -> dict[str, float]:
-        """Epochs over minibatches. Losses are means over a minibatch's tokens on all processes, however they are cut."""
+        """Epochs over minibatches. Losses are means over a minibatch's tokens on all processes, however cut."""
         args = self.args
         sums: list[Tensor] = []
         norms: list[float] = []
@@ -275,8 +265,8 @@ class PolicyTrainer(PPOTrainer):
         self.both.eval()
         backward = 1 if hasattr(self.both.policy, "peft_config") else 2  # LoRA needs no gradient of the frozen weights
         passes = (1 + backward) * self.plan.epochs * (1 + (self.both.value_model != "head"))
-        self.clock.flops["update"] += self._flops(*self._sizes(rollout), passes=passes)
-        return self._averages(torch.stack(sums), norms)
+        self.clock.flops["update"] += self.flops(*rollout.sizes(), passes=passes)
+        return metrics.of_update(torch.stack(sums), norms, self._total)
 
     def _losses(self, rollout: Rollout, piece: list[int], policy_on: float) -> tuple[Tensor, Tensor]:
         """The summed loss of a piece's tokens, and sums for the log."""
@@ -321,16 +311,6 @@ class PolicyTrainer(PPOTrainer):
             )
         return norm
 
-    def _averages(self, sums: Tensor, norms: list[float]) -> dict[str, float]:
-        """Per-token means over the whole update and all processes, under TRL's names."""
-        totals = self._total(sums[:, :-1].sum(0).double())
-        policy, value, clipped, held, approx, ratio, squared, _ = (totals / totals[-1]).tolist()
-        return {
-            "loss/policy_avg": policy, "loss/value_avg": value, "policy/clipfrac_avg": clipped,
-            "val/clipfrac_avg": held, "policy/approxkl_avg": approx, "val/ratio": ratio,
-            "val/ratio_var": max(0.0, squared - ratio**2), "grad_norm": sum(norms) / len(norms),
-        }  # fmt: skip
-
     # ---- after a rollout ----
 
     def _end_rollout(self, rollout: Rollout, learnt: dict[str, float]) -> None:
@@ -339,57 +319,30 @@ class PolicyTrainer(PPOTrainer):
         self.state.global_step += 1
         self.state.episode += self.plan.episodes
         self.state.epoch = self.state.episode / (len(self.train_rows) * self.args.num_generations)
-        metrics = self._metrics(rollout) | learnt
+        row = metrics.of_rollout(rollout, self.kl_coef, self._total) | learnt
+        row |= {"episode": self.state.episode, "lr": self.lr_scheduler.get_last_lr()[0]}
+        if len(rollout.each) > 1:
+            row |= {f"rewards/{name}/mean": self._mean(values) for name, values in rollout.each.items()}
         if self.args.kl_target is not None:
             self.kl_coef = maths.next_kl_coef(
-                self.kl_coef, metrics["objective/kl"], target=self.args.kl_target, episodes=self.plan.episodes,
+                self.kl_coef, row["objective/kl"], target=self.args.kl_target, episodes=self.plan.episodes,
                 horizon=self.args.kl_horizon,
             )  # fmt: skip
         self._follow()
         self._keep(rollout)
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
-        metrics |= self._speed()
-        self.last_metrics = metrics
-        self.log(metrics)
-        found = self._judge_health(rollout, metrics)
-        if self.args.kl_budget is not None and metrics["objective/kl"] > self.args.kl_budget:
-            self.stopped_by = (
-                f"KL of {metrics['objective/kl']:.3g} nats a sequence is over kl_budget={self.args.kl_budget}"
-            )
+        row |= self._speed()
+        self.last_metrics = row
+        self.log(row)
+        found = self._judge_health(rollout)
+        if self.args.kl_budget is not None and row["objective/kl"] > self.args.kl_budget:
+            self.stopped_by = f"KL of {row['objective/kl']:.3g} nats a sequence is over kl_budget={self.args.kl_budget}"
             self.control.should_training_stop = True
         if self.control.should_evaluate and self.eval_dataset is not None:
             self.evaluate()
         if self.control.should_save and not found:
             self._save_checkpoint(self.model, trial=None)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
-
-    def _metrics(self, rollout: Rollout) -> dict[str, float]:
-        """TRL's `objective/*` and `val/*`, over the episodes of all processes."""
-        mask, stopped = rollout.mask, rollout.stopped.float()
-        sequence_kl = (rollout.kl * mask).sum(1)
-        penalty = -self.kl_coef * sequence_kl
-        rows = torch.stack([
-            sequence_kl, (-rollout.logps * mask).sum(1), penalty, rollout.scores, rollout.scores.square(),
-            (rollout.rewards * mask).sum(1), stopped, rollout.lengths.float(), (rollout.entropy * mask).sum(1),
-            torch.ones_like(stopped),
-        ]).double()  # fmt: skip
-        sums = self._total(rows.sum(1))
-        episodes = sums[-1].item()
-        kl, entropy, non_score, score, squared, whole, stops, length, spread, _ = (sums / episodes).tolist()
-        metrics = {
-            "objective/kl": kl, "objective/entropy": entropy, "objective/non_score_reward": non_score,
-            "objective/rlhf_reward": whole, "objective/scores": score,
-            "objective/scores_std": max(0.0, squared - score**2) ** 0.5, "objective/kl_coef": self.kl_coef,
-            "policy/entropy_avg": spread / length, "val/num_eos_tokens": int(stops * episodes + 0.5),
-            "val/explained_variance": maths.explained_variance(
-                rollout.returns[mask], rollout.values[mask], self._total
-            ),
-            "rollout/length": length, "rollout/eos_rate": stops, "episode": self.state.episode,
-            "lr": self.lr_scheduler.get_last_lr()[0],
-        }  # fmt: skip
-        for name, values in rollout.each.items() if len(rollout.each) > 1 else ():
-            metrics[f"rewards/{name}/mean"] = self._mean(values)
-        return metrics
 
     def _speed(self) -> dict[str, float]:
         """Where the time went, and episodes a second since the run began."""
@@ -401,7 +354,7 @@ class PolicyTrainer(PPOTrainer):
         done = (self.state.global_step - self.begun_at) * self.plan.episodes
         return row | {"eps": done / (time.perf_counter() - self.begun)}
 
-    def _judge_health(self, rollout: Rollout, metrics: dict[str, float]) -> list[str]:
+    def _judge_health(self, rollout: Rollout) -> list[str]:
         """Look for collapse; raise when it lasts. Returns the symptoms: a checkpoint with any is not worth keeping."""
         if self.before is None:
             return []
@@ -413,14 +366,7 @@ class PolicyTrainer(PPOTrainer):
         return found
 
     def _vitals(self, rollout: Rollout) -> guards.Vitals:
-        texts = self._everyones([c.text for c in rollout.completions])
-        mask = rollout.mask
-        sums = self._total(
-            torch.stack([(rollout.entropy * mask).sum(), mask.sum(), rollout.stopped.sum()]).double()
-        ).tolist()
-        return guards.Vitals(
-            sums[0] / sums[1], sums[1] / len(texts), sums[2] / len(texts), guards.commonest_share(texts)
-        )
+        return metrics.vitals(rollout, self._everyones([c.text for c in rollout.completions]), self._total)
 
     def _measure_reference(self) -> None:
         """One rollout from the reference, not trained on: the reward's mean and spread, and what is healthy here."""
@@ -464,14 +410,14 @@ class PolicyTrainer(PPOTrainer):
     # ---- held-out prompts ----
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Sample for the held-out prompts with the same noise each time; the best weights by their score go to `best/`."""
+        """Sample for the held-out prompts with the same noise each time; the best weights go to `best/`."""
         rank, world = self.accelerator.process_index, self.plan.processes
         count = len(self.eval_dataset) - len(self.eval_dataset) % world
         if not count:
             return {}
         rows = [self.eval_dataset[i] for i in range(rank, count, world)]
         clock, self.clock = self.clock, Clock()
-        with self._whole_weights():
+        with sharding.whole_weights(self):
             rollout = self._rollout(
                 self.state.global_step - 1, rows, list(range(rank, count, world)), self.eval_reward or self.reward,
                 seed=self.args.seed + 1,
@@ -543,22 +489,6 @@ class PolicyTrainer(PPOTrainer):
 
         return gather_object(values) if self.plan.processes > 1 else values
 
-    def _sizes(self, rollout: Rollout) -> tuple[int, int]:
-        real = int(rollout.lengths.sum())
-        return sum(len(row["input_ids"]) for row in rollout.rows) + real, real
-
-    def _flops(self, tokens: int, predicted: int, passes: int = 1) -> float:
-        """2 x weights x tokens a forward pass (a backward pass counts as two), the head only where it is applied."""
-        if not hasattr(self, "_weights"):
-            head = self.both.policy.get_output_embeddings().weight
-            vectors = self.both.policy.get_input_embeddings().weight
-            size = {name: getattr(p, "ds_numel", p.numel()) for name, p in self.both.policy.named_parameters()}
-            table = getattr(vectors, "ds_numel", vectors.numel())
-            matrix = getattr(head, "ds_numel", head.numel())
-            self._weights = (sum(size.values()) - table - (0 if head is vectors else matrix), matrix)
-        trunk, matrix = self._weights
-        return 2.0 * passes * (trunk * tokens + matrix * predicted)
-
     def _summary(self) -> dict[str, Any]:
         """What the record keeps of the whole run: seconds and floating-point rate by part, and the best weights."""
         seconds, flops = self.clock.total["seconds"], self.clock.total["flops"]
@@ -573,17 +503,3 @@ class PolicyTrainer(PPOTrainer):
         if self.stopped_by:
             facts["stopped_by"] = self.stopped_by
         return facts
-
-
-def place_frozen(part: Any, accelerator: Any, device: str | None = None) -> Any:
-    """A frozen model where it belongs: sharded under ZeRO-3 and FSDP2, whole on the device (or the one named)."""
-    from trl.models.utils import prepare_deepspeed, prepare_fsdp
-
-    if part is None:
-        return None
-    plugin = accelerator.state.deepspeed_plugin
-    if plugin is not None and plugin.zero_stage == 3:
-        return prepare_deepspeed(part, accelerator)
-    if accelerator.is_fsdp2:
-        return prepare_fsdp(part, accelerator)
-    return part.to(device or accelerator.device)

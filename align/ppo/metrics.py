@@ -1,0 +1,79 @@
+"""The numbers of a rollout and of its update, under TRL's names, as means over real tokens and all processes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.ppo import maths
+from align.ppo.guards import Vitals
+from align.ppo.rollout import Rollout
+
+Total = Callable[[Tensor], Tensor]  # sums a tensor over all processes
+
+
+def of_update(sums: Tensor, norms: list[float], total: Total) -> dict[str, float]:
+    """Per-token means over all passes of an update.
+
+    Args:
+        sums: [passes, 9], what `PolicyTrainer._losses` saw: policy loss, value loss, both clips, squared distance of
+            log-probs, ratio, its square, tokens, and the largest distance.
+        norms: the gradient's norm at each optimizer step.
+    """
+    totals = total(sums[:, :-1].sum(0).double())
+    policy, value, clipped, held, approx, ratio, squared, _ = (totals / totals[-1]).tolist()
+    return {
+        "loss/policy_avg": policy, "loss/value_avg": value, "policy/clipfrac_avg": clipped, "val/clipfrac_avg": held,
+        "policy/approxkl_avg": approx, "val/ratio": ratio, "val/ratio_var": max(0.0, squared - ratio**2),
+        "grad_norm": sum(norms) / len(norms),
+    }  # fmt: skip
+
+
+def of_rollout(rollout: Rollout, kl_coef: float, total: Total) -> dict[str, float]:
+    """TRL's `objective/*` and `val/*`, and ours: spread of the scores, length, share that stopped, critic's fit."""
+    mask, stopped = rollout.mask, rollout.stopped.float()
+    kl = (rollout.kl * mask).sum(1)
+    rows = torch.stack([
+        kl, (-rollout.logps * mask).sum(1), rollout.scores, rollout.scores.square(), (rollout.rewards * mask).sum(1),
+        stopped, rollout.lengths.float(), (rollout.entropy * mask).sum(1), torch.ones_like(stopped),
+    ]).double()  # fmt: skip
+    sums = total(rows.sum(1))
+    episodes = sums[-1].item()
+    nats, entropy, score, squared, whole, stops, length, spread, _ = (sums / episodes).tolist()
+    return {
+        "objective/kl": nats, "objective/entropy": entropy, "objective/non_score_reward": -kl_coef * nats,
+        "objective/rlhf_reward": whole, "objective/scores": score,
+        "objective/scores_std": max(0.0, squared - score**2) ** 0.5, "objective/kl_coef": kl_coef,
+        "policy/entropy_avg": spread / length, "val/num_eos_tokens": round(stops * episodes),
+        "val/explained_variance": maths.explained_variance(rollout.returns[mask], rollout.values[mask], total),
+        "rollout/length": length, "rollout/eos_rate": stops,
+    }  # fmt: skip
+
+
+def vitals(rollout: Rollout, texts: list[str], total: Total) -> Vitals:
+    """What the guards look at. `texts` are the completions of all processes."""
+    mask = rollout.mask
+    sums = total(torch.stack([(rollout.entropy * mask).sum(), mask.sum(), rollout.stopped.sum()]).double()).tolist()
+    commonest = Counter(texts).most_common(1)[0][1] / len(texts)
+    return Vitals(sums[0] / sums[1], sums[1] / len(texts), sums[2] / len(texts), commonest)
+
+
+class Flops:
+    """Floating-point operations of passes of one model: 2 x weights x tokens forward, as much again for the gradient of
+    the activations, and once more for that of the weights; the head only where it is applied."""
+
+    def __init__(self, policy: Any):
+        def size(weight: Any) -> int:
+            return getattr(weight, "ds_numel", weight.numel())
+
+        head, table = policy.get_output_embeddings().weight, policy.get_input_embeddings().weight
+        everything = sum(size(weight) for weight in policy.parameters())
+        self.head = size(head)
+        self.trunk = everything - size(table) - (0 if head is table else self.head)
+
+    def __call__(self, tokens: int, predicted: int, passes: int = 1) -> float:
+        return 2.0 * passes * (self.trunk * tokens + self.head * predicted)
