@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -125,7 +126,7 @@ def last_checkpoint(args: Any) -> str | None:
     state = PartialState()
     if state.is_main_process:
         for checkpoint in Path(args.output_dir).glob("checkpoint-*"):
-            if not (checkpoint / "trainer_state.json").is_file():  # half-written when the process died
+            if not _is_whole(checkpoint):
                 checkpoint.rename(checkpoint.with_name(f"broken-{checkpoint.name}"))
     state.wait_for_everyone()
     found = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
@@ -134,10 +135,19 @@ def last_checkpoint(args: Any) -> str | None:
     return found
 
 
-def train_and_save(trainer: Any, run: Run, tokenizer: Any, *, can_resume: bool = True) -> dict[str, Any]:
+def _is_whole(checkpoint: Path) -> bool:
+    """Was it finished before the process died? Its last file is `trainer_state.json`."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def train_and_save(trainer: Any, run: Run, tokenizer: Any) -> dict[str, Any]:
     """Train, check, save what plain `from_pretrained` (or PEFT) loads, and return the training metrics."""
     tidy(trainer)
-    result = trainer.train(resume_from_checkpoint=last_checkpoint(trainer.args) if can_resume else None)
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(trainer.args))
     trainer.save_model(trainer.args.output_dir)
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(trainer.args.output_dir)

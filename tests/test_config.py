@@ -100,3 +100,13 @@ def test_a_batch_that_cannot_be_shared_is_refused():
     run, *_, args = read("--global_batch_size", "5")
     with pytest.raises(ConfigError, match="cannot be shared by 2 processes"):
         derive_batch(run, args, 2)
+
+
+def test_a_flag_that_is_on_can_be_switched_off():
+    """`--no_flag` is a second action of the same name, which once hid the type of the first."""
+    from align.ppo.config import PPOArguments
+
+    for text, expected in (("false", False), ("true", True)):
+        classes = (BatchArguments, DataArguments, ModelConfig, PPOArguments)
+        argv = ["--output_dir", "out", "--dataset_name", "hub/rows", "--whiten_advantages", text]
+        assert parse(*classes, nano=None, argv=argv)[-1].whiten_advantages is expected
