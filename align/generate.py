@@ -35,6 +35,23 @@ def _left_padded(rows: list[list[int]], pad_id: int, device: Any) -> tuple[torch
     return ids, mask
 
 
+def _read(model: Any, prompts: list[list[int]], pad_id: int, copies: int) -> tuple[Any, Any, Any, Any]:
+    """Read each prompt once and lay `copies` of it side by side: cache, next logits, last position, mask [B, T]."""
+    from transformers import DynamicCache
+
+    ids, seen = _left_padded(prompts, pad_id, model.device)
+    positions = seen.cumsum(1).sub(1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    only_last = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model.__class__) else {}
+    out = model(
+        input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True, **only_last
+    )
+    if copies > 1:
+        cache.batch_repeat_interleave(copies)
+    logits, place, seen = (x.repeat_interleave(copies, 0) for x in (out.logits[:, -1], positions[:, -1], seen))
+    return cache, logits, place, seen
+
+
 @torch.no_grad()
 def sample(
     model: Any,
@@ -64,30 +81,17 @@ def sample(
     Returns:
         Token ids of each completion, at most `max_new_tokens`.
     """
-    from transformers import DynamicCache
-
     from align import packing
 
-    ids, seen = _left_padded(prompts, pad_id, model.device)
-    known, width = seen.shape
-    mask = torch.ones((known * per_prompt, width + max_new_tokens), dtype=torch.long, device=ids.device)
-    mask[:, :width] = seen.repeat_interleave(per_prompt, 0)
-    positions = seen.cumsum(1).sub(1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    wide = packing.windowless(model.config.get_text_config(), width + max_new_tokens)
+    cache, logits, place, seen = _read(model, prompts, pad_id, per_prompt)
+    width = seen.shape[1]
+    mask = torch.cat([seen, seen.new_ones(len(seen), max_new_tokens)], 1)
+    wide = packing.windowless(model.config.get_text_config(), mask.shape[1])
     wide = wide and model.config._attn_implementation in ("sdpa", packing.NAME)
-    only_last = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model.__class__) else {}
-    out = model(
-        input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True, **only_last
-    )
-    logits, place = out.logits[:, -1], positions[:, -1]
-    if per_prompt > 1:
-        cache.batch_repeat_interleave(per_prompt)
-        logits, place = logits.repeat_interleave(per_prompt, 0), place.repeat_interleave(per_prompt, 0)
     done: list[list[int]] = [[] for _ in range(len(mask))]
     rows = list(range(len(mask)))  # which completion each row of the batch is; -1 once it has stopped
     for t in range(max_new_tokens):
-        tokens = _draw(logits, temperature, None if noise is None else noise[rows, t].to(ids.device))
+        tokens = _draw(logits, temperature, None if noise is None else noise[rows, t].to(mask.device))
         for position, token in enumerate(tokens.tolist()):
             if (row := rows[position]) >= 0:
                 done[row].append(token)
@@ -96,7 +100,7 @@ def sample(
         if not alive or t == max_new_tokens - 1:
             break
         if 4 * len(alive) <= 3 * len(rows):  # fewer rows are worth the copy of the cache
-            keep = torch.tensor(alive, device=ids.device)
+            keep = torch.tensor(alive, device=mask.device)
             cache.batch_select_indices(keep)
             tokens, place, mask, rows = tokens[keep], place[keep], mask[keep], [rows[position] for position in alive]
         place, seen = place + 1, mask[:, : width + t + 1]
