@@ -18,7 +18,8 @@ from align.record import Run, RunError
 class Progress(ProgressCallback):
     """The usual progress bar with its ETA; logged numbers go behind the bar instead of breaking it into lines."""
 
-    SHOWN = ("loss", "rewards/margins", "accuracy", "objective/scores", "objective/kl", "eval_loss")
+    SHOWN = ("loss", "rewards/margins", "accuracy", "objective/scores", "objective/kl", "rollout/length",
+             "rollout/eos_rate", "eps", "eval_loss")  # fmt: skip
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.training_bar is not None and logs:

@@ -134,7 +134,14 @@ def shared(base, tmp_path):
     adapter.save_pretrained(tmp_path / "rm")
     make_tokenizer().save_pretrained(tmp_path / "rm")
     both = roles.build(
-        str(base), str(tmp_path / "rm"), "adapter", lora(), make_tokenizer(), longest=64, cast_adapters=True
+        str(base),
+        str(tmp_path / "rm"),
+        "adapter",
+        lora(),
+        make_tokenizer(),
+        longest=64,
+        cast_adapters=True,
+        output_dir="",
     )
     return both.eval(), adapter.eval()
 
@@ -189,7 +196,9 @@ def test_policy_and_critic_are_saved_and_loaded(base, tmp_path, value_model):
     tokenizer = make_tokenizer()
 
     def fresh():
-        return roles.build(str(base), None, value_model, settings, tokenizer, longest=64, cast_adapters=True).eval()
+        return roles.build(
+            str(base), None, value_model, settings, tokenizer, longest=64, cast_adapters=True, output_dir=""
+        ).eval()
 
     both = fresh()
     with torch.no_grad():
@@ -206,13 +215,15 @@ def test_policy_and_critic_are_saved_and_loaded(base, tmp_path, value_model):
     plain = loader.from_pretrained(tmp_path).eval()(torch.tensor([[5, 6, 10]])).logits
     torch.testing.assert_close(plain, both.policy(torch.tensor([[5, 6, 10]])).logits)
     other = roles.build(str(base), None, "full" if value_model == "head" else "head", lora(use_peft=False), tokenizer,
-                        longest=64, cast_adapters=True)  # fmt: skip
+                        longest=64, cast_adapters=True, output_dir="")  # fmt: skip
     with pytest.raises(ConfigError, match="its critic is a"):
         roles.restore(other, tmp_path)
 
 
 def test_an_architecture_that_bends_its_logits_is_found(base):
-    both = roles.build(str(base), None, "head", lora(use_peft=False), make_tokenizer(), longest=64, cast_adapters=True)
+    both = roles.build(
+        str(base), None, "head", lora(use_peft=False), make_tokenizer(), longest=64, cast_adapters=True, output_dir=""
+    )
     both("check_head", [5, 6, 7, 8])
     both.policy.config.final_logit_softcapping = 0.01
     with pytest.raises(ConfigError, match="change their logits"):

@@ -30,7 +30,7 @@ def make_trainer(
     longest = max(map(len, rows.train["input_ids"])) + args.response_length
     both = roles.build(
         parent, args.reward_model_path, args.value_model, model_args, tokenizer, longest=longest,
-        cast_adapters=kind not in ("zero3", "fsdp2"),
+        cast_adapters=kind not in ("zero3", "fsdp2"), output_dir=args.output_dir,
     )  # fmt: skip
     reference = None if model_args.use_peft else roles.Frozen(model.load_policy(parent, model_args, tokenizer), longest)
     reward = rewards.Reward([], clip=args.reward_clip)

@@ -145,6 +145,7 @@ class ActorCritic(nn.Module):
         self.policy = policy
         self.config = policy.config
         self._no_split_modules = policy._no_split_modules  # FSDP2 wraps layer by layer
+        self.generation_config = getattr(policy, "generation_config", None)
         self.is_gradient_checkpointing = False  # read by TRL's helper; we sample in eval mode, where there is none
         self.packs = packing.use(policy, longest) and (critic is None or packing.use(critic, longest))
         self.value_model = value_model
@@ -155,6 +156,7 @@ class ActorCritic(nn.Module):
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
         self.reward_head: nn.Linear | None = None
+        self.starts_as_reward_model = False
         self.values_shift, self.values_scale = 0.0, 1.0  # from the reward model's units to normalised ones
 
     def forward(self, task: str, *arguments: Any) -> Any:
@@ -200,12 +202,17 @@ class ActorCritic(nn.Module):
         laid beside the weights and dropped, never subtracted, so that the backbone stays the reference to the bit. In
         lower precision the sum would be rounded, and another policy than the one that learns would sample."""
         from peft.tuners.lora import Linear
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
-        layers = [part for part in self.policy.modules() if isinstance(part, Linear)]
+        layers: list[Any] = [part for part in self.policy.modules() if isinstance(part, BaseTunerLayer)]
         weights = [layer.get_base_layer().weight for layer in layers]
-        if any(weight.dtype != torch.float32 or type(weight) is not nn.Parameter for weight in weights) or any(
-            hasattr(weight, "ds_id") or layer.lora_bias["default"]
-            for layer, weight in zip(layers, weights, strict=True)
+        if (
+            any(type(layer) is not Linear for layer in layers)
+            or any(weight.dtype != torch.float32 or type(weight) is not nn.Parameter for weight in weights)
+            or any(
+                hasattr(weight, "ds_id") or layer.lora_bias["default"]
+                for layer, weight in zip(layers, weights, strict=True)
+            )
         ):
             yield
             return
@@ -263,6 +270,7 @@ def build(
     *,
     longest: int,
     cast_adapters: bool,
+    output_dir: str,
 ) -> ActorCritic:
     """Load the policy and put critic and reward adapter beside it. Seed before: heads and adapters are new.
 
@@ -271,22 +279,23 @@ def build(
         reward_path: the reward model's folder or hub id, or None where functions give the reward.
         longest: tokens of the longest prompt with the longest completion.
         cast_adapters: keep adapters in fp32 on a bf16 backbone (not under ZeRO-3 and FSDP2, which want one dtype).
+        output_dir: where a reward adapter's merged weights go, if the critic starts from them.
     """
     from peft import get_peft_model
 
     policy = model.load_policy(parent, model_args, tokenizer)
     lora = model.lora_config(model_args)
-    critic = None
+    critic, start = None, parent
     if value_model == "full":
-        start = parent
         if reward_path and same_tokens(reward_path, tokenizer):
-            start = reward_path
+            start = model.resolve_parent(reward_path, output_dir, role="reward")
         critic = model.load_reward_model(start, model_args, tokenizer)
         if start == parent:
             nn.init.zeros_(critic.score.weight)
     if lora is not None:
         policy = get_peft_model(policy, lora, autocast_adapter_dtype=cast_adapters)
     both = ActorCritic(policy, value_model, critic, longest)
+    both.starts_as_reward_model = critic is not None and start != parent
     if lora is not None and value_model == "adapter":
         policy.add_adapter("value", lora)
     if lora is not None and reward_path and shares_backbone(reward_path, parent):

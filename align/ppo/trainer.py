@@ -372,7 +372,7 @@ class PolicyTrainer(PPOTrainer):
         """One rollout from the reference, not trained on: the reward's mean and spread, and what is healthy here."""
         if not self.args.normalize_reward and not self.args.collapse_patience:
             return
-        rollout = self._sample_and_score(-1 + self.plan.rollouts + 1)  # prompts and noise that come last, if at all
+        rollout = self._sample_and_score(self.plan.rollouts)  # prompts and noise that come last, if at all
         rollout.number = 0
         self._compare_with_reference(rollout)
         self.before = self._vitals(rollout)
@@ -383,9 +383,10 @@ class PolicyTrainer(PPOTrainer):
         if not self.reward.std > 1e-6:
             raise RunError(
                 f"the reward gives every one of the {len(scores)} samples of the reference the same score "
-                f"({self.reward.mean:.4g}), so there is nothing to learn from; check the reward, or raise temperature"
+                f"({self.reward.mean:.4g}), so there is nothing to learn from; "
+                "check the reward, raise temperature, or give --normalize_reward false"
             )
-        if self.both.critic is not None:  # it starts as the reward model and speaks its units
+        if self.both.starts_as_reward_model:  # and so speaks its units
             self.both.values_shift, self.both.values_scale = self.reward.mean, self.reward.std
 
     def _follow(self) -> None:
