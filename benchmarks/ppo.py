@@ -1,12 +1,12 @@
 """The PPO engine against TRL 1.12's `PPOTrainer`, side by side: episodes a second and peak memory.
 
-    python benchmarks/ppo.py --output runs/benchmark.json         # the nano cases; makes the nano chain if needed
+    python benchmarks/ppo.py --output runs/benchmark.json       # the nano cases; makes the nano chain if needed
     python benchmarks/ppo.py --output runs/big.json --case logits-full logits-lora
     python benchmarks/ppo.py --output runs/gpu.json --case gpu-1b gpu-8b  # on a GPU
 
 Each side of a case runs `--repeats` times, in turn, each time in a process of its own; the figures are medians. An
-update is one rollout with all its optimizer steps; the first ones warm up and do not count. Memory is the most that the
-process held above what it held before any model was loaded (on a GPU: `torch.cuda.max_memory_allocated`).
+update is one rollout with all its optimizer steps; the first one warms up and does not count. Memory is the most that
+the process held above what it held before any model was loaded (on a GPU: `torch.cuda.max_memory_allocated`).
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ CASES: dict[str, dict[str, Any]] = {
     ),
     # 27 M parameters, 19 M of them the vectors of 50,000 tokens; random weights never stop early
     "logits-full": dict(
-        shape=dict(hidden_size=384, layers=4, heads=6, vocab=50_000), prompt=32,
-        flags=RANDOM_FLAGS | dict(global_batch_size=64, per_device_train_batch_size=8, response_length=48),
+        shape=dict(hidden_size=384, layers=4, heads=6, vocab=50_000), prompt=16,
+        flags=RANDOM_FLAGS | dict(global_batch_size=64, per_device_train_batch_size=8, response_length=32),
     ),
     "logits-lora": dict(
-        shape=dict(hidden_size=384, layers=4, heads=6, vocab=50_000), prompt=32,
-        flags=RANDOM_FLAGS | LORA | dict(global_batch_size=64, per_device_train_batch_size=8, response_length=48),
+        shape=dict(hidden_size=384, layers=4, heads=6, vocab=50_000), prompt=16,
+        flags=RANDOM_FLAGS | LORA | dict(global_batch_size=64, per_device_train_batch_size=8, response_length=32),
     ),
     "gpu-1b": dict(
         shape=dict(hidden_size=2048, layers=16, heads=32, kv=8, vocab=128_256, mlp=8192, tied=True), prompt=512,
@@ -197,7 +197,7 @@ def measure(name: str, case: dict[str, Any], folder: Path, args: argparse.Namesp
             if done.returncode:
                 sys.exit(f"{name}, {engine}: failed\n{done.stderr[-3000:]}")
             found = json.loads(file.read_text())
-            found["episodes_per_second"] = flags["global_batch_size"] / statistics.median(found["seconds"][1:])
+            found["episodes_per_second"] = flags["global_batch_size"] / statistics.median(found["seconds"])
             raw[engine].append(found)
             print(f"  {name} {engine} {repeat + 1}/{args.repeats}: {found['episodes_per_second']:.1f} episodes/s, "
                   f"{found['peak_bytes'] / 2**20:,.0f} MiB", flush=True)  # fmt: skip
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="JSON file to write: a list of cases")
     parser.add_argument("--case", nargs="+", default=["nano-full", "nano-lora"], choices=list(CASES))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=12, help="rollouts of one run; the first two do not count")
+    parser.add_argument("--updates", type=int, default=12, help="rollouts of one run; the first does not count")
     parser.add_argument("--engines", nargs="+", default=["trl", "align"], choices=["trl", "align"])
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--flags", help=argparse.SUPPRESS)

@@ -129,8 +129,8 @@ class Plan:
             f"{self.episodes // self.prompts} completions), {self.rollouts * self.episodes:,} episodes in all\n"
             f"  updates   {self.rollouts * steps} optimizer steps: {steps} a rollout = {self.epochs} epochs x "
             f"{self.minibatches} minibatches of {self.episodes // self.minibatches} episodes\n"
-            f"  memory    {self.micro_batches} pieces of at most {self.micro_batch} episodes a minibatch on each of "
-            f"{self.processes} process{'es' * (self.processes > 1)}"
+            f"  memory    at most {self.micro_batch} episodes at once: {self.micro_batches} "
+            f"piece{'s' * (self.micro_batches > 1)} a minibatch on each process"
         )
 
 
