@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-NANO = ROOT / "runs" / "nano"
+NANO = Path("runs/nano")  # seen from the repository's root, where every side runs
 NANO_FLAGS = dict(
     model_name_or_path=str(NANO / "sft"), dataset_name=str(NANO / "world/prompts"), global_batch_size=64,
     per_device_train_batch_size=64, num_mini_batches=1, num_ppo_epochs=2, response_length=24, temperature=1.0,
@@ -62,9 +62,9 @@ def prepare(name: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make what a case needs (the nano chain, or random checkpoints and prompts) and return its flags."""
     if "shape" in case:
         return case["flags"] | random_checkpoints(case, folder)
-    if not (NANO / "reward" / "run.json").is_file():
+    if not (ROOT / NANO / "reward" / "run.json").is_file():
         run([sys.executable, "recipes/pipeline.py", "--until", "reward"])
-    if name == "nano-lora" and not (NANO / "reward-lora" / "run.json").is_file():
+    if name == "nano-lora" and not (ROOT / NANO / "reward-lora" / "run.json").is_file():
         flags = dict(model_name_or_path=NANO / "sft", dataset_name=NANO / "rank", output_dir=NANO / "reward-lora",
                      use_peft=True, lora_r=16, learning_rate=2e-3)  # fmt: skip
         extra = [x for k, v in flags.items() for x in (f"--{k}", str(v))]
@@ -205,7 +205,7 @@ def measure(name: str, case: dict[str, Any], folder: Path, args: argparse.Namesp
     def of(engine: str, key: str) -> float:
         return statistics.median(one[key] for one in raw[engine])
 
-    row: dict[str, Any] = dict(name=name, raw=raw, flags=flags, machine=machine())
+    row: dict[str, Any] = dict(name=name, raw=raw, flags=case["flags"], machine=machine())
     if all(raw.values()):
         row |= dict(
             speedup=of("align", "episodes_per_second") / of("trl", "episodes_per_second"),
