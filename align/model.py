@@ -16,7 +16,6 @@ from typing import Any
 
 from align import chat
 from align.config import ConfigError
-from align.data import DataError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
@@ -217,12 +216,3 @@ def lora_config(model_args: Any, *, reward_model: bool = False) -> Any:
         use_dora=model_args.use_dora,
         modules_to_save=extra + ["score"] if reward_model else extra or None,
     )
-
-
-def same_vocabulary(a: Any, b: Any, names: tuple[str, str]) -> None:
-    """Stop where two tokenizers would read the same ids as different words."""
-    if a.get_vocab() != b.get_vocab():
-        raise DataError(
-            f"{names[0]} and {names[1]} have different tokenizers, so one would read nonsense in the other's ids; "
-            "use a reward model trained from the same family"
-        )

@@ -220,6 +220,19 @@ def test_policy_and_critic_are_saved_and_loaded(base, tmp_path, value_model):
         roles.restore(other, tmp_path)
 
 
+def test_a_critic_that_warms_up_leaves_the_policy_alone(base):
+    both = roles.build(str(base), None, "head", lora(use_peft=False), make_tokenizer(), longest=64, cast_adapters=True,
+                       output_dir="")  # fmt: skip
+    torch.nn.init.ones_(both.value_head.weight)
+    batch = roles.Batch.of([[5, 6]], [[10, 11]], "cpu", packed=both.packs)
+    for alone in (True, False):
+        both.zero_grad()
+        both.only_values = alone
+        both("actions", batch, 1.0, False)[2].square().sum().backward()
+        assert both.value_head.weight.grad.any()
+        assert any(w.grad is not None and w.grad.any() for w in both.policy.parameters()) is not alone
+
+
 def test_an_architecture_that_bends_its_logits_is_found(base):
     both = roles.build(
         str(base), None, "head", lora(use_peft=False), make_tokenizer(), longest=64, cast_adapters=True, output_dir=""

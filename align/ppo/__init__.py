@@ -1,1 +1,1 @@
-"""PPO: for now TRL 1.12's trainer through the thinnest subclass that makes it correct here."""
+"""The PPO engine: `trainer.py` is the loop, `maths.py` its formulas, `roles.py` who shares weights with whom."""

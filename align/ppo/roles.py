@@ -157,6 +157,7 @@ class ActorCritic(nn.Module):
             nn.init.zeros_(self.value_head.bias)
         self.reward_head: nn.Linear | None = None
         self.starts_as_reward_model = False
+        self.only_values = False  # while the critic warms up, it does not move a trunk that it shares
         self.values_shift, self.values_scale = 0.0, 1.0  # from the reward model's units to normalised ones
 
     def forward(self, task: str, *arguments: Any) -> Any:
@@ -176,6 +177,8 @@ class ActorCritic(nn.Module):
                 trunk = trunk_of(self.policy if self.critic is None else self.critic)
                 hidden = batch.hidden(trunk)[where - 1]
             head = self.value_head if self.critic is None else self.critic.score
+        elif self.only_values:
+            hidden = hidden.detach()
         with torch.autocast(hidden.device.type, enabled=False):
             values = head(hidden.to(head.weight.dtype)).squeeze(-1).float()
         return (values - self.values_shift) / self.values_scale

@@ -91,6 +91,7 @@ class PolicyTrainer(PPOTrainer):
         self._begin(resume_from_checkpoint)
         while self.state.global_step < self.plan.rollouts and not self.control.should_training_stop:
             number = self.state.global_step
+            self.both.only_values = number < self.args.value_warmup_rollouts
             with sharding.whole_weights(self):
                 rollout = self._sample_and_score(number)
                 self._compare_with_reference(rollout)
@@ -246,7 +247,7 @@ class PolicyTrainer(PPOTrainer):
         args = self.args
         sums: list[Tensor] = []
         norms: list[float] = []
-        policy_on = float(rollout.number > args.value_warmup_rollouts)
+        policy_on = float(not self.both.only_values)
         self.both.train(args.gradient_checkpointing)  # checkpointing works in training mode only; there is no dropout
         for epoch in range(self.plan.epochs):
             plan = rollout.plan_of(args.seed, epoch, self.plan.minibatches, self.plan.micro_batch)
