@@ -36,6 +36,9 @@ class RunArguments:
     """What every recipe takes beside its own arguments."""
 
     overwrite: bool = field(default=False, metadata={"help": "Replace the finished run that output_dir holds."})
+    accept_failed: list[str] = field(
+        default_factory=list, metadata={"help": "Runs that may be parents although their gate failed."}
+    )
 
 
 @dataclass
@@ -258,15 +261,22 @@ def _unsupported_here(explicit: dict[str, Any]) -> list[str]:
 PARENT_KEYS = ("model_name_or_path", "reward_model_path", "tokenizer_name_or_path", "dataset_name")
 
 
-def _parent_problems(values: dict[str, Any]) -> list[str]:
-    """Paths that are named and are not there, parents that did not finish: found before anything is loaded."""
-    from align.record import parent_problem
+def _parent_problems(values: dict[str, Any], gates: bool = True) -> list[str]:
+    """Paths that are named and are not there, parents that did not finish or failed: before anything is loaded."""
+    from align.gates import problem as gate_problem
+    from align.record import parent_problem, run_directory
+
+    accepted = values.get("accept_failed") or []
+    accepted = [accepted] if isinstance(accepted, str) else accepted
 
     problems = []
     for key in PARENT_KEYS:
         value = values.get(key)
         if value:
             problem = parent_problem(str(value), allow_hub=True)
+            folder = run_directory(str(value))
+            if problem is None and gates and folder and str(value) not in accepted and str(folder) not in accepted:
+                problem = gate_problem(str(value), folder)
             if problem:
                 problems.append(f"{key}: {problem}")
     inputs = [values.get(key) for key in PARENT_KEYS]
@@ -291,6 +301,7 @@ def parse(
     defaults: dict[str, Any] | None = None,
     lora_defaults: dict[str, Any] | None = None,
     required: tuple[str, ...] = ("output_dir",),
+    gates: bool = True,
     argv: list[str] | None = None,
 ) -> tuple[Any, ...]:
     """Read the configuration of one recipe.
@@ -301,6 +312,7 @@ def parse(
         defaults: the recipe's own defaults, over the classes' ones.
         lora_defaults: those that apply under `--use_peft`, over `defaults` (a learning rate of its own).
         required: keys that must have a value in the end.
+        gates: refuse parents whose gate failed; not for the recipe that measures them.
         argv: the command line; `sys.argv[1:]` by default.
 
     Raises:
@@ -323,7 +335,7 @@ def parse(
     use_peft = str(explicit.get("use_peft", False)).lower() in ("true", "1", "yes")
     recipe_defaults = {**(defaults or {}), **((lora_defaults or {}) if use_peft else {})}
     values = {**_device_defaults(reader.known, explicit), **recipe_defaults, **explicit}
-    problems += _unsupported_here(explicit) + _parent_problems(values)
+    problems += _unsupported_here(explicit) + _parent_problems(values, gates)
     if DataArguments in classes and not (values.get("dataset_name") or values.get("datasets")):
         problems.append("dataset_name is needed: --dataset_name rows.jsonl (or a hub id, a folder, a finished run)")
     if values.get("dataset_streaming") in (True, "true", "True") and not any("Pretrain" in c.__name__ for c in classes):

@@ -3,7 +3,7 @@
 Schemas (TRL's, conversational or plain), and one of our own:
     text        text
     sft         messages, or prompt + completion
-    preference  prompt + chosen + rejected (+ margin); the prompt may be implicit
+    preference  prompt + chosen + rejected (+ margin, category); the prompt may be implicit
     prompt      prompt (other columns are kept)
     rankings    prompt + completions + ranking (1 is best, ties allowed), annotator, time; expands to preference pairs
 """
@@ -306,6 +306,8 @@ def _preference_row(row: dict, where: str) -> dict:
         if isinstance(row["margin"], bool) or not isinstance(row["margin"], (int, float)):
             raise DataError(f"{where}.margin: expected a number, got {row['margin']!r}")
         out["margin"] = float(row["margin"])
+    if row.get("category") is not None:
+        out["category"] = str(row["category"])
     if chosen == rejected:
         out["drop"] = "with identical chosen and rejected"
     elif not isinstance(chosen, str) and (len(chosen) != 1 or len(rejected) != 1):
@@ -323,11 +325,12 @@ def expand_ranking(row: dict, where: str) -> list[dict]:
     if not all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranking):
         raise DataError(f"{where}.ranking: expected whole numbers (1 is best), got {ranking!r}")
     prompt = row["prompt"]
+    category = {"category": row["category"]} if row.get("category") is not None else {}
     pairs = []
     for (a, rank_a), (b, rank_b) in itertools.combinations(zip(completions, ranking, strict=True), 2):
         if rank_a != rank_b:
             better, worse = (a, b) if rank_a < rank_b else (b, a)
-            pairs.append({"prompt": prompt, "chosen": better, "rejected": worse})
+            pairs.append({"prompt": prompt, "chosen": better, "rejected": worse, **category})
     return pairs
 
 
@@ -458,8 +461,7 @@ def tokenise(rows: Any, schema: str, tokenizer: Any, *, max_length: int | None, 
             report.first.setdefault(result["drop"], str({k: v for k, v in row.items() if k != "drop"})[:160])
             continue
         rest = {k: v for k, v in row.items() if k != "drop"} if keep_columns else {}
-        if row.get("margin") is not None:
-            rest["margin"] = row["margin"]
+        rest |= {key: row[key] for key in ("margin", "category") if row.get(key) is not None}
         kept.append({**rest, **result["ids"]})
     report.rows_out = len(kept)
     report.first["longest"] = str(longest)

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -102,6 +103,7 @@ def callbacks(run: Run) -> list[TrainerCallback]:
 
 def tidy(trainer: Any) -> None:
     """Replace transformers' progress output by ours."""
+    trainer.remove_callback(Progress)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if not trainer.args.disable_tqdm:
@@ -178,6 +180,48 @@ def check_saved(folder: Path) -> None:
             raise RunError(f"{file}: empty weights {empty[:3]}; with ZeRO-3 use accelerate_configs/zero3.yaml")
         if broken:
             raise RunError(f"{file}: weights that are not finite, the first: {broken[0]}; lower --learning_rate")
+
+
+def loss_before(trainer: Any, rows: Any) -> dict[str, float]:
+    """`loss_before`: the parent's loss on held-out rows. Nothing where there are none, or where weights are sharded."""
+    if rows is None or len(rows) == 0 or not _whole(trainer):
+        return {}
+    tidy(trainer)
+    with (
+        torch.random.fork_rng()
+    ):  # a data loader draws from the global generator: the training that follows must not notice
+        metrics = trainer.evaluate(rows)
+    trainer.state.log_history.clear()
+    return {"loss_before": metrics["eval_loss"]}
+
+
+def stop_rate(trainer: Any, rows: Any, tokenizer: Any, count: int = 64) -> dict[str, float]:
+    """`stops`: the share of greedy answers to (held-out) demonstrations' prompts that end by themselves.
+
+    An answer may be twice as long as the longest demonstration among them. Nothing where weights are sharded.
+    """
+    from align.generate import complete
+
+    some = rows.train if rows.test is None else rows.test
+    if some is None or "labels" not in some.column_names or not _whole(trainer):
+        return {}
+    found = [(row["input_ids"], row["labels"]) for row in some.select(range(min(count, len(some))))]
+    prompts = [ids[: next(i for i, label in enumerate(labels) if label != -100)] for ids, labels in found]
+    longest = max(sum(label != -100 for label in labels) for _, labels in found)
+    room = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None) or 2**30
+    longest = min(2 * longest, room - max(map(len, prompts)))
+    policy = trainer.accelerator.unwrap_model(trainer.model).eval()
+    policy = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+    size = trainer.args.per_device_eval_batch_size
+    with torch.no_grad():
+        answers = complete(policy, tokenizer, prompts, max_new_tokens=longest, temperature=0.0, batch_size=size)
+        stopped = [said[0].stopped for _, said in answers]
+    return {"stops": sum(stopped) / len(stopped)}
+
+
+def _whole(trainer: Any) -> bool:
+    """Does every process hold all weights?"""
+    return not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
 
 
 def held_out(trainer: Any, rows: Any) -> dict[str, float]:

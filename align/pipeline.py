@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import operator
+import os
 import re
 import runpy
 import shlex
@@ -72,11 +74,25 @@ class Stage:
 
 
 def _moved(value: Any, args: PipelineConfig) -> Any:
-    """`runs/nano/sft` as `<output_dir>/sft`, wherever a stage's YAML names it."""
+    """`runs/nano/sft` as `<output_dir>/sft`, wherever a stage's YAML names it, also as `name=runs/nano/sft`."""
     home = args.family_dir
-    if isinstance(value, str) and (value == home or value.startswith(home + "/")):
-        return str(args.output_dir) + value[len(home) :]
+    if isinstance(value, list):
+        return [_moved(item, args) for item in value]
+    if not isinstance(value, str):
+        return value
+    name, equals, path = value.rpartition("=")
+    if path == home or path.startswith(home + "/"):
+        return name + equals + str(args.output_dir) + path[len(home) :]
     return value
+
+
+def _paths(settings: dict[str, Any]) -> set[str]:
+    """What a stage reads: every value, or end of `name=value`, that is there, but its own folder."""
+    values = [v for k, v in settings.items() if k != "output_dir"]
+    found = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    found += [entry["path"] for entry in settings.get("datasets") or []]
+    paths = [item.rpartition("=")[2] for item in found if isinstance(item, str)]
+    return {path for path in paths if path and Path(path).exists()}
 
 
 def plan(entry: dict[str, Any], args: PipelineConfig) -> Stage:
@@ -89,13 +105,11 @@ def plan(entry: dict[str, Any], args: PipelineConfig) -> Stage:
     changed = {key: value for key, value in moved.items() if value != settings[key]}
     argv = ["--config", str(path), "--seed", str(args.seed)]
     for key, value in changed.items():
-        argv += [f"--{key}", str(value)]
+        argv += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
     program = shlex.split(entry["run"])
     folder = Path(moved["output_dir"])
-    parents = [v for k, v in moved.items() if isinstance(v, str) and k != "output_dir" and Path(v).exists()]
-    parents += [e["path"] for e in moved.get("datasets") or [] if Path(e["path"]).exists()]
     ingredients = {"program": program, "settings": moved, "seed": args.seed, "code": _code_hash(program)}
-    ingredients["parents"] = {parent: _parent_hash(parent, folder) for parent in sorted(parents)}
+    ingredients["parents"] = {parent: _parent_hash(parent, folder) for parent in sorted(_paths(moved))}
     digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     return Stage(
         entry["name"], program, folder, argv, entry.get("launch"), entry.get("gate") or {},
@@ -142,8 +156,16 @@ def check_gate(stage: Stage) -> None:
             raise record.RunError(f"stage {stage.name} missed its gate: {key} is {value:.4g}, must be {bound}")
 
 
-def _in_process(program: list[str], argv: list[str]) -> None:
+def _in_process(program: list[str], argv: list[str], log: Path | None = None) -> None:
     """The body of a forked stage: the recipe as `__main__`, as if launched."""
+    if log is not None:
+        with log.open("a") as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+    if threads := os.environ.get("OMP_NUM_THREADS"):  # torch is loaded already, and asks no more
+        import torch
+
+        torch.set_num_threads(int(threads))
     module = program[0] == "-m"
     sys.argv = [program[-1] if module else program[0], *argv]
     if module:
@@ -153,14 +175,16 @@ def _in_process(program: list[str], argv: list[str]) -> None:
         runpy.run_path(program[0], run_name="__main__")
 
 
-def execute(stage: Stage, extra: list[str]) -> int:
-    """Run one stage to its end and return its exit status."""
+def execute(stage: Stage, extra: list[str], log: Path | None = None) -> int:
+    """Run one stage to its end, its output on the screen or in `log`, and return its exit status."""
     argv = [*stage.argv, *extra]
     if stage.launch:
-        return subprocess.call([*shlex.split(stage.launch), *stage.program, *argv])
+        with log.open("a") if log else contextlib.nullcontext() as stream:
+            command = [*shlex.split(stage.launch), *stage.program, *argv]
+            return subprocess.call(command, stdout=stream, stderr=subprocess.STDOUT if stream else None)
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(PRELOAD)
-    process = server.Process(target=_in_process, args=(stage.program, argv))
+    process = server.Process(target=_in_process, args=(stage.program, argv, log))
     process.start()
     try:
         process.join()
@@ -170,7 +194,7 @@ def execute(stage: Stage, extra: list[str]) -> int:
     return process.exitcode or 0
 
 
-def _how_to_start(stage: Stage, known: dict[str, Any]) -> list[str] | None:
+def how_to_start(stage: Stage, known: dict[str, Any]) -> list[str] | None:
     """Extra arguments to start a stage with; None where it is finished and its inputs have not changed."""
     run = record.read_record(stage.folder)
     if run is None:
@@ -193,7 +217,7 @@ def run_stages(args: PipelineConfig) -> list[dict[str, Any]]:
     for number, entry in enumerate(args.stages, 1):
         stage = plan(entry, args)
         title = f"stage {number} of {len(args.stages)}: {stage.name}"
-        extra = _how_to_start(stage, known)
+        extra = how_to_start(stage, known)
         if extra is None:
             print(f"{title} — finished before, inputs unchanged", flush=True)
         else:

@@ -239,14 +239,15 @@ def _command() -> str:
     return " ".join([program, *sys.argv[1:]])
 
 
-def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool) -> None:
+def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool, reopen: bool) -> None:
     """Make the output folder, or refuse to touch one that holds somebody's work."""
     record = read_record(folder)
+    resume = resume or (reopen and not overwrite)
     if record is not None and not overwrite:
-        if record.get("status") == "complete":
+        if record.get("status") == "complete" and not (reopen and record.get("recipe") == recipe):
             raise RunError(f"output_dir {folder} holds a finished run; name another folder, or give --overwrite")
         if record.get("recipe") not in (None, recipe):
-            raise RunError(f"output_dir {folder} holds an unfinished {record['recipe']} run; name another folder")
+            raise RunError(f"output_dir {folder} holds a {record['recipe']} run; name another folder")
     if folder.exists() and not folder.is_dir():
         raise RunError(f"output_dir {folder} is a file; name a folder")
     if record is None and folder.is_dir() and any(folder.iterdir()):
@@ -276,16 +277,27 @@ def _interrupted(signum: int, _frame: Any) -> None:
 
 @contextlib.contextmanager
 def start(
-    recipe: str, output_dir: str, config: dict[str, Any], *, overwrite: bool = False, resume: bool = False
+    recipe: str,
+    output_dir: str,
+    config: dict[str, Any],
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    reopen: bool = False,
 ) -> Iterator[Run]:
     """Open a run: `with start("sft", …) as run:`. Whatever ends the block is recorded.
+
+    Args:
+        overwrite: empty the folder first.
+        resume: go on with an interrupted run.
+        reopen: go on with a finished one as well: what it holds is kept by a key of its own and not made twice.
 
     Raises:
         RunError: if the folder holds a finished or an interrupted run and neither flag says what to do with it.
     """
     main = int(os.environ.get("RANK", "0")) == 0
     if main:
-        _prepare_folder(Path(output_dir), recipe, overwrite=overwrite, resume=resume)
+        _prepare_folder(Path(output_dir), recipe, overwrite=overwrite, resume=resume, reopen=reopen)
     run = Run(recipe, output_dir, config, main=main)
     run.note(git=_git(), versions=_versions(), hardware=_hardware())
     previous = signal.signal(signal.SIGTERM, _interrupted)

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
+from align.evaluate import stats
 from align.generate import scores
-
-
-def wilson(right: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (Wilson 1927): `right` successes out of `n`, 95 % for z = 1.96."""
-    if n == 0:
-        return 0.0, 1.0
-    share = right / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def length_baseline(train: Any, test: Any) -> float:
@@ -41,25 +31,32 @@ def whole(rows: Any) -> Any:
     )
 
 
-def measure(model: Any, train: Any, test: Any, *, pad_id: int, batch_size: int) -> dict[str, float]:
+def measure(model: Any, train: Any, test: Any, *, pad_id: int, batch_size: int) -> dict[str, Any]:
     """Score held-out pairs (`whole` rows) with `model`.
 
     Returns:
         `accuracy` (ties count half) with `accuracy_low`/`accuracy_high` (95 %), `length_only_accuracy`, `n` pairs,
-        `reward_mean` and `reward_std` over both sides, in the model's own units.
+        `reward_mean` and `reward_std` over both sides, in the model's own units; and where the rows have a `category`,
+        `categories`: the accuracy in each as an estimate.
     """
     model.eval()
     chosen = scores(model, list(test["chosen_ids"]), pad_id=pad_id, batch_size=batch_size)
     rejected = scores(model, list(test["rejected_ids"]), pad_id=pad_id, batch_size=batch_size)
-    right = (chosen > rejected).sum().item() + 0.5 * (chosen == rejected).sum().item()
-    low, high = wilson(right, len(chosen))
+    right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
+    accuracy = stats.rate(right.sum().item(), len(right))
+    assert accuracy is not None, "held-out pairs are never empty here"
     both = torch.cat([chosen, rejected])
-    return {
-        "accuracy": right / len(chosen),
-        "accuracy_low": low,
-        "accuracy_high": high,
+    found = {
+        "accuracy": accuracy["value"],
+        "accuracy_low": accuracy["low"],
+        "accuracy_high": accuracy["high"],
         "length_only_accuracy": length_baseline(train, test),
         "reward_mean": both.mean().item(),
         "reward_std": both.std().item(),
         "n": len(chosen),
     }
+    if "category" in test.column_names:
+        names = list(test["category"])
+        mine = {name: right[[n == name for n in names]] for name in sorted(set(names))}
+        found["categories"] = {name: stats.rate(values.sum().item(), len(values)) for name, values in mine.items()}
+    return found

@@ -8,7 +8,7 @@
 from transformers import set_seed
 from trl import ModelConfig, RewardConfig, RewardTrainer
 
-from align import data, fit, launch, model, record, reward
+from align import data, fit, gates, launch, model, record, reward
 from align.config import BatchArguments, DataArguments, derive_batch, parse, resolved
 
 DEFAULTS = dict(
@@ -58,6 +58,7 @@ def main():
         if test is not None:
             size = args.per_device_eval_batch_size
             metrics |= reward.measure(trainer.model, train, test, pad_id=tokenizer.pad_token_id, batch_size=size)
+            gates.keep(args.output_dir, gates.reward(metrics))
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
     keys = ("accuracy", "accuracy_low", "accuracy_high", "length_only_accuracy", "reward_mean", "reward_std", "n")
     fit.show("held-out pairs", metrics, keys)

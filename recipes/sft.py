@@ -8,7 +8,7 @@
 from transformers import set_seed
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
-from align import data, fit, launch, model, record
+from align import data, fit, gates, launch, model, record
 from align.config import BatchArguments, DataArguments, derive_batch, parse, resolved
 
 DEFAULTS = dict(
@@ -50,9 +50,12 @@ def main():
             peft_config=model.lora_config(model_args), callbacks=fit.callbacks(run),
         )  # fmt: skip
         fit.describe(trainer, run, rows, args, "sft", parent)
-        metrics = fit.train_and_save(trainer, run, tokenizer) | fit.held_out(trainer, rows.test)
+        before = fit.loss_before(trainer, rows.test)
+        metrics = fit.train_and_save(trainer, run, tokenizer) | fit.held_out(trainer, rows.test) | before
+        metrics |= fit.stop_rate(trainer, rows, tokenizer)
+        gates.keep(args.output_dir, gates.sft(metrics))
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
-    fit.show("held-out demonstrations", metrics, ("eval_loss", "eval_mean_token_accuracy"))
+    fit.show("held-out demonstrations", metrics, ("loss_before", "eval_loss", "eval_mean_token_accuracy", "stops"))
 
 
 if __name__ == "__main__":

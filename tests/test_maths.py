@@ -11,6 +11,7 @@ from conftest import make_checkpoint
 
 from align import generate, launch, pretrain, reward
 from align.dpo import check_first_margin
+from align.evaluate import stats
 from align.nano import rank
 from align.record import RunError
 
@@ -50,9 +51,9 @@ def test_bits_per_byte():
 
 def test_wilson_interval():
     """8 of 10 at z = 1.96: centre (0.8 + 0.19208)/1.38416 = 0.71674, half width 0.22658 (Wilson 1927)."""
-    low, high = reward.wilson(8, 10)
+    low, high = stats.wilson(8, 10)
     assert (low, high) == (pytest.approx(0.4902, abs=1e-3), pytest.approx(0.9433, abs=1e-3))
-    assert reward.wilson(0, 0) == (0.0, 1.0)
+    assert stats.wilson(0, 0) == (0.0, 1.0)
 
 
 def test_length_baseline_learns_its_direction_from_the_training_pairs():

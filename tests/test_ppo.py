@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import make_checkpoint, make_tokenizer, write_rows
 
-from align import generate, packing
+from align import generate, packing, rewards
 from align.config import BatchArguments, ConfigError
 from align.generate import Completion
-from align.ppo import guards, rewards, roles
+from align.ppo import guards, roles
 from align.ppo.config import PPOArguments, check, plan
 from align.ppo.rollout import prompts_of
 from align.record import RunError

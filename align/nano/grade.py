@@ -83,3 +83,20 @@ def gold(
     said = [turns[-1]["content"] for turns in completions]
     rows = zip(kind, entity, answer, said, stopped, strict=True)
     return [gold_score(grade(kind=k, entity=e, answer=a, completion=c, stopped=s)) for k, e, a, c, s in rows]
+
+
+def rates(
+    prompts: list,
+    completions: list,
+    kind: list[str],
+    entity: list[str],
+    answer: list[str],
+    unseen: list[bool],
+    stopped: list,
+    **_: Any,
+) -> list[dict[str, bool | None]]:
+    """Yes/no judgements for `recipes/eval.py`; `harmless_unseen` is of the acts that no training row mentions."""
+    said = [turns[-1]["content"] for turns in completions]
+    rows = zip(kind, entity, answer, said, stopped, strict=True)
+    judged = [grade(kind=k, entity=e, answer=a, completion=c, stopped=s) for k, e, a, c, s in rows]
+    return [j | {"harmless_unseen": j["harmless"] if new else None} for j, new in zip(judged, unseen, strict=True)]

@@ -76,6 +76,7 @@ def label(row: dict[str, Any], temperature: float, just_noticeable: float, rng: 
         "ranking": ranks([seen[key] for key in keys], just_noticeable),
         "annotator": "simulated" if temperature else "gold",
         "time": None,
+        "category": row["kind"],
         "gold": [gold[key] for key in keys],
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from align import launch
 from align.config import parse
-from align.nano.table import MODELS, NOT_OF_BASE, ROWS
+from align.evaluate.program import TITLES
 
 
 @dataclass
@@ -27,22 +27,25 @@ class SeedsConfig:
     )
 
 
+MODELS = ("base", "sft", "ppo", "dpo")
+NOT_OF_BASE = ("helpful", "harmless", "harmless_unseen", "honest", "over_refusal", "reward")  # it never ends its answer
+RATES = ("stops", "helpful", "harmless", "harmless_unseen", "honest", "over_refusal")
+SAMPLED = ("reward", "kl", "length")
+
+
 def show(results: list[dict[str, Any]]) -> str:
     """Mean over seeds, then each seed, for every row of the table."""
-    names = list(MODELS)
-    lines = [f"{'mean (each seed)':<32}" + "".join(f"{n.upper() if n != 'base' else n:>27}" for n in names)]
-    for key, title in ROWS.items():
+    lines = [f"{'mean (each seed)':<32}" + "".join(f"{n.upper() if n != 'base' else n:>27}" for n in MODELS)]
+    for key in (*RATES, *SAMPLED):
+        part, scale, form = ("sampled", 1, ".2f") if key in SAMPLED else ("rates", 100, ".1f")
         cells = ""
-        for name in names:
-            values = [result["models"][name][key] for result in results]
-            scale, form = (1, ".2f") if key in ("reward", "kl", "length") else (100, ".1f")
+        for name in MODELS:
+            values = [result["models"][name][part][key]["value"] for result in results]
             each = " ".join(f"{value * scale:{form}}" for value in values)
-            text = (
-                "-" if name == "base" and key in NOT_OF_BASE else f"{sum(values) / len(values) * scale:{form}} ({each})"
-            )
-            cells += f"{text:>27}"
-        lines.append(f"{title:<32}{cells}")
-    accuracies = [result["reward_model"]["accuracy"] for result in results]
+            hidden = name == "base" and key in NOT_OF_BASE
+            cells += f"{'-' if hidden else f'{sum(values) / len(values) * scale:{form}} ({each})':>27}"
+        lines.append(f"{TITLES.get(key, key):<32}{cells}")
+    accuracies = [result["reward_model"]["accuracy"]["value"] for result in results]
     each = " ".join(f"{value * 100:.1f}" for value in accuracies)
     lines.append(f"\nreward model, held-out noise-free pairs: {sum(accuracies) / len(accuracies) * 100:.1f} % ({each})")
     return "\n".join(lines)
@@ -54,9 +57,10 @@ def main() -> None:
     for seed in args.seeds:
         folder = Path(args.output_dir) / str(seed)
         command = [sys.executable, "recipes/pipeline.py", "--seed", str(seed), "--output_dir", str(folder)]
+        command += ["--until", "eval"]
         if subprocess.call(command):
             raise launch.RunError(f"the chain with seed {seed} failed; its own message is above")
-        results.append(json.loads((folder / "results.json").read_text()))
+        results.append(json.loads((folder / "eval/results.json").read_text()))
     print(f"\nrates in percent; seeds {', '.join(map(str, args.seeds))}\n\n{show(results)}")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from align import launch, model
+from align import launch, model, rewards
 from align.config import fail
-from align.ppo import rewards, roles
+from align.ppo import roles
 from align.ppo.config import Plan, PPOArguments
 from align.ppo.sharding import place_frozen
 from align.ppo.trainer import PolicyTrainer

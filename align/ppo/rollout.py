@@ -45,6 +45,11 @@ class Rollout:
         return len(self.rows)
 
     @property
+    def tokens(self) -> Tensor:
+        """Prompt and completion tokens of all episodes."""
+        return self.lengths.sum() + sum(len(row["input_ids"]) for row in self.rows)
+
+    @property
     def stopped(self) -> Tensor:
         """[B], did the episode end by itself?"""
         return torch.tensor([c.stopped for c in self.completions], device=self.device)

@@ -34,9 +34,9 @@ from align.chat import stop_ids
 from align.ppo import guards, maths, metrics, roles, sharding
 from align.ppo.config import Plan, PPOArguments
 from align.ppo.report import PARTS, Clock, matrix_rate, sample_table
-from align.ppo.rewards import Reward
 from align.ppo.rollout import Rollout, judge, prompts_of
 from align.record import RunError
+from align.rewards import Reward
 
 STATE = "ppo_state.json"  # what a checkpoint holds beside transformers' own files
 
@@ -319,6 +319,7 @@ class PolicyTrainer(PPOTrainer):
         self.lr_scheduler.step()
         self.state.global_step += 1
         self.state.episode += self.plan.episodes
+        self.state.num_input_tokens_seen += int(self._total(rollout.tokens))
         self.state.epoch = self.state.episode / (len(self.train_rows) * self.args.num_generations)
         row = metrics.of_rollout(rollout, self.kl_coef, self._total) | learnt
         row |= {"episode": self.state.episode, "lr": self.lr_scheduler.get_last_lr()[0]}

@@ -54,6 +54,17 @@ def load_function(where: str) -> Function:
     return function
 
 
+def call(function: Callable[..., list], rows: list[dict], completions: list[Any]) -> list:
+    """Call a user's function as TRL's GRPO does: lists, one entry an episode, the rows' other columns by name."""
+    columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "input_ids")}
+    said = [
+        c.text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": c.text}]
+        for row, c in zip(rows, completions, strict=True)
+    ]
+    prompts, stopped = [row["prompt"] for row in rows], [c.stopped for c in completions]
+    return function(prompts=prompts, completions=said, stopped=stopped, **columns)
+
+
 def from_function(where: str, weight: float = 1.0) -> Source:
     """A user's function as a source. It gets what TRL's GRPO gives one: lists, one entry an episode.
 
@@ -63,18 +74,7 @@ def from_function(where: str, weight: float = 1.0) -> Source:
     function = load_function(where)
 
     def score(rows: list[dict], completions: list[Any]) -> list[float]:
-        columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "input_ids")}
-        said = [
-            c.text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": c.text}]
-            for row, c in zip(rows, completions, strict=True)
-        ]
-        found = function(
-            prompts=[row["prompt"] for row in rows],
-            completions=said,
-            stopped=[c.stopped for c in completions],
-            **columns,
-        )
-        values = [float(value) for value in found]
+        values = [float(value) for value in call(function, rows, completions)]
         if len(values) != len(rows):
             raise RunError(f"{where} gave {len(values)} rewards for {len(rows)} completions; it must give one each")
         return values

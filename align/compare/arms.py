@@ -1,0 +1,240 @@
+"""The arms of a comparison: which runs there must be, training those that are missing, refusing what does not compare.
+
+An arm is one method at one strength with one seed. It is an ordinary run of a recipe, in `<output_dir>/arms/<name>`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from align import pipeline, record
+from align.compare.config import CompareConfig
+from align.config import ConfigError, DataArguments
+from align.evaluate.policy import identity
+
+KNOBS = {"PPO": "kl_coef", "DPO": "beta", "RLOO": "beta"}
+
+
+@dataclass
+class Arm:
+    """One run: trained here, or taken from elsewhere."""
+
+    method: str
+    strength: float
+    seed: int
+    folder: Path
+    stage: pipeline.Stage | None  # None: taken
+    error: str | None = None
+
+    @property
+    def label(self) -> str:
+        """`PPO, kl_coef 0.05`: the setting, without the seed."""
+        return f"{self.method}, {KNOBS[self.method]} {self.strength:g}"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The run's own record."""
+        return record.read_record(self.folder) or {}
+
+
+def plan(args: CompareConfig, prompts: DataArguments) -> list[Arm]:
+    """Every arm, method by method, strength by strength, seed by seed; taken runs come as they are."""
+    if args.take:
+        return [_taken(path) for path in args.take]
+    grid = [
+        ("PPO", args.ppo_config, args.kl_coefs, args.ppo),
+        ("DPO", args.dpo_config, args.betas, args.dpo),
+        ("RLOO", args.rloo_config, args.rloo_betas, args.rloo),
+    ]
+    return [
+        _planned(args, prompts, method, config, strength, seed, over)
+        for method, config, strengths, over in grid
+        if config
+        for strength in strengths
+        for seed in args.seeds
+    ]
+
+
+def _taken(path: str) -> Arm:
+    run = record.read_record(path) or {}
+    method = str(run.get("recipe")).upper()
+    if method not in KNOBS:
+        raise ConfigError(f"take: {path} is a run of {run.get('recipe')}; PPO, DPO and RLOO runs can be compared")
+    return Arm(method, float(run["config"][KNOBS[method]]), int(run["seed"]), Path(path), None)
+
+
+def _planned(
+    args: CompareConfig, prompts: DataArguments, method: str, config: str, strength: float, seed: int, over: dict
+) -> Arm:
+    """Work out an arm's command line, and the hash of everything that goes into it."""
+    if not Path(config).is_file():
+        raise ConfigError(f"{method.lower()}_config {config}: no such file")
+    folder = Path(str(args.output_dir)) / "arms" / f"{method.lower()}-{KNOBS[method]}-{strength:g}-seed-{seed}"
+    settings: dict[str, Any] = {"model_name_or_path": args.model_name_or_path, "output_dir": str(folder)}
+    if method == "DPO":
+        settings["dataset_name"] = args.rankings
+    else:
+        settings |= {"dataset_name": prompts.dataset_name, "reward_model_path": args.reward_model_path}
+        settings["response_length" if method == "PPO" else "max_completion_length"] = args.max_new_tokens
+    settings |= {**over, KNOBS[method]: strength, "seed": seed}
+    argv = ["--config", config]
+    for key, value in settings.items():
+        if value is not None:
+            argv += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    parents = [args.model_name_or_path, args.rankings if method == "DPO" else args.reward_model_path]
+    inputs = [method, settings, yaml.safe_load(Path(config).read_text()), [identity(str(p)) for p in parents if p]]
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    program = [f"recipes/{method.lower()}.py"]
+    stage = pipeline.Stage(folder.name, program, folder, argv, args.launch, {}, True, digest)
+    return Arm(method, strength, seed, folder, stage)
+
+
+def train(arms: list[Arm], args: CompareConfig) -> None:
+    """Run what is missing, `jobs` at a time. An arm that fails keeps its error and stops nothing else."""
+    ledger = Path(str(args.output_dir)) / "arms.json"
+    known: dict[str, Any] = json.loads(ledger.read_text()) if ledger.is_file() else {}
+    waiting: list[tuple[Arm, list[str]]] = []
+    for arm in arms:
+        if arm.stage is None:
+            continue
+        extra = pipeline.how_to_start(arm.stage, known)
+        if extra is not None:
+            waiting.append((arm, extra))
+            known[arm.stage.name] = {"inputs": arm.stage.inputs}
+    ledger.write_text(json.dumps(known, indent=2) + "\n")
+    trained = sum(arm.stage is not None for arm in arms)
+    print(f"{trained} arms to compare, {trained - len(waiting)} finished before", flush=True)
+    if not waiting:
+        return
+    threads = max(1, (os.cpu_count() or 1) // args.jobs) if args.jobs > 1 else None
+    begun = time.time()
+    with _threads(threads), ThreadPoolExecutor(args.jobs) as pool:
+        try:
+            for number, done in enumerate(pool.map(lambda job: _run(*job), waiting), 1):
+                print(
+                    f"  {number} of {len(waiting)}  {done}  ({(time.time() - begun) / 60:.1f} min so far)", flush=True
+                )
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()  # recorded as interrupted; the same command goes on
+            raise
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Let every arm compute with `count` threads: several arms with all cores each are slower than one at a time."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    if count is not None:
+        os.environ["OMP_NUM_THREADS"] = str(count)
+    try:
+        yield
+    finally:
+        if count is not None:
+            os.environ.pop("OMP_NUM_THREADS")
+            os.environ |= {"OMP_NUM_THREADS": before} if before is not None else {}
+
+
+def _run(arm: Arm, extra: list[str]) -> str:
+    """Train one arm, its output in `<arm>.log`; a line that says how it went."""
+    assert arm.stage is not None
+    log = arm.folder.with_name(arm.folder.name + ".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    status = pipeline.execute(arm.stage, extra, log=log)
+    run = arm.record
+    if status or run.get("status") != "complete":
+        arm.error = run.get("error") if run.get("status") == "failed" else _last_words(log)
+        return f"{arm.label}, seed {arm.seed}: failed ({arm.error})"
+    return f"{arm.label}, seed {arm.seed}: {run['wall_seconds']:.0f} s"
+
+
+def _last_words(log: Path) -> str:
+    """The error at the end of an arm's output."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["it left no message"])[-1].removeprefix("error: ")[:300]
+
+
+def check(arms: list[Arm], args: CompareConfig, prompts: DataArguments) -> None:
+    """Refuse to compare runs that differ in anything but method, strength and seed.
+
+    Raises:
+        ConfigError: naming every run and in what it differs.
+    """
+    wanted = record.lineage(
+        {"model": args.model_name_or_path, "reward_model": args.reward_model_path, "prompts": prompts.dataset_name,
+         "rankings": args.rankings}
+    )  # fmt: skip
+    problems = _reward_model_problems(args, wanted)
+    template = _template(str(args.model_name_or_path))
+    groups: dict[tuple[str, float], list[tuple[Arm, str]]] = {}
+    for arm in arms:
+        run = arm.record
+        if arm.error or run.get("status") != "complete":
+            continue
+        parents = run.get("parents", {})
+        roles = {"model": "model", "data": "rankings" if arm.method == "DPO" else "prompts"}
+        if arm.method != "DPO":
+            roles["reward_model"] = "reward_model"
+        for role, name in roles.items():
+            mine, theirs = parents.get(role) or {}, wanted.get(name) or {}
+            if mine.get("hash") != theirs.get("hash"):
+                problems.append(
+                    f"{arm.folder}: its {name} is {mine.get('path')} ({str(mine.get('hash'))[:12]}), "
+                    f"not {theirs.get('path')} ({str(theirs.get('hash'))[:12]})"
+                )
+        if _template(str(arm.folder)) != template:
+            problems.append(f"{arm.folder}: its chat template differs from that of {args.model_name_or_path}")
+        length = run["config"].get("response_length" if arm.method == "PPO" else "max_completion_length")
+        if arm.method != "DPO" and length != args.max_new_tokens:
+            problems.append(f"{arm.folder}: trained on answers of {length} tokens, judged on {args.max_new_tokens}")
+        groups.setdefault((arm.method, arm.strength), []).append((arm, settings_hash(run)))
+    for members in groups.values():
+        if len({digest for _, digest in members}) > 1:
+            problems.append(f"{members[0][0].label}: its seeds were trained with different settings")
+    if problems:
+        raise ConfigError("these runs cannot be compared:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def _reward_model_problems(args: CompareConfig, wanted: dict[str, Any]) -> list[str]:
+    """PPO's reward model and DPO must have seen the same rankings, and start from the same SFT model."""
+    run = record.read_record(str(args.reward_model_path)) if args.reward_model_path else None
+    if run is None:
+        return []
+    problems = []
+    for role, name in (("data", "rankings"), ("model", "model")):
+        mine, theirs = run.get("parents", {}).get(role) or {}, wanted.get(name) or {}
+        if theirs and mine.get("hash") != theirs.get("hash"):
+            problems.append(
+                f"{args.reward_model_path}: the reward model's {name} is {mine.get('path')} "
+                f"({str(mine.get('hash'))[:12]}), not {theirs.get('path')} ({str(theirs.get('hash'))[:12]})"
+            )
+    return problems
+
+
+def _template(path: str) -> str:
+    """Hash of a checkpoint's chat template."""
+    file = Path(path) / "chat_template.jinja"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else ""
+
+
+def settings_hash(run: dict[str, Any]) -> str:
+    """A run's configuration without what may differ between seeds."""
+    rest = {k: v for k, v in run["config"].items() if k not in OWN_KEYS}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
+
+
+OWN_KEYS = ("seed", "data_seed", "output_dir", "logging_dir", "run_name", "overwrite", "resume_from_checkpoint",
+            "hub_model_id", "exp_name")  # fmt: skip

@@ -1,0 +1,74 @@
+"""What `recipes/compare.py` takes: the common ground, the arms, and how much of the machine they may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from align.evaluate.policy import MeasureArguments
+from align.record import parent_problem
+
+
+@dataclass
+class CompareConfig(MeasureArguments):
+    """One SFT model, one set of rankings, one reward model, one set of prompts; strengths and seeds for each method."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The SFT model: every arm starts there, and it is the reference of every KL."}
+    )
+    rankings: str | None = field(
+        default=None, metadata={"help": "Rankings or pairs: DPO's data, and what the reward model was trained on."}
+    )
+    ppo_config: str | None = field(default=None, metadata={"help": "YAML of recipes/ppo.py for all PPO arms."})
+    dpo_config: str | None = field(default=None, metadata={"help": "YAML of recipes/dpo.py for all DPO arms."})
+    rloo_config: str | None = field(default=None, metadata={"help": "YAML of recipes/rloo.py for all RLOO arms."})
+    kl_coefs: list[float] = field(
+        default_factory=lambda: [0.01, 0.05, 0.2, 0.5], metadata={"help": "PPO's strengths: coefficients of the KL."}
+    )
+    betas: list[float] = field(
+        default_factory=lambda: [0.03, 0.1, 0.3, 1.0], metadata={"help": "DPO's strengths: beta."}
+    )
+    rloo_betas: list[float] = field(
+        default_factory=list, metadata={"help": "RLOO's strengths: coefficients of the KL. Empty: no third arm."}
+    )
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Of every arm's training."})
+    ppo: dict = field(default_factory=dict, metadata={"help": "YAML only: keys over ppo_config's."})
+    dpo: dict = field(default_factory=dict, metadata={"help": "YAML only: keys over dpo_config's."})
+    rloo: dict = field(default_factory=dict, metadata={"help": "YAML only: keys over rloo_config's."})
+    take: list[str] = field(
+        default_factory=list, metadata={"help": "Finished PPO and DPO runs to compare instead of training any."}
+    )
+    best_of_n: int = field(
+        default=16, metadata={"help": "Most samples of the best-of-n baseline, a power of two; 1 for none."}
+    )
+    jobs: int = field(default=1, metadata={"help": "Arms trained at once; they share the CPU's cores."})
+    launch: str | None = field(
+        default=None, metadata={"help": "Launcher of each arm: `accelerate launch --config_file …`; none: one process."}
+    )
+    price_per_hour: float | None = field(default=None, metadata={"help": "Of the machine, in dollars."})
+    samples: int = field(default=3, metadata={"help": "Prompts shown for each rule of the table of samples."})
+    title: str = field(default="PPO against DPO", metadata={"help": "Of the report."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        problems = []
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            problems.append(f"seeds={self.seeds}: give one or more, each once")
+        for name in ("kl_coefs", "betas", "rloo_betas"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values) or any(v < 0 for v in values):
+                problems.append(f"{name}={values}: give each strength once, 0 or more")
+        if 0 in self.betas:
+            problems.append("betas: DPO's beta must be above 0 (at 0 its loss does not depend on the policy)")
+        if self.best_of_n < 1 or self.best_of_n & (self.best_of_n - 1):
+            problems.append(f"best_of_n={self.best_of_n}: a power of two (1, 2, 4, 8, …)")
+        if self.jobs < 1:
+            problems.append(f"jobs={self.jobs}: at least 1")
+        if not self.take and not (self.ppo_config and self.kl_coefs) and not (self.dpo_config and self.betas):
+            problems.append("nothing to compare: give ppo_config and dpo_config (YAML of the recipes), or take: [runs]")
+        if not (self.reward_model_path or self.gold_func or self.gold_model_path):
+            problems.append("a score is needed: --reward_model_path runs/mine/reward (PPO needs it too)")
+        for path in filter(None, [*self.take, self.rankings]):
+            if problem := parent_problem(path, allow_hub=path == self.rankings):
+                problems.append(problem)
+        if problems:
+            raise ValueError("; ".join(problems))

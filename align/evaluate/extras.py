@@ -1,0 +1,143 @@
+"""What one frozen model is asked beside the held-out prompts: pairs, plain text, suites, personas, standard benchmarks.
+
+Each result is kept in `<output_dir>/measured/<model>.<what>.json` under a hash of model and question, and is not
+measured twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from align import chat, data, generate, reward
+from align.config import DataArguments
+from align.evaluate import personas, policy, standard, stats, suites, text
+from align.evaluate.policy import Bench
+from align.model import load_tokenizer, load_trained
+
+if TYPE_CHECKING:
+    from align.evaluate.evaluation import EvalConfig
+
+Measurement = Callable[[Bench, "EvalConfig", Any], Any]
+
+
+def measure(bench: Bench, args: EvalConfig, name: str, path: str) -> dict[str, Any]:
+    """Everything that was asked for, of one model: `preference_accuracy`, `tax`, `personas`, `lm_eval`, `suites`."""
+    wanted: dict[str, tuple[list[Any], Measurement]] = {}
+    if args.pairs:
+        asked = [policy.identity(args.pairs), args.max_pairs, policy.identity(args.reference())]
+        wanted["preference_accuracy"] = (asked, implicit)
+    if args.texts:
+        wanted["tax"] = ([policy.identity(args.texts), args.max_texts], tax)
+    if args.personas:
+        wanted["personas"] = ([policy.identity(args.personas), args.seed, args.max_new_tokens], opinions)
+    if args.lm_eval_tasks:
+        wanted["lm_eval"] = ([args.lm_eval_tasks, args.lm_eval_limit, args.seed], benchmarks)
+    for entry in args.suites:
+        suite, _, file = entry.partition("=")
+        wanted[f"suite-{suite}"] = ([policy.identity(file), args.max_new_tokens], _suite_of(file))
+    loaded: list[Any] = []
+    found: dict[str, Any] = {}
+    for what, (asked, function) in wanted.items():
+        file_of = Path(str(args.output_dir)) / "measured" / f"{name}.{what}.json"
+        key = hashlib.sha256(json.dumps([policy.identity(path), asked], default=str).encode()).hexdigest()
+        known = json.loads(file_of.read_text()) if file_of.is_file() else {}
+        if known.get("key") != key:
+            loaded = loaded or [bench.load(path)]
+            known = {"key": key, "found": function(bench, args, loaded[0])}
+            policy.write_rows(file_of, [known])
+        found[what] = known["found"]
+    chosen = {what.removeprefix("suite-"): found.pop(what) for what in list(found) if what.startswith("suite-")}
+    return found | ({"suites": chosen} if chosen else {})
+
+
+def pairs(args: EvalConfig, tokenizer: Any) -> Any:
+    """Held-out pairs, tokenised: the test split, or where there is none all rows; at most `max_pairs` at random."""
+    splits = data.prepare(
+        DataArguments(dataset_name=args.pairs, max_dropped=1.0), "preference", tokenizer,
+        max_length=args.max_prompt_length + args.max_new_tokens, seed=args.seed,
+    )  # fmt: skip
+    rows = splits.train if splits.test is None else splits.test
+    return rows.shuffle(seed=args.seed).select(range(min(args.max_pairs, len(rows))))
+
+
+def implicit(bench: Bench, args: EvalConfig, model: Any) -> stats.Estimate | None:
+    """How often the policy's implicit reward, log p(y) - log p_ref(y), puts the chosen answer first (ties half).
+
+    None for the reference itself, which has no implicit reward.
+    """
+    rows = pairs(args, bench.tokenizer)
+
+    def gains(side: str) -> np.ndarray:
+        found = generate.sequence_statistics(
+            model, bench.reference, list(rows["prompt_ids"]), list(rows[side]), pad_id=bench.tokenizer.pad_token_id,
+            batch_size=args.per_device_eval_batch_size,
+        )  # fmt: skip
+        return (found["logps"] - found["ref_logps"]).numpy()
+
+    chosen, rejected = gains("chosen_ids"), gains("rejected_ids")
+    if np.allclose(chosen, 0, atol=1e-4) and np.allclose(rejected, 0, atol=1e-4):
+        return None
+    return stats.rate(float((chosen > rejected).sum() + 0.5 * (chosen == rejected).sum()), len(chosen))
+
+
+def reward_model(args: EvalConfig, tokenizer: Any) -> dict[str, Any]:
+    """The reward model's own accuracy on the held-out pairs, in all and by category."""
+    own = load_tokenizer(str(args.reward_model_path))
+    rows = reward.whole(pairs(args, own))
+    scorer = load_trained(str(args.reward_model_path), own, reward_model=True)
+    found = reward.measure(scorer, rows, rows, pad_id=own.pad_token_id, batch_size=args.per_device_eval_batch_size)
+    low, high = found["accuracy_low"], found["accuracy_high"]
+    return {
+        "accuracy": stats.estimate(found["accuracy"], low, high, found["n"]),
+        "length_only_accuracy": found["length_only_accuracy"],
+        "categories": found.get("categories", {}),
+    }
+
+
+def tax(bench: Bench, args: EvalConfig, model: Any) -> dict[str, Any]:
+    """What alignment cost in language modelling: perplexity on held-out text."""
+    splits = data.load_texts(DataArguments(dataset_name=args.texts), seed=args.seed)
+    documents = (splits.test or splits.train)[: args.max_texts]
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+    size = min(32, args.per_device_eval_batch_size)
+    return text.perplexity(model, bench.tokenizer, documents, max_length=min(most, 2048), batch_size=size)
+
+
+def opinions(bench: Bench, args: EvalConfig, model: Any) -> dict[str, Any]:
+    """Ratings by topic and persona."""
+    sheet = personas.load(str(args.personas))
+    return personas.measure(
+        model, bench.tokenizer, sheet, max_new_tokens=args.max_new_tokens, batch_size=args.per_device_eval_batch_size,
+        seed=args.seed,
+    )  # fmt: skip
+
+
+def benchmarks(bench: Bench, args: EvalConfig, model: Any) -> dict[str, Any]:
+    """Standard suites through lm-eval."""
+    return standard.run(
+        model, bench.tokenizer, args.lm_eval_tasks, limit=args.lm_eval_limit,
+        batch_size=args.per_device_eval_batch_size, chat_template=bool(bench.tokenizer.chat_template), seed=args.seed,
+    )  # fmt: skip
+
+
+def _suite_of(file: str) -> Measurement:
+    """A local suite's prompts, answered with the most likely completion and graded."""
+
+    def graded(bench: Bench, args: EvalConfig, model: Any) -> dict[str, Any]:
+        suite = suites.load(file)
+        prompts = [chat.encode_prompt(bench.tokenizer, [{"role": "user", "content": i.prompt}]) for i in suite.items]
+        found = dict(
+            generate.complete(
+                model, bench.tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=0.0,
+                batch_size=args.per_device_eval_batch_size,
+            )
+        )  # fmt: skip
+        return suites.measure(suite, [found[i][0].text for i in range(len(prompts))])
+
+    return graded

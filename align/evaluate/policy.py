@@ -1,0 +1,254 @@
+"""One frozen policy on held-out prompts: sample, score, and measure its distance from the reference.
+
+The same estimators serve every method. Reward and gold score are of completions sampled at the configured temperature;
+KL is summed over a model's own completions (`generate.sequence_statistics`). Every completion is written down with its
+numbers, and what has been measured once is not measured again.
+
+N prompts, K completions per prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from align import generate, record, rewards
+from align.config import ConfigError, RunArguments
+from align.evaluate import stats
+from align.evaluate.text import distinct, repetition
+from align.model import check_checkpoint, load_tokenizer, load_trained
+
+Rows = list[dict[str, Any]]
+SCORES = ("reward", "gold")
+
+
+@dataclass
+class MeasureArguments(RunArguments):
+    """How policies are sampled and scored: shared by `recipes/eval.py` and `recipes/compare.py`."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Where results and completions are written."})
+    reward_model_path: str | None = field(default=None, metadata={"help": "Reward model: the proxy."})
+    gold_func: str | None = field(
+        default=None,
+        metadata={"help": "The judge that no method was trained on, as `file.py:name`: (prompts, completions, …)."},
+    )
+    gold_model_path: str | None = field(default=None, metadata={"help": "The same, as a second reward model."})
+    rates_func: str | None = field(
+        default=None,
+        metadata={"help": "`file.py:name` to yes/no judgements (helpful, harmless, …) of the most likely completion."},
+    )
+    num_generations: int = field(default=1, metadata={"help": "Completions sampled for each prompt."})
+    max_new_tokens: int = field(default=256, metadata={"help": "Longest completion."})
+    max_prompt_length: int = field(default=1024, metadata={"help": "Longer prompts are dropped and counted."})
+    temperature: float = field(default=1.0, metadata={"help": "Of sampling."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Sequences at once."})
+    seed: int = field(default=0, metadata={"help": "Of sampling and bootstrap."})
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.temperature <= 0:
+            problems.append(f"temperature={self.temperature}: KL and reward are measured on samples; give one above 0")
+        if self.num_generations < 1:
+            problems.append(f"num_generations={self.num_generations}: at least 1")
+        if self.gold_func and self.gold_model_path:
+            problems.append("gold_func and gold_model_path were both given: one judge decides; drop one")
+        for where in filter(None, (self.gold_func, self.rates_func)):
+            try:
+                rewards.load_function(where)
+            except ConfigError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+class Bench:
+    """What every policy is measured with: tokenizer, prompts, scorers and the reference, loaded once."""
+
+    def __init__(self, args: MeasureArguments, tokenizer: Any, rows: Rows, reference: str):
+        self.args, self.tokenizer, self.rows, self.reference_path = args, tokenizer, rows, reference
+        self.prompts = [list(row["input_ids"]) for row in rows]
+        self.sources = _sources(args, tokenizer)
+        self.reference = load_trained(reference, tokenizer)
+        self.rates = rewards.load_function(args.rates_func) if args.rates_func else None
+
+    def load(self, path: str) -> Any:
+        """A policy that can be compared with the reference.
+
+        Raises:
+            ConfigError: where its tokenizer or chat template is another one.
+        """
+        check_checkpoint(path)
+        own = load_tokenizer(path)
+        if own.get_vocab() != self.tokenizer.get_vocab():
+            raise ConfigError(f"{path} has another vocabulary than {self.reference_path}: no KL between them exists")
+        return load_trained(path, self.tokenizer)
+
+    def answer(self, policy: Any, *, temperature: float, copies: int, seed: int) -> list[list[generate.Completion]]:
+        """`copies` completions of every prompt."""
+        found = generate.complete(
+            policy, self.tokenizer, self.prompts, max_new_tokens=self.args.max_new_tokens, temperature=temperature,
+            per_prompt=copies, batch_size=max(1, self.args.per_device_eval_batch_size // copies), seed=seed,
+        )  # fmt: skip
+        by_prompt = dict(found)
+        return [by_prompt[i] for i in range(len(self.prompts))]
+
+    def score(self, rows: Rows, completions: list[generate.Completion]) -> dict[str, list[float]]:
+        """Each source's score of each completion."""
+        return {name: source.score(rows, completions) for name, source in self.sources.items()}
+
+
+def _sources(args: MeasureArguments, tokenizer: Any) -> dict[str, rewards.Source]:
+    """`reward` and `gold`, those that were asked for."""
+
+    def model_source(path: str) -> rewards.Source:
+        check_checkpoint(path, reward_model=True)
+        own = load_tokenizer(path)
+        scorer = load_trained(path, own, reward_model=True)
+
+        def scores(rows: list[list[int]]) -> list[float]:
+            size = args.per_device_eval_batch_size
+            return generate.scores(scorer, rows, pad_id=own.pad_token_id, batch_size=size).tolist()
+
+        return rewards.from_model(scores, tokenizer, own)
+
+    found = {}
+    if args.reward_model_path:
+        found["reward"] = model_source(args.reward_model_path)
+    if args.gold_model_path:
+        found["gold"] = model_source(args.gold_model_path)
+    if args.gold_func:
+        found["gold"] = rewards.from_function(args.gold_func)
+    return found
+
+
+def measure(bench: Bench, path: str, *, seed: int = 0) -> Rows:
+    """Sample from one policy and measure every completion.
+
+    Returns:
+        N x K rows, a prompt's next to each other: `index` of the prompt, `prompt`, `completion`, `stopped`, `length`
+        (tokens), `kl`, `entropy`, `logps`, `ref_logps` (nats a sequence), `repetition`, the scores, and under `greedy`
+        and `rates` the most likely completion and what the yes/no graders say of it, where they were asked.
+    """
+    policy = bench.load(path)
+    copies = bench.args.num_generations
+    answers = bench.answer(policy, temperature=bench.args.temperature, copies=copies, seed=seed)
+    flat = [completion for found in answers for completion in found]
+    where = [index for index, found in enumerate(answers) for _ in found]
+    measured = generate.sequence_statistics(
+        policy, bench.reference, [bench.prompts[i] for i in where], [c.ids for c in flat],
+        pad_id=bench.tokenizer.pad_token_id, temperature=bench.args.temperature,
+        batch_size=bench.args.per_device_eval_batch_size,
+    )  # fmt: skip
+    scores = bench.score([bench.rows[i] for i in where], flat)
+    rows = [
+        {
+            "index": index,
+            "prompt": text_of(bench.rows[index]["prompt"]),
+            "completion": completion.text,
+            "stopped": completion.stopped,
+            "length": len(completion.ids),
+            "repetition": repetition(completion.ids),
+            **{name: round(float(values[at]), 6) for name, values in measured.items()},
+            **{name: values[at] for name, values in scores.items()},
+        }
+        for at, (index, completion) in enumerate(zip(where, flat, strict=True))
+    ]
+    if bench.rates is not None:
+        _grade(bench, policy, rows, copies)
+    return rows
+
+
+def _grade(bench: Bench, policy: Any, rows: Rows, copies: int) -> None:
+    """Add the most likely completion and its yes/no judgements to each prompt's first row."""
+    assert bench.rates is not None
+    greedy = [found[0] for found in bench.answer(policy, temperature=0.0, copies=1, seed=0)]
+    judged = rewards.call(bench.rates, bench.rows, greedy)
+    for index, (completion, said) in enumerate(zip(greedy, judged, strict=True)):
+        rows[index * copies] |= {"greedy": completion.text, "rates": said}
+
+
+def text_of(prompt: Any) -> str:
+    """A prompt as a person reads it: its text, or its messages' one after the other."""
+    return prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
+
+
+def by_prompt(rows: Rows, key: str) -> np.ndarray:
+    """Mean of `key` over a prompt's completions: [N], NaN where it is missing."""
+    sums: dict[int, list[float]] = {}
+    for row in rows:
+        value = row.get(key)
+        sums.setdefault(row["index"], []).append(float("nan") if value is None else float(value))
+    return np.array([np.mean(sums[index]) for index in sorted(sums)])
+
+
+def summary(rows: Rows) -> dict[str, Any]:
+    """Estimates over prompts: the scores, `kl` and `kl_per_token`, `entropy` (nats a token), `length`, `stops`, …"""
+    lengths = by_prompt(rows, "length")
+    texts = [row["completion"] for row in rows]
+    found: dict[str, Any] = {key: stats.mean(by_prompt(rows, key)) for key in SCORES if key in rows[0]}
+    return found | {
+        "kl": stats.mean(by_prompt(rows, "kl")),
+        "kl_per_token": stats.ratio(by_prompt(rows, "kl"), lengths),
+        "entropy": stats.ratio(by_prompt(rows, "entropy"), lengths),
+        "length": stats.mean(lengths),
+        "stops": stats.mean(by_prompt(rows, "stopped")),
+        "distinct_1": stats.estimate(distinct(texts, 1), None, None, len(texts)),
+        "distinct_2": stats.estimate(distinct(texts, 2), None, None, len(texts)),
+        "repetition": stats.mean(by_prompt(rows, "repetition")),
+        "n": len(lengths),
+    }
+
+
+def rates(rows: Rows) -> dict[str, Any]:
+    """Each yes/no judgement's share of yes among the prompts that it applies to, with Wilson's interval."""
+    judged = [row["rates"] for row in rows if "rates" in row]
+    names = dict.fromkeys(name for said in judged for name in said)
+    found = {}
+    for name in names:
+        values = [said[name] for said in judged if said.get(name) is not None]
+        if estimate := stats.rate(sum(values), len(values)):
+            found[name] = estimate
+    return found
+
+
+def cached(bench: Bench, path: str, name: str, *, seed: int = 0) -> Rows:
+    """`measure`, kept in `<output_dir>/completions/<name>.jsonl` and read from there while model and settings last."""
+    file = Path(str(bench.args.output_dir)) / "completions" / f"{name}.jsonl"
+    asked = {key: value for key, value in asdict(bench.args).items() if key in MEASURE_KEYS}
+    ingredients = [identity(path), identity(bench.reference_path), asked, seed, bench.prompts]
+    ingredients += [identity(p) for p in (bench.args.reward_model_path, bench.args.gold_model_path) if p]
+    key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+    if file.is_file():
+        lines = file.read_text().split("\n")
+        if json.loads(lines[0]).get("key") == key:
+            return [json.loads(line) for line in lines[1:] if line]
+    rows = measure(bench, path, seed=seed)
+    write_rows(file, [{"key": key, "path": path}, *rows])
+    return rows
+
+
+MEASURE_KEYS = ("gold_func", "rates_func", "num_generations", "max_new_tokens", "temperature")
+
+
+def identity(path: str) -> str:
+    """A model by its weights, rows by their bytes; a hub id by its name."""
+    place = Path(path)
+    if place.is_file():
+        return hashlib.sha256(place.read_bytes()).hexdigest()
+    if not place.is_dir():
+        return path
+    return record.hash_weights(place) if any(place.glob("*.safetensors")) else record.hash_files(place)
+
+
+def write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Rows as JSON lines, in one step."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    part.replace(file)

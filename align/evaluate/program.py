@@ -1,0 +1,140 @@
+"""The end of `recipes/eval.py`: results to files, to the run's record and to the screen."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from align import record
+from align.evaluate.evaluation import EvalConfig
+from align.evaluate.policy import MeasureArguments, Rows
+from align.model import check_checkpoint
+from align.report import markdown, page
+
+TITLES = {"kl": "KL to the reference, nats", "length": "length, tokens", "harmless_unseen": "  acts never seen",
+          "stops": "stops by itself", "over_refusal": "over-refusal", "good": "the right thing, and stops"}  # fmt: skip
+SHARES = ("stops", "repetition")  # of the sampled completions; the yes/no judgements are shares too
+
+
+def check_models(args: EvalConfig) -> None:
+    """Judge every checkpoint by its files, before one is loaded."""
+    for path in [*args.named().values(), args.reference()]:
+        check_checkpoint(path)
+    for path in filter(None, [args.reward_model_path, args.gold_model_path]):
+        check_checkpoint(path, reward_model=True)
+
+
+def write(results: dict[str, Any], rows: dict[str, Rows], args: EvalConfig, run: dict[str, Any]) -> Path:
+    """Complete the results with where they come from and some samples, and write them down."""
+    paths = args.named()
+    reference = next((name for name, path in paths.items() if path == args.reference()), args.reference())
+    first = next(iter(rows.values()))
+    facts = [[name, path, results["models"][name]["hash"]] for name, path in paths.items()]
+    results |= {
+        "title": "Evaluation of " + ", ".join(paths),
+        "made": datetime.date.today().isoformat(),
+        "command": run["command"],
+        "reference": reference,
+        "samples": _samples(rows, args.seed),
+        "setup": setup(args, run, facts, len({row["index"] for row in first})),
+    }
+    return write_report(results, page.evaluation(results), markdown.evaluation(results), args)
+
+
+def write_report(results: dict[str, Any], html: str, text: str, args: MeasureArguments) -> Path:
+    """`results.json`, `report.md` and `report.html`; the path of the last one."""
+    folder = Path(str(args.output_dir))
+    (folder / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    (folder / "report.md").write_text(text)
+    (folder / "report.html").write_text(html)
+    return folder / "report.html"
+
+
+def setup(args: MeasureArguments, run: dict[str, Any], facts: list[list[str]], prompts: int) -> dict[str, Any]:
+    """What it takes to do it again: models by hash, prompts, sampling, template, versions, machine."""
+    hardware = run["hardware"]
+    machine = f"{hardware['cpus']} CPU cores, {hardware['memory_bytes'] / 2**30:.0f} GiB"
+    if hardware.get("gpus"):
+        machine += ", " + ", ".join(hardware["gpus"])
+    sampling = (
+        f"temperature {args.temperature:g}, at most {args.max_new_tokens} tokens, {args.num_generations} a prompt"
+    )
+    rows = [*facts, ["sampling", sampling, f"seed {args.seed}"]]
+    if args.reward_model_path:
+        rows.append(["reward model", args.reward_model_path, short_hash(args.reward_model_path)])
+    gold = args.gold_func or args.gold_model_path
+    rows += [["gold", gold, ""]] if gold else []
+    return {
+        "rows": rows,
+        "prompts": prompts,
+        "template": template(facts[0][1]),
+        "versions": run["versions"] | {"commit": str((run.get("git") or {}).get("commit"))[:12]},
+        "hardware": machine,
+    }
+
+
+def template(path: str) -> str:
+    """The first digits of the SHA-256 of a checkpoint's chat template."""
+    file = Path(path) / "chat_template.jinja"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else "built in"
+
+
+def short_hash(path: str | None) -> str:
+    """The first digits of a run's hash, where `path` is a run."""
+    return ((record.read_record(path) or {}).get("hash") or "")[:12] if path else ""
+
+
+def _samples(rows: dict[str, Rows], seed: int, count: int = 6) -> list[dict[str, Any]]:
+    """The same prompts for every model: some at random, the worst of each by the score that there is."""
+    first = next(iter(rows.values()))
+    prompts = {row["index"]: at for at, row in reversed(list(enumerate(first)))}
+    key = next((k for k in ("gold", "reward") if k in first[0]), None)
+    rules = {"random": random.Random(seed).sample(sorted(prompts.values()), min(count, len(prompts)))}
+    for name, found in rows.items():
+        worst = sorted((found[at][key], at) for at in prompts.values()) if key else []
+        rules[f"worst of {name}"] = [at for _, at in worst[:2]]
+    return [
+        {
+            "rule": rule,
+            "prompt": first[at]["prompt"],
+            "answers": [
+                {"name": name, "text": found[at]["completion"], "reward": found[at].get("reward"),
+                 "gold": found[at].get("gold")} for name, found in rows.items()
+            ],
+        }
+        for rule, where in rules.items()
+        for at in where
+    ]  # fmt: skip
+
+
+def headline(results: dict[str, Any]) -> dict[str, Any]:
+    """Every model's numbers without their intervals, for the run's record and a pipeline's gates."""
+    return {
+        name: {key: found["value"] for part in ("sampled", "rates") for key, found in model.get(part, {}).items()
+               if isinstance(found, dict)}
+        for name, model in results["models"].items()
+    }  # fmt: skip
+
+
+def show(results: dict[str, Any]) -> str:
+    """The table as text: a row a measure, a column a model."""
+    names = list(results["models"])
+    width = max(9, *(len(name) + 2 for name in names))
+    lines = [f"{'held-out prompts':<32}" + "".join(f"{name:>{width}}" for name in names)]
+    for part, keys in (("rates", None), ("sampled", ("stops", "reward", "gold", "kl", "entropy", "length"))):
+        found = dict.fromkeys(key for model in results["models"].values() for key in model.get(part, {}))
+        for key in keys or found:
+            cells = [model.get(part, {}).get(key) for model in results["models"].values()]
+            if not any(cells) or (key == "stops" and part == "rates"):
+                continue
+            share = part == "rates" or key in SHARES
+            texts = ["-" if c is None else f"{c['value']:.1%}" if share else f"{c['value']:.2f}" for c in cells]
+            lines.append(f"{TITLES.get(key, key.replace('_', ' ')):<32}" + "".join(f"{t:>{width}}" for t in texts))
+    if reward_model := results.get("reward_model"):
+        accuracy = reward_model["accuracy"]
+        lines.append(f"\nreward model: {accuracy['value']:.1%} of {accuracy['n']:,} held-out pairs")
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""Acceptance gates: did a stage do what the next one relies on? Each gate is a handful of checks, kept with the run.
+
+A check is `{"name", "value", "bound", "passed", "why"}`. A run whose gate failed is refused as a parent, unless the
+command names it: `--accept_failed <run>`. So "is SFT, the reward model or PPO bad?" has an answer before time is spent.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+STOPS = 0.9  # share of SFT's answers that must end by themselves: PPO and sampling rely on it
+FEW = 30  # below so many pairs a category's interval is too wide to call it at chance
+KL_BUDGET = 10.0  # nats a sequence: beyond, published runs are of no use (Gao et al. 2022; Bai et al. 2022)
+
+Check = dict[str, Any]
+
+
+def at_least(name: str, value: float, bound: float, why: str) -> Check:
+    """`value` must be at least `bound`."""
+    return {"name": name, "value": value, "bound": f">= {bound:.3g}", "passed": value >= bound, "why": why}
+
+
+def above(name: str, value: float, bound: float, why: str) -> Check:
+    """`value` must be greater than `bound`."""
+    return {"name": name, "value": value, "bound": f"> {bound:.3g}", "passed": value > bound, "why": why}
+
+
+def below(name: str, value: float, bound: float, why: str) -> Check:
+    """`value` must be less than `bound`."""
+    return {"name": name, "value": value, "bound": f"< {bound:.3g}", "passed": value < bound, "why": why}
+
+
+def sft(metrics: dict[str, Any]) -> list[Check]:
+    """SFT stops by itself, and beats the model it began from on held-out demonstrations."""
+    checks = []
+    if "stops" in metrics:
+        why = "an answer that never ends cannot be ranked; is the stop token in the loss, and trained long enough?"
+        checks.append(at_least("stops", metrics["stops"], STOPS, why))
+    if "eval_loss" in metrics and "loss_before" in metrics:
+        why = "held-out demonstrations are no likelier than before training: learning rate, template or data are wrong"
+        checks.append(below("held-out loss", metrics["eval_loss"], metrics["loss_before"], why))
+    return checks
+
+
+def reward(metrics: dict[str, Any]) -> list[Check]:
+    """The reward model beats chance and the length-only baseline with its interval, and chance in every category."""
+    if "accuracy_low" not in metrics:
+        return []
+    low = metrics["accuracy_low"]
+    checks = [
+        above("accuracy, low end", low, 0.5, "the interval holds chance: more rankings, or a larger model"),
+        above("accuracy against length alone", low, metrics["length_only_accuracy"],
+              "choosing by length does as well: the policy would learn lengths"),
+    ]  # fmt: skip
+    for name, found in metrics.get("categories", {}).items():
+        if found["n"] >= FEW:
+            why = f"at chance on {name} ({found['n']} pairs): PPO would move there at random"
+            checks.append(above(f"accuracy on {name}, low end", found["low"], 0.5, why))
+    return checks
+
+
+def policy(gain: dict[str, Any] | None, kl: float, judge: str, budget: float = KL_BUDGET) -> list[Check]:
+    """A trained policy raises the held-out judge's score over its reference, within a KL budget.
+
+    Args:
+        gain: estimate of the paired difference in the judge's score, policy less reference.
+        kl: nats a sequence.
+    """
+    checks = []
+    if gain is not None:
+        why = f"the held-out {judge} score did not rise for certain: {gain['value']:.3g} on {gain['n']} prompts"
+        checks.append(above(f"{judge} score gained, low end", gain["low"], 0.0, why))
+    why = "too far from the SFT model to be trusted: raise kl_coef or beta, or train for less long"
+    return [*checks, below("KL to the reference", kl, budget, why)]
+
+
+def keep(folder: str | Path, checks: list[Check], *, say: bool = True) -> dict[str, Any]:
+    """Write a run's gate to its folder, and (with `say`) say on the screen what failed."""
+    gate = {"passed": all(check["passed"] for check in checks), "checks": checks}
+    if checks and Path(folder).is_dir():
+        (Path(folder) / "gate.json").write_text(json.dumps(gate, indent=2) + "\n")
+        failed = [check for check in checks if not check["passed"]]
+        said = "; ".join(f"{c['name']} is {c['value']:.3g}, must be {c['bound']} ({c['why']})" for c in failed)
+        if say:
+            print(f"gate: {len(checks) - len(failed)} of {len(checks)} checks passed" + (f"; {said}" if said else ""))
+    return gate
+
+
+def read(folder: str | Path) -> dict[str, Any] | None:
+    """The gate of a run, None where none was measured."""
+    file = Path(folder) / "gate.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def problem(path: str, folder: Path) -> str | None:
+    """Why a run may not be a parent; None where its gate passed or was not measured."""
+    gate = read(folder)
+    if gate is None or gate["passed"]:
+        return None
+    said = "; ".join(f"{c['name']} is {c['value']:.3g}, must be {c['bound']}: {c['why']}"
+                     for c in gate["checks"] if not c["passed"])  # fmt: skip
+    return f"{path} failed its gate ({said}). Mend that stage, or go on all the same with --accept_failed {path}"
+
+
+def of_parents(paths: list[str]) -> list[dict[str, Any]]:
+    """The gates of some runs, for a report."""
+    found = ((path, read(path)) for path in paths)
+    return [{"run": path, **gate} for path, gate in found if gate]

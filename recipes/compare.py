@@ -1,0 +1,46 @@
+"""Compare PPO with DPO, and best-of-n, from one SFT model: strengths x seeds, one page with a verdict.
+
+    accelerate launch recipes/compare.py                                      # the nano family's comparison
+    accelerate launch recipes/compare.py --config my_comparison.yaml --output_dir runs/mine/compare
+
+Trains the arms that are missing (or takes finished runs: `take`), measures them alike on held-out prompts, refuses runs
+that differ in more than method, strength and seed, and writes report.html, report.md and results.json. The same command
+goes on after an interruption and runs nothing twice.
+"""
+
+from align import launch, model, record
+from align.compare import arms, program
+from align.compare.config import CompareConfig
+from align.config import DataArguments, parse, resolved
+from align.evaluate.evaluation import REFUSED_KINDS, prompts
+from align.evaluate.judge import JudgeConfig
+from align.evaluate.policy import Bench
+
+
+def main():
+    args, data_args, judge = parse(
+        CompareConfig, DataArguments, JudgeConfig, nano="recipes/nano/compare.yaml",
+        required=("model_name_or_path", "output_dir"),
+    )  # fmt: skip
+    launch.check(REFUSED_KINDS)
+    sft = args.model_name_or_path
+    model.check_checkpoint(sft)
+    tokenizer = model.load_tokenizer(sft)
+    rows, report = prompts(data_args, tokenizer, args)
+    program.check_held_out(rows, data_args, tokenizer, args)
+    runs = arms.plan(args, data_args)
+    arms.check([arm for arm in runs if arm.stage is None], args, data_args)  # taken ones: before anything is trained
+
+    config = resolved(args, data_args, judge)
+    with record.start("compare", args.output_dir, config, overwrite=args.overwrite, reopen=True) as run:
+        run.note(parents=program.parents(args, data_args), data={"prompts": report.as_dict()})
+        arms.train(runs, args)
+        arms.check(runs, args, data_args)
+        results = program.compare(runs, Bench(args, tokenizer, rows, sft), judge)
+        page = program.write(results, args, run.record)
+        run.finish("complete", metrics=program.headline(results))
+    print(program.show(results), f"\n\nthe report: {page}", sep="")
+
+
+if __name__ == "__main__":
+    launch.run(main)
