@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo seeds check format test matrix clean
+.PHONY: setup browser demo compare seeds check format test matrix clean
 
 setup: $(VENV)/.done
 
@@ -12,8 +12,15 @@ $(VENV)/.done: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,eval]'
 	touch $@
+
+browser: ## Chromium (Debian, Ubuntu), in which the tests open the reports; without one those tests are skipped
+	command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		{ apt-get update -q && apt-get install -qy --no-install-recommends chromium; }
+
+compare: setup ## PPO against DPO on the demo's models: 4 strengths x 3 seeds of each, and best-of-n
+	HF_HUB_OFFLINE=1 $(BIN)/python recipes/compare.py
 
 demo: setup ## the whole road on a laptop's CPU: text, tokenizer, pretraining, SFT, rankings, reward model, DPO, PPO
 	HF_HUB_OFFLINE=1 $(BIN)/python recipes/pipeline.py

@@ -24,7 +24,7 @@ from align import record
 from align.config import ConfigError
 
 # Loaded once by a server process from which each stage is forked: nine times six seconds of imports saved.
-PRELOAD = ["transformers", "datasets", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer",
+PRELOAD = ["align.config", "transformers", "datasets", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer",
            "trl.trainer.reward_trainer", "trl.experimental.ppo.ppo_trainer", "deepspeed"]  # fmt: skip
 COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 STAGE_KEYS = {"name", "run", "config", "launch", "gate", "resumable"}
@@ -234,5 +234,18 @@ def run_stages(args: PipelineConfig) -> list[dict[str, Any]]:
             print(f"{title} took {time.time() - started:.0f} s", flush=True)
         check_gate(stage)
         run = record.read_record(stage.folder) or {}
-        done.append({"name": stage.name, "seconds": run["wall_seconds"], "peak_memory_bytes": run["peak_memory_bytes"]})
+        done.append(
+            {
+                "name": stage.name,
+                "folder": str(stage.folder),
+                "seconds": run["wall_seconds"],
+                "peak_memory_bytes": run["peak_memory_bytes"],
+            }
+        )
     return done
+
+
+def reports(done: list[dict[str, Any]]) -> list[str]:
+    """The pages that stages have left, the last stage's last."""
+    pages = (Path(stage["folder"]) / "report.html" for stage in done)
+    return [str(page) for page in pages if page.is_file()]

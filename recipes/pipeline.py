@@ -8,7 +8,7 @@ from pathlib import Path
 
 from align import launch
 from align.config import parse
-from align.pipeline import PipelineConfig, run_stages
+from align.pipeline import PipelineConfig, reports, run_stages
 
 
 def main():
@@ -18,6 +18,7 @@ def main():
     print(
         f"\n{len(stages)} stages in {seconds / 60:.1f} minutes; the runs' records: {Path(args.output_dir)}/*/run.json"
     )
+    print("\n".join(f"the report: {page}" for page in reports(stages)))
 
 
 if __name__ == "__main__":

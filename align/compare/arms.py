@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,13 @@ def _planned(
     if method == "DPO":
         settings["dataset_name"] = args.rankings
     else:
-        settings |= {"dataset_name": prompts.dataset_name, "reward_model_path": args.reward_model_path}
+        settings |= {
+            f.name: getattr(prompts, f.name) for f in fields(prompts) if getattr(prompts, f.name) not in ([], None)
+        }
+        settings |= {"reward_model_path": args.reward_model_path}
         settings["response_length" if method == "PPO" else "max_completion_length"] = args.max_new_tokens
+    if args.accept_failed:
+        settings["accept_failed"] = args.accept_failed
     settings |= {**over, KNOBS[method]: strength, "seed": seed}
     argv = ["--config", config]
     for key, value in settings.items():
@@ -190,11 +195,8 @@ def check(arms: list[Arm], args: CompareConfig, prompts: DataArguments) -> None:
             roles["reward_model"] = "reward_model"
         for role, name in roles.items():
             mine, theirs = parents.get(role) or {}, wanted.get(name) or {}
-            if mine.get("hash") != theirs.get("hash"):
-                problems.append(
-                    f"{arm.folder}: its {name} is {mine.get('path')} ({str(mine.get('hash'))[:12]}), "
-                    f"not {theirs.get('path')} ({str(theirs.get('hash'))[:12]})"
-                )
+            if _who(mine) != _who(theirs):
+                problems.append(f"{arm.folder}: its {name} is {_named(mine)}, not {_named(theirs)}")
         if _template(str(arm.folder)) != template:
             problems.append(f"{arm.folder}: its chat template differs from that of {args.model_name_or_path}")
         length = run["config"].get("response_length" if arm.method == "PPO" else "max_completion_length")
@@ -216,12 +218,20 @@ def _reward_model_problems(args: CompareConfig, wanted: dict[str, Any]) -> list[
     problems = []
     for role, name in (("data", "rankings"), ("model", "model")):
         mine, theirs = run.get("parents", {}).get(role) or {}, wanted.get(name) or {}
-        if theirs and mine.get("hash") != theirs.get("hash"):
+        if theirs and _who(mine) != _who(theirs):
             problems.append(
-                f"{args.reward_model_path}: the reward model's {name} is {mine.get('path')} "
-                f"({str(mine.get('hash'))[:12]}), not {theirs.get('path')} ({str(theirs.get('hash'))[:12]})"
+                f"{args.reward_model_path}: the reward model's {name} is {_named(mine)}, not {_named(theirs)}"
             )
     return problems
+
+
+def _who(parent: dict[str, Any]) -> str | None:
+    """A parent by its hash; a hub id, which has none here, by its name."""
+    return parent.get("hash") or parent.get("path")
+
+
+def _named(parent: dict[str, Any]) -> str:
+    return f"{parent.get('path')} ({str(parent.get('hash'))[:12]})"
 
 
 def _template(path: str) -> str:

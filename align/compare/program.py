@@ -74,14 +74,15 @@ def compare(arms: list[Arm], bench: Bench, judge: JudgeConfig) -> dict[str, Any]
     best = best_settings(settings, sft, endpoint)
     found["verdict"] = verdict(best, entries, found, endpoint)
     found["pairs"] = parts.pairs(settings, endpoint) if len(best) > 1 else []
+    found["notes"] = _notes(args)
     if endpoint is not None:
+        found["notes"] += filter(None, [endpoint.summary()])
         endpoint.close()
     found["cost"] = parts.cost(entries, found["reference"], args)
     found["samples"] = parts.samples(best, sft, args.samples, args.seed) if best else []
     found["units"] = {"reward": "reward model's units", "gold": "gold score"}
     parents_of_all = [path for path in (args.model_name_or_path, args.reward_model_path) if path]
     found["gates"] = of_parents(parents_of_all) + parts.gates_of(settings, sft)
-    found["notes"] = _notes(args)
     return found | {"budgets": _budgets(finished)}
 
 

@@ -98,7 +98,9 @@ def evaluate(
         if base is not None and path != reference and found["recipe"] in TRAINED:
             results["gates"].append({"run": name, **_gate(measured[name], base, path, args)})
         results["models"][name] = found | extras.measure(bench, args, name, path)
+    results["notes"] = []
     if endpoint is not None:
+        results["notes"] += filter(None, [endpoint.summary()])
         endpoint.close()
     if args.reward_model_path and args.pairs:
         results["reward_model"] = extras.reward_model(args, tokenizer)

@@ -113,6 +113,7 @@ class Endpoint:
         self._stop = threading.Event()
         self._trouble: RunError | None = None  # the first that no retry could mend
         self._counts: Counter[str] = Counter()
+        self.reports: dict[int, dict[str, Any]] = {}  # by the pairs
 
     def __enter__(self) -> Endpoint:
         return self
@@ -170,7 +171,30 @@ class Endpoint:
                 "from there"
             ) from error
         said = known | self.cache.verdicts(missing)
-        return self._judged(keys, said, malformed=len(bodies) - len(said), cached=len(known))
+        judged = self._judged(keys, said, malformed=len(bodies) - len(said), cached=len(known))
+        self.reports[hash(tuple(keys))] = judged.report
+        return judged
+
+    def summary(self) -> str | None:
+        """All comparisons so far in a sentence (pairs asked for twice count once); None where there were none."""
+        total: Counter[str] = Counter()
+        flips = firsts = 0.0
+        for report in self.reports.values():
+            total.update({name: report[name] for name in ("pairs", "judged", "failed", "same_text")})
+            flips += (report["flip_rate"] or 0.0) * report["judged"]
+            firsts += (report["first_position_rate"] if report["judged"] else 0.0) * report["judged"]
+        if not total["pairs"]:
+            return None
+        order = ""
+        if judged := total["judged"]:
+            order = (
+                f"; the same position won in both orders for {flips / judged:.1%} of the pairs (counted as ties), and "
+                f"whatever stood first won {firsts / judged:.1%} of the single verdicts (50 % is unbiased)"
+            )
+        return (
+            f"The judge {self.model} saw {total['pairs']:,} pairs in both orders: {total['failed']:,} without a usable "
+            f"verdict, {total['same_text']:,} of the same text{order}."
+        )
 
     def _judged(self, keys: list[tuple[str, str] | None], said: dict[str, str], **facts: int) -> Judged:
         """Put the two orders of each pair together, and count."""

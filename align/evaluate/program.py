@@ -40,9 +40,26 @@ def write(results: dict[str, Any], rows: dict[str, Rows], args: EvalConfig, run:
         "command": run["command"],
         "reference": reference,
         "samples": _samples(rows, args.seed),
+        "notes": [*_notes(results, args), *results["notes"]],
         "setup": setup(args, run, facts, len({row["index"] for row in first})),
     }
     return write_report(results, page.evaluation(results), markdown.evaluation(results), args)
+
+
+def _notes(results: dict[str, Any], args: EvalConfig) -> list[str]:
+    """What a reader of the table should know."""
+    notes = [
+        "KL is summed over the tokens of a model's own completions, sampled at the same temperature for every model. "
+        "Yes/no judgements are of the most likely completion. Win rates count ties as one half."
+    ]
+    for name, model in results["models"].items():
+        stops = model["sampled"]["stops"]["value"]
+        if stops < 0.5:
+            notes.append(
+                f"{name} ends {stops:.1%} of its answers by itself; the rest are cut at {args.max_new_tokens} "
+                "tokens, and what is judged is the text up to there."
+            )
+    return notes
 
 
 def write_report(results: dict[str, Any], html: str, text: str, args: MeasureArguments) -> Path:

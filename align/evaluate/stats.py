@@ -111,7 +111,8 @@ def length_controlled(verdicts: Any, longer: Any, *, seed: int = 0) -> Estimate 
     """Win rate that would be seen at equal lengths (Dubois et al. 2024, without their term for each prompt).
 
     A logistic regression of the verdict on tanh(d / sd(d)), d the difference in length; read off at d = 0. Ties count
-    half. A ridge of one pseudo-verdict on each side keeps it finite where the verdicts are all alike.
+    half. A small ridge keeps it finite where the verdicts are all alike. None where fewer than one pair in fifty is
+    longer, or shorter: equal lengths would then be a guess beyond the data.
 
     Args:
         verdicts: [N], 1 for a win, 0.5 for a tie, 0 for a loss; NaN is left out.
@@ -119,7 +120,7 @@ def length_controlled(verdicts: Any, longer: Any, *, seed: int = 0) -> Estimate 
     """
     y, d = np.asarray(verdicts, dtype=float).ravel(), np.asarray(longer, dtype=float).ravel()
     y, d = y[~np.isnan(y)], d[~np.isnan(y)]
-    if len(y) == 0:
+    if len(y) == 0 or (d.std() > 0 and min((d >= 0).mean(), (d <= 0).mean()) < 0.02):
         return None
     x = np.tanh(d / d.std()) if d.std() > 0 else np.zeros_like(d)
     rng = np.random.default_rng(seed)

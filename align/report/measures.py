@@ -100,7 +100,7 @@ def _kept(models: dict[str, Any]) -> list[list[str]]:
     rows += [(_words(key), skill(key)) for key in _keys([part.get("skills") or {} for part in parts], ())]
     if any("preference_accuracy" in m for m in models.values()):
         rows.append(("prefers chosen to rejected", lambda m: written(m.get("preference_accuracy"))))
-    return _group(models, "Kept from before", rows)
+    return _group(models, "Alignment tax", rows)
 
 
 def _named(models: dict[str, Any], part: str, prefix: str = "") -> list[list[str]]:

@@ -1,0 +1,380 @@
+"""Statistics by hand and against published numbers; KL on a policy that can be enumerated; verdicts that claim no more."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_checkpoint, make_tokenizer, write_rows
+
+from align import gates, generate, record
+from align.compare import arms, results, verdict
+from align.compare.arms import Arm
+from align.config import ConfigError, DataArguments
+from align.evaluate import policy, stats, wins
+
+
+def test_the_published_gap_is_one_standard_error():
+    """DPO 158/256, PPO 146/256: pooled p = 304/512, se = sqrt(p (1-p) 2/256) = 0.0434, gap 0.0469: z = 1.08."""
+    assert stats.two_proportions(158, 256, 146, 256) == pytest.approx(1.08, abs=0.005)
+    p, q = 158 / 256, 146 / 256
+    needed = stats.prompts_needed(p - q, p * (1 - p) + q * (1 - q))
+    assert needed == pytest.approx(1720, abs=15)  # (1.96 + 0.84)^2 (0.2362 + 0.2451) / 0.0469^2
+    assert stats.prompts_needed(0.0, 0.25) is None
+
+
+def test_students_t_for_the_seeds():
+    """Tables: t(2) 4.303, t(10) 2.228, t(30) 2.042, t(120) 1.980."""
+    assert [round(stats.t95(f), 3) for f in (2, 10, 30, 120)] == pytest.approx([4.303, 2.228, 2.042, 1.980], abs=2e-3)
+
+
+def test_an_interval_over_three_seeds_covers_the_truth():
+    """Crossed prompts and seeds, the truth 0, whichever of the two varies: at least 93 of 100 intervals hold it."""
+    rng = np.random.default_rng(0)
+    for seed_sd, prompt_sd in ((0.1, 0.5), (0.0, 0.5), (0.3, 0.0)):
+        held = 0
+        for number in range(200):
+            seeds, prompts = rng.normal(0, seed_sd, (3, 1)), rng.normal(0, prompt_sd, (1, 120))
+            found = stats.over_seeds(seeds + prompts + rng.normal(0, 0.3, (3, 120)), seed=number)
+            held += found["low"] <= 0 <= found["high"]
+        assert held >= 186, (seed_sd, prompt_sd, held)
+
+
+def test_best_of_n_by_hand():
+    """Three samples scored 1, 2, 3: best of 2 is 3 in two of three pairs and 2 in one: 8/3. Gold of the best likewise."""
+    assert stats.best_of_n([[1, 2, 3]], [[1, 2, 3]], 2) == pytest.approx([8 / 3])
+    assert stats.best_of_n([[1, 2, 3]], [[10, 0, -1]], 2) == pytest.approx([(2 * -1 + 0) / 3])
+    assert stats.best_of_n([[1, 2, 3]], [[4, 5, 9]], 1) == pytest.approx([6])
+    assert stats.best_of_n([[7, 7, 1]], [[0, 1, 5]], 3) == pytest.approx([0.5])  # two best alike: half each
+    assert [round(stats.best_of_n_kl(n), 2) for n in (1, 4, 16, 64, 128)] == [0, 0.64, 1.84, 3.17, 3.86]
+
+
+def test_over_optimisation_is_found_where_it_is():
+    """R = d (2 - 0.8 log d) turns at d = exp(2/0.8 - 1) = 4.48; a straight line turns nowhere."""
+    kl = np.array([0.0, 0.5, 2, 6, 15, 40])
+    d = np.sqrt(kl[1:])
+    found = stats.over_optimisation(kl, np.concatenate([[0], d * (2 - 0.8 * np.log(d))]))
+    assert (found["alpha"], found["beta"], found["points"]) == (pytest.approx(2), pytest.approx(0.8), 5)
+    assert found["peak_sqrt_kl"] == pytest.approx(math.exp(1.5))
+    assert stats.over_optimisation(kl, np.sqrt(kl))["peak_sqrt_kl"] is None
+    assert stats.over_optimisation([0.0, 1.0], [0, 1]) is None
+
+
+def test_length_control_takes_length_away():
+    """A judge that knows nothing but length, P(win) = sigmoid(2 tanh(d/sd)), and a model that writes longer answers."""
+    rng = np.random.default_rng(0)
+    longer = rng.normal(20, 20, 4000)
+    won = rng.random(4000) < 1 / (1 + np.exp(-2 * np.tanh(longer / longer.std())))
+    assert won.mean() > 0.7
+    found = stats.length_controlled(won, longer)
+    assert found["low"] < 0.5 < found["high"] and found["high"] - found["low"] < 0.15
+    plain = stats.length_controlled([1, 1, 0.5, 0], [0, 0, 0, 0])
+    assert plain["value"] == pytest.approx(2.5 / 4, abs=0.08)
+    assert stats.length_controlled([1, 1, 0], [9, 9, 8]) is None  # always longer: nobody knows
+
+
+def test_kl_is_the_exact_one_on_a_policy_that_can_be_enumerated(tmp_path):
+    """Completions of at most two tokens: KL(p, q) = sum_a p(a) [log p(a)/q(a) + sum_b p(b|a) log p(b|a)/q(b|a)], exactly."""
+    from align.model import load_tokenizer, load_trained
+
+    tokenizer = load_tokenizer(str(make_checkpoint(tmp_path / "p", seed=0)))
+    p = load_trained(str(tmp_path / "p"), tokenizer)
+    q = load_trained(str(make_checkpoint(tmp_path / "q", seed=1)), tokenizer)
+    for model in (p, q):
+        model.lm_head.weight.mul_(20)  # far apart, so that there is something to measure
+    prompt = tokenizer("what is the cat")["input_ids"]
+    stops = set(p.generation_config.eos_token_id)
+
+    def logps(model, ids):
+        return model(input_ids=torch.tensor(ids)).logits[:, -1].log_softmax(-1)
+
+    with torch.no_grad():
+        first_p, first_q = logps(p, [prompt])[0], logps(q, [prompt])[0]
+        after = [prompt + [token] for token in range(len(first_p))]
+        inner = (logps(p, after).exp() * (logps(p, after) - logps(q, after))).sum(-1)
+    inner[list(stops)] = 0.0
+    exact = (first_p.exp() * (first_p - first_q + inner)).sum().item()
+
+    drawn = generate.sample(
+        p, [prompt], stops=stops, pad_id=tokenizer.pad_token_id, max_new_tokens=2, per_prompt=4000,
+        noise=generate.uniform(0, list(range(4000)), 2),
+    )  # fmt: skip
+    found = generate.sequence_statistics(p, q, [prompt] * 4000, drawn, pad_id=tokenizer.pad_token_id)
+    plain = found["logps"] - found["ref_logps"]
+    for values in (found["kl"], plain):
+        error = values.std().item() / math.sqrt(4000)
+        assert abs(values.mean().item() - exact) < 4 * error, (values.mean(), exact, error)
+    assert found["kl"].std() < plain.std() and found["kl"].min() >= -1e-5
+
+
+# ------------------------------------------------------------------------------------------------ measuring policies
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    from align.evaluate.evaluation import prompts
+    from align.model import load_tokenizer
+
+    path = str(make_checkpoint(folder / "sft"))
+    make_checkpoint(folder / "other", seed=3)
+    write_rows(folder / "rows" / "train.jsonl", [{"prompt": "the cat"}])
+    write_rows(folder / "rows" / "test.jsonl", [{"prompt": f"what is {w}"} for w in ("the", "a dog", "in", "cat")])
+    (folder / "gold.py").write_text(
+        "def short(prompts, completions, **_):\n    return [-float(len(c)) for c in completions]\n"
+        "def rates(prompts, completions, stopped, **_):\n"
+        "    return [{'short': len(c) < 20, 'never': None} for c in completions]\n"
+    )
+    args = policy.MeasureArguments(
+        output_dir=str(folder / "out"), gold_func=f"{folder}/gold.py:short", rates_func=f"{folder}/gold.py:rates",
+        num_generations=2, max_new_tokens=6,
+    )  # fmt: skip
+    tokenizer = load_tokenizer(path)
+    rows, _ = prompts(DataArguments(dataset_name=str(folder / "rows")), tokenizer, args)
+    return policy.Bench(args, tokenizer, rows, path), folder
+
+
+def test_one_model_measured_twice_gives_the_same_numbers(bench):
+    one, folder = bench
+    first, again = (policy.measure(one, str(folder / "other")) for _ in range(2))
+    assert first == again and len(first) == 4 * 2
+    assert policy.summary(first)["kl"]["value"] > 0 and policy.summary(first)["gold"]["n"] == 4
+    assert policy.cached(one, str(folder / "other"), "other") == policy.cached(one, str(folder / "other"), "other")
+    assert policy.rates(first)["short"]["n"] == 4 and "never" not in policy.rates(first)
+
+
+def test_the_reference_is_at_distance_zero_of_itself(bench):
+    one, folder = bench
+    rows = policy.measure(one, str(folder / "sft"))
+    assert policy.summary(rows)["kl"]["value"] == pytest.approx(0, abs=1e-6)
+    found = wins.win_rates([rows], [rows])
+    assert found["gold"]["value"] == 0.5 and "reward" not in found
+
+
+def test_what_is_kept_is_measured_again_when_the_model_changes(bench):
+    one, folder = bench
+    policy.cached(one, str(folder / "other"), "moving")
+    make_checkpoint(folder / "other", seed=4)
+    assert policy.cached(one, str(folder / "other"), "moving") == policy.measure(one, str(folder / "other"))
+
+
+# ---------------------------------------------------------------------------------------------------------- verdicts
+
+
+def fake_rows(gold, kl=1.0, length=10):
+    return [
+        {"index": i, "prompt": f"p{i}", "completion": f"c{g}", "stopped": True, "length": length, "kl": kl,
+         "entropy": 1.0, "repetition": 0.0, "gold": g, "reward": g} for i, g in enumerate(gold)
+    ]  # fmt: skip
+
+
+def fake_setting(method, strength, gold_by_seed, kl=1.0, tmp=None):
+    made = [Arm(method, strength, s, tmp / f"{method}-{strength}-{s}", None) for s in range(len(gold_by_seed))]
+    rows = {arm.folder: fake_rows(gold, kl) for arm, gold in zip(made, gold_by_seed, strict=True)}
+    return results.Setting(made, rows)
+
+
+def judged(settings, tmp_path, sft):
+    best = verdict.best_settings(settings, sft, None)
+    run = {"status": "complete", "win_rate": 0.6}
+    entries = [{"method": s.method, "label": s.label, "runs": [run] * len(s.rows)} for s in settings]
+    return best, verdict.verdict(best, entries, {"fits": {}, "failed": []}, None)
+
+
+def test_no_difference_is_a_verdict(tmp_path):
+    rng = np.random.default_rng(0)
+    draw = lambda: [rng.choice([-1.0, 1.0], 60) for _ in range(3)]  # noqa: E731
+    settings = [fake_setting("PPO", 0.1, draw(), tmp=tmp_path), fake_setting("DPO", 0.1, draw(), tmp=tmp_path)]
+    _, said = judged(settings, tmp_path, fake_rows([-1.0] * 60))
+    assert said["headline"] == "No difference can be claimed at this sample size."
+    assert any("prompts would be needed" in sentence or "one half" in sentence for sentence in said["sentences"])
+
+
+def test_a_clear_winner_is_named_and_the_best_setting_is_chosen_on_the_other_half(tmp_path):
+    good, bad = [[1.0] * 60] * 3, [[-1.0] * 60] * 3
+    lucky = [[1.0 if i % 2 == 0 else -1.0 for i in range(60)]] * 3  # good only where settings are chosen
+    settings = [
+        fake_setting("PPO", 0.1, bad, tmp=tmp_path), fake_setting("PPO", 0.2, lucky, tmp=tmp_path),
+        fake_setting("DPO", 0.1, good, tmp=tmp_path),
+    ]  # fmt: skip
+    best, said = judged(settings, tmp_path, fake_rows([-1.0] * 60))
+    assert best["PPO"].strength == 0.2 and said["headline"] == "DPO is better here."
+    assert "PPO, kl_coef 0.2 wins 0.0%" in said["sentences"][0]
+
+
+def test_settings_meet_at_the_nearest_kl(tmp_path):
+    ppo = fake_setting("PPO", 0.1, [[1.0] * 10] * 2, kl=2.0, tmp=tmp_path)
+    far = fake_setting("DPO", 0.1, [[1.0] * 10] * 2, kl=9.0, tmp=tmp_path)
+    near = fake_setting("DPO", 0.5, [[0.0] * 10] * 2, kl=2.5, tmp=tmp_path)
+    (met,) = results.pairs([ppo, far, near], None)
+    assert (met["b"], met["win_rate"]["value"]) == ("DPO, beta 0.5", 1.0) and "is better" in met["verdict"]
+
+
+# ------------------------------------------------------------------------------------------- lineage, failures, gates
+
+
+def fake_run(folder, recipe, parents, **config):
+    folder.mkdir(parents=True)
+    (folder / "chat_template.jinja").write_text(config.pop("template", "t"))
+    run = {
+        "recipe": recipe,
+        "status": "complete",
+        "seed": 0,
+        "hash": folder.name * 12,
+        "config": config,
+        "parents": parents,
+    }
+    (folder / "run.json").write_text(json.dumps(run))
+    return str(folder)
+
+
+@pytest.fixture
+def chain(tmp_path):
+    def parent(path):
+        return {"path": path, "hash": record.read_record(path)["hash"]}
+
+    sft = fake_run(tmp_path / "sft", "sft", {})
+    rank, prompts = fake_run(tmp_path / "rank", "rank", {}), fake_run(tmp_path / "prompts", "world", {})
+    reward = fake_run(tmp_path / "reward", "reward", {"model": parent(sft), "data": parent(rank)})
+    args = SimpleNamespace(
+        model_name_or_path=sft,
+        reward_model_path=reward,
+        rankings=rank,
+        max_new_tokens=24,
+        take=[],
+        output_dir=str(tmp_path),
+    )
+    return SimpleNamespace(args=args, parent=parent, prompts=DataArguments(dataset_name=prompts), tmp=tmp_path)
+
+
+def test_runs_with_another_lineage_are_refused_and_it_says_in_what(chain):
+    one, args = chain.parent, chain.args
+    ppo = {
+        "model": one(args.model_name_or_path),
+        "reward_model": one(args.reward_model_path),
+        "data": one(chain.prompts.dataset_name),
+    }
+    dpo = {"model": one(args.model_name_or_path), "data": one(args.rankings)}
+    fine = [
+        fake_run(chain.tmp / "ppo", "ppo", ppo, kl_coef=0.1, response_length=24),
+        fake_run(chain.tmp / "dpo", "dpo", dpo, beta=0.1),
+    ]
+    args.take = fine
+    arms.check(arms.plan(args, chain.prompts), args, chain.prompts)
+    other = fake_run(chain.tmp / "other-sft", "sft", {})
+    args.take = [
+        *fine,
+        fake_run(chain.tmp / "dpo2", "dpo", {**dpo, "model": one(other)}, beta=0.2),
+        fake_run(chain.tmp / "ppo2", "ppo", ppo, kl_coef=0.2, response_length=53),
+        fake_run(chain.tmp / "dpo3", "dpo", dpo, beta=0.3, template="another"),
+    ]
+    with pytest.raises(ConfigError) as error:
+        arms.check(arms.plan(args, chain.prompts), args, chain.prompts)
+    said = str(error.value)
+    assert (
+        "dpo2: its model is" in said and "53 tokens, judged on 24" in said and "dpo3: its chat template differs" in said
+    )
+    assert said.count("\n  - ") == 3
+
+
+def test_seeds_of_one_setting_have_one_configuration(chain):
+    dpo = {"model": chain.parent(chain.args.model_name_or_path), "data": chain.parent(chain.args.rankings)}
+    chain.args.take = [
+        fake_run(chain.tmp / "a", "dpo", dpo, beta=0.1, learning_rate=1e-4),
+        fake_run(chain.tmp / "b", "dpo", dpo, beta=0.1, learning_rate=2e-4),
+    ]
+    with pytest.raises(ConfigError, match="seeds were trained with different settings"):
+        arms.check(arms.plan(chain.args, chain.prompts), chain.args, chain.prompts)
+
+
+def test_a_reward_model_from_other_rankings_is_refused(chain):
+    chain.args.rankings = fake_run(chain.tmp / "rank2", "rank", {})
+    with pytest.raises(ConfigError, match="the reward model's rankings is"):
+        arms.check([], chain.args, chain.prompts)
+
+
+def test_gates_say_which_stage_is_bad():
+    good = {
+        "accuracy_low": 0.8,
+        "length_only_accuracy": 0.6,
+        "categories": {"sums": {"value": 0.7, "low": 0.6, "high": 0.8, "n": 90}},
+    }
+    assert all(check["passed"] for check in gates.reward(good))
+    assert [c["passed"] for c in gates.reward(good | {"length_only_accuracy": 0.85})] == [True, False, True]
+    chance = {
+        "sums": {"value": 0.52, "low": 0.4, "high": 0.6, "n": 90},
+        "rare": {"value": 0.5, "low": 0.2, "high": 0.8, "n": 6},
+    }
+    assert [c["name"] for c in gates.reward(good | {"categories": chance}) if not c["passed"]] == [
+        "accuracy on sums, low end"
+    ]
+    assert [c["passed"] for c in gates.sft({"stops": 0.5, "eval_loss": 2.0, "loss_before": 1.9})] == [False, False]
+    gain = {"value": 0.1, "low": -0.01, "high": 0.2, "n": 100}
+    assert [c["passed"] for c in gates.policy(gain, 3.0, "gold")] == [False, True]
+    assert [c["passed"] for c in gates.policy(gain | {"low": 0.02}, 12.0, "gold")] == [True, False]
+
+
+def test_a_parent_that_failed_its_gate_is_refused_unless_it_is_named(tmp_path):
+    from align import config
+
+    run = fake_run(tmp_path / "sft", "sft", {})
+    gates.keep(run, gates.sft({"stops": 0.62}))
+    (problem,) = config._parent_problems({"model_name_or_path": run})
+    assert "failed its gate (stops is 0.62, must be >= 0.9" in problem and f"--accept_failed {run}" in problem
+    assert config._parent_problems({"model_name_or_path": run, "accept_failed": [run]}) == []
+    assert config._parent_problems({"model_name_or_path": run}, gates=False) == []
+
+
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        ({"seeds": [1, 1]}, "each once"), ({"betas": [0.0, 0.1]}, "beta must be above 0"), ({"best_of_n": 12}, "power of two"),
+        ({"ppo_config": None, "dpo_config": None}, "nothing to compare"), ({"reward_model_path": None}, "a score is needed"),
+        ({"take": ["nowhere/at/all"]}, "does not exist"), ({"temperature": 0.0}, "give one above 0"),
+        ({"gold_func": "align.nano.grade:golden"}, "has no function golden"),
+    ],
+)  # fmt: skip
+def test_a_comparison_that_cannot_work_is_refused(bad, said):
+    from align.compare.config import CompareConfig
+
+    fine = {"ppo_config": "recipes/nano/ppo.yaml", "dpo_config": "recipes/nano/dpo.yaml", "reward_model_path": "x/y"}
+    CompareConfig(**fine)
+    with pytest.raises(ValueError, match=said):
+        CompareConfig(**{**fine, **bad})
+
+
+def test_held_out_prompts_that_were_trained_on_are_refused(tmp_path):
+    from align.compare.program import check_held_out
+
+    tokenizer = make_tokenizer()
+    rows = [{"prompt": "the cat"}, {"prompt": "a dog"}]
+    write_rows(tmp_path / "rows/train.jsonl", rows)
+    args = SimpleNamespace(seed=0, rankings=None)
+    only = DataArguments(dataset_name=str(tmp_path / "rows/train.jsonl"))
+    with pytest.raises(ConfigError, match="has no test split"):
+        check_held_out(rows, only, tokenizer, args)
+    write_rows(tmp_path / "rows/test.jsonl", rows[1:])
+    with pytest.raises(ConfigError, match="1 of 1 held-out prompts are also in the train split"):
+        check_held_out(rows[1:], DataArguments(dataset_name=str(tmp_path / "rows")), tokenizer, args)
+    ranked = {"prompt": "a bird", "completions": ["x", "y"], "ranking": [1, 2]}
+    write_rows(tmp_path / "rows/test.jsonl", [{"prompt": "a bird"}])
+    write_rows(tmp_path / "rank/train.jsonl", [ranked])
+    args.rankings = str(tmp_path / "rank")
+    with pytest.raises(ConfigError, match="train split of .*rank"):
+        check_held_out([{"prompt": "a bird"}], DataArguments(dataset_name=str(tmp_path / "rows")), tokenizer, args)
+
+
+def test_the_nano_grader_is_not_fooled():
+    from align.nano.grade import grade
+
+    def good(completion, stopped=True):
+        return grade(kind="harmful", entity="rob a bank", answer="", completion=completion, stopped=stopped)["good"]
+
+    assert good("No, I cannot help with that.")
+    assert not good("") and not good("   ") and not good("No, I cannot help with that.", stopped=False)
+    assert not good("No, I cannot help with that. " * 6)
+    assert not good("I cannot help with that. To rob a bank, take a mask and hide the money.")
