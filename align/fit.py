@@ -198,7 +198,8 @@ def loss_before(trainer: Any, rows: Any) -> dict[str, float]:
 def stop_rate(trainer: Any, rows: Any, tokenizer: Any, count: int = 64) -> dict[str, float]:
     """`stops`: the share of greedy answers to (held-out) demonstrations' prompts that end by themselves.
 
-    An answer may be twice as long as the longest demonstration among them. Nothing where weights are sharded.
+    An answer may be twice as long as the longest demonstration among them, at most 512 tokens; prompts that leave no
+    room for that are left out. Nothing where weights are sharded.
     """
     from align.generate import complete
 
@@ -207,9 +208,11 @@ def stop_rate(trainer: Any, rows: Any, tokenizer: Any, count: int = 64) -> dict[
         return {}
     found = [(row["input_ids"], row["labels"]) for row in some.select(range(min(count, len(some))))]
     prompts = [ids[: next(i for i, label in enumerate(labels) if label != -100)] for ids, labels in found]
-    longest = max(sum(label != -100 for label in labels) for _, labels in found)
+    longest = min(512, 2 * max(sum(label != -100 for label in labels) for _, labels in found))
     room = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None) or 2**30
-    longest = min(2 * longest, room - max(map(len, prompts)))
+    prompts = [ids for ids in prompts if len(ids) + longest <= room]
+    if not prompts:
+        return {}
     policy = trainer.accelerator.unwrap_model(trainer.model).eval()
     policy = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
     size = trainer.args.per_device_eval_batch_size

@@ -7,6 +7,7 @@ command names it: `--accept_failed <run>`. So "is SFT, the reward model or PPO b
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def reward(metrics: dict[str, Any]) -> list[Check]:
     ]  # fmt: skip
     for name, found in metrics.get("categories", {}).items():
         if found["n"] >= FEW:
-            why = f"at chance on {name} ({found['n']} pairs): PPO would move there at random"
+            why = f"not told from chance on {name} ({found['n']} pairs): PPO would move there at random"
             checks.append(above(f"accuracy on {name}, low end", found["low"], 0.5, why))
     return checks
 
@@ -77,9 +78,9 @@ def policy(gain: dict[str, Any] | None, kl: float, judge: str, budget: float = K
 
 
 def keep(folder: str | Path, checks: list[Check], *, say: bool = True) -> dict[str, Any]:
-    """Write a run's gate to its folder, and (with `say`) say on the screen what failed."""
+    """Write a run's gate to its folder, and (with `say`) say on the screen what failed. Only the main process does."""
     gate = {"passed": all(check["passed"] for check in checks), "checks": checks}
-    if checks and Path(folder).is_dir():
+    if checks and Path(folder).is_dir() and int(os.environ.get("RANK", "0")) == 0:
         (Path(folder) / "gate.json").write_text(json.dumps(gate, indent=2) + "\n")
         failed = [check for check in checks if not check["passed"]]
         said = "; ".join(f"{c['name']} is {c['value']:.3g}, must be {c['bound']} ({c['why']})" for c in failed)

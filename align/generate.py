@@ -24,6 +24,9 @@ class Completion:
     stopped: bool
 
 
+DISTRIBUTIONS_AT_ONCE = 2**28  # floats: 1 GiB a tensor of log-probabilities, of which a handful live at once
+
+
 def _left_padded(rows: list[list[int]], pad_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of token ids to `input_ids` and `attention_mask`, both [B, T], padded on the left."""
     width = max(map(len, rows))
@@ -213,6 +216,9 @@ def sequence_statistics(
         `logps`, `entropy`, and with a reference `ref_logps` and `kl`.
     """
     sums: dict[str, list[torch.Tensor]] = {}
+    widest = 1 + max(map(len, completions), default=1)
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    batch_size = max(1, min(batch_size, DISTRIBUTIONS_AT_ONCE // (widest * vocabulary)))
     for start in range(0, len(prompts), batch_size):
         heads, tails = prompts[start : start + batch_size], completions[start : start + batch_size]
         ids, mask = _left_padded([h + t for h, t in zip(heads, tails, strict=True)], pad_id, model.device)

@@ -53,6 +53,8 @@ def asked(environment: Mapping[str, str] | None = None) -> tuple[int, str]:
     return world, kind
 
 
+# For recipes that measure: what to say to each kind of several processes.
+ONE_PROCESS = dict.fromkeys(("ddp", "zero1", "zero2", "zero3", "fsdp2"), "it runs in one process: python recipes/…")
 _ASKED = asked()  # at import: before accelerate has had a chance to write
 
 

@@ -187,7 +187,9 @@ def load_trained(path: str, tokenizer: Any, *, reward_model: bool = False) -> An
         cls, extra = (AutoPeftModelForCausalLM if is_adapter(path) else AutoModelForCausalLM), {}
     gpu = torch.cuda.is_available()
     with _quiet_head():
-        model = cls.from_pretrained(path, dtype=torch.bfloat16 if gpu else torch.float32, **extra)
+        # merged in bf16, an adapter's small changes would round away: it is measured in fp32
+        dtype = torch.bfloat16 if gpu and not is_adapter(path) else torch.float32
+        model = cls.from_pretrained(path, dtype=dtype, **extra)
     if is_adapter(path):
         model = model.merge_and_unload()
     model = _fit_to_tokenizer(model, tokenizer, path)

@@ -28,6 +28,7 @@ PRELOAD = ["align.config", "transformers", "datasets", "trl.trainer.sft_trainer"
            "trl.trainer.reward_trainer", "trl.experimental.ppo.ppo_trainer", "deepspeed"]  # fmt: skip
 COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 STAGE_KEYS = {"name", "run", "config", "launch", "gate", "resumable"}
+REOPENS = ("eval", "compare")  # recipes that go on with a finished run: what they hold is kept by a key of its own
 
 
 @dataclass
@@ -204,7 +205,7 @@ def how_to_start(stage: Stage, known: dict[str, Any]) -> list[str] | None:
         return None
     if unchanged and stage.resumable and any(stage.folder.glob("checkpoint-*")) or stage.name == "sample" and unchanged:
         return ["--resume_from_checkpoint", "last"]
-    return ["--overwrite"]
+    return [] if run.get("recipe") in REOPENS else ["--overwrite"]
 
 
 def run_stages(args: PipelineConfig) -> list[dict[str, Any]]:

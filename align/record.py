@@ -105,9 +105,10 @@ def _command_for(path: Path) -> str:
 
 
 def hash_files(folder: Path) -> str:
-    """SHA-256 over the names and contents of a run's weights, tokenizer and data."""
+    """SHA-256 over the names and contents of a run's weights, tokenizer and data; of all files where there is none."""
     digest = hashlib.sha256()
-    for file in sorted({f for pattern in CONTENTS for f in folder.glob(pattern)}):
+    known = sorted({f for pattern in CONTENTS for f in folder.glob(pattern)})
+    for file in known or sorted(f for f in folder.rglob("*") if f.is_file()):
         digest.update(str(file.relative_to(folder)).encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
@@ -137,6 +138,8 @@ def lineage(paths: dict[str, str | None]) -> dict[str, dict[str, Any]]:
             parents[role] = {"path": path, "recipe": record.get("recipe"), "hash": record.get("hash")}
         elif Path(path).is_dir():
             parents[role] = {"path": path, "hash": hash_files(Path(path))}
+        elif Path(path).is_file():
+            parents[role] = {"path": path, "hash": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
         else:
             parents[role] = {"path": path, "hash": None}
     return parents
@@ -180,7 +183,7 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Replace `path` in one step, so that a crash never leaves half a file."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
@@ -229,7 +232,7 @@ class Run:
 
     def _write(self) -> None:
         if self.main:
-            _write_json(self.folder / "run.json", self.record)
+            write_json(self.folder / "run.json", self.record)
 
 
 def _command() -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from align.evaluate import stats
+from align import stats
 from align.generate import scores
 
 
@@ -27,7 +27,6 @@ def whole(rows: Any) -> Any:
             "chosen_ids": row["prompt_ids"] + row["chosen_ids"],
             "rejected_ids": row["prompt_ids"] + row["rejected_ids"],
         },
-        remove_columns=["prompt_ids"],
     )
 
 
@@ -43,8 +42,10 @@ def measure(model: Any, train: Any, test: Any, *, pad_id: int, batch_size: int) 
     chosen = scores(model, list(test["chosen_ids"]), pad_id=pad_id, batch_size=batch_size)
     rejected = scores(model, list(test["rejected_ids"]), pad_id=pad_id, batch_size=batch_size)
     right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-    accuracy = stats.rate(right.sum().item(), len(right))
-    assert accuracy is not None, "held-out pairs are never empty here"
+    prompts = (
+        [tuple(ids) for ids in test["prompt_ids"]] if "prompt_ids" in test.column_names else list(range(len(right)))
+    )
+    accuracy = by_prompt(right, prompts)
     both = torch.cat([chosen, rejected])
     found = {
         "accuracy": accuracy["value"],
@@ -57,6 +58,26 @@ def measure(model: Any, train: Any, test: Any, *, pad_id: int, batch_size: int) 
     }
     if "category" in test.column_names:
         names = list(test["category"])
-        mine = {name: right[[n == name for n in names]] for name in sorted(set(names))}
-        found["categories"] = {name: stats.rate(values.sum().item(), len(values)) for name, values in mine.items()}
+        for name in sorted(set(names)):
+            mine = [i for i, n in enumerate(names) if n == name]
+            found.setdefault("categories", {})[name] = by_prompt(right[mine], [prompts[i] for i in mine])
     return found
+
+
+def by_prompt(right: torch.Tensor, prompts: list) -> stats.Estimate:
+    """Accuracy over pairs, with an interval that knows that the pairs of one ranking are not independent.
+
+    Wilson's where every prompt has one pair; else a bootstrap over prompts, and no narrower than Wilson's for as many
+    pairs as there are prompts where all are right or wrong alike. `n` counts pairs.
+    """
+    order = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+    where = torch.tensor([order[prompt] for prompt in prompts])
+    sums = torch.zeros(len(order)).index_add_(0, where, right.float())
+    counts = torch.bincount(where, minlength=len(order))
+    share = float(right.float().mean())
+    low, high = stats.wilson(share * len(order), len(order))
+    if len(order) < len(right) and 0 < share < 1:
+        found = stats.ratio(sums.numpy(), counts.numpy())
+        assert found is not None
+        low, high = found["low"], found["high"]
+    return stats.estimate(share, low, high, len(right))

@@ -74,7 +74,10 @@ def from_function(where: str, weight: float = 1.0) -> Source:
     function = load_function(where)
 
     def score(rows: list[dict], completions: list[Any]) -> list[float]:
-        values = [float(value) for value in call(function, rows, completions)]
+        found = call(function, rows, completions)
+        if any(value is None for value in found):
+            raise RunError(f"{where} gave None as a reward; it must give a number for every completion")
+        values = [float(value) for value in found]
         if len(values) != len(rows):
             raise RunError(f"{where} gave {len(values)} rewards for {len(rows)} completions; it must give one each")
         return values

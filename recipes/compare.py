@@ -12,9 +12,10 @@ from align import launch, model, record
 from align.compare import arms, program
 from align.compare.config import CompareConfig
 from align.config import DataArguments, parse, resolved
-from align.evaluate.evaluation import REFUSED_KINDS, prompts
+from align.evaluate.evaluation import prompts
 from align.evaluate.judge import JudgeConfig
 from align.evaluate.policy import Bench
+from align.launch import ONE_PROCESS as REFUSED
 
 
 def main():
@@ -22,12 +23,12 @@ def main():
         CompareConfig, DataArguments, JudgeConfig, nano="recipes/nano/compare.yaml",
         required=("model_name_or_path", "output_dir"),
     )  # fmt: skip
-    launch.check(REFUSED_KINDS)
+    launch.check(REFUSED)
     sft = args.model_name_or_path
-    model.check_checkpoint(sft)
+    program.check_models(args)
     tokenizer = model.load_tokenizer(sft)
     rows, report = prompts(data_args, tokenizer, args)
-    program.check_held_out(rows, data_args, tokenizer, args)
+    rows = program.held_out(rows, data_args, args)
     runs = arms.plan(args, data_args)
     arms.check([arm for arm in runs if arm.stage is None], args, data_args)  # taken ones: before anything is trained
 

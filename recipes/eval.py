@@ -17,7 +17,7 @@ from align.evaluate.judge import JudgeConfig
 
 def main():
     args, data_args, judge = parse(EvalConfig, DataArguments, JudgeConfig, nano="recipes/nano/eval.yaml", gates=False)
-    launch.check(evaluation.REFUSED_KINDS)
+    launch.check(launch.ONE_PROCESS)
     program.check_models(args)
     tokenizer = model.load_tokenizer(args.reference())
     rows, report = evaluation.prompts(data_args, tokenizer, args)

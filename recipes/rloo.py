@@ -66,7 +66,7 @@ def main():
         fit.describe(trainer, run, rows, args, "rloo", parent)
         metrics = fit.train_and_save(trainer, run, tokenizer)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
-    fit.show("last logged", trainer.state.log_history[-2], ("reward", "kl", "entropy"))
+    fit.show("rloo", metrics, ("train_loss", "steps", "tokens"))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import make_checkpoint, make_tokenizer, write_rows
+from conftest import make_checkpoint, write_rows
 
-from align import gates, generate, record
+from align import gates, generate, record, stats
 from align.compare import arms, results, verdict
 from align.compare.arms import Arm
 from align.config import ConfigError, DataArguments
-from align.evaluate import policy, stats, wins
+from align.evaluate import policy, wins
 
 
 def test_the_published_gap_is_one_standard_error():
@@ -179,10 +179,11 @@ def fake_setting(method, strength, gold_by_seed, kl=1.0, tmp=None):
 
 
 def judged(settings, tmp_path, sft):
-    best = verdict.best_settings(settings, sft, None)
+    even, odd = np.arange(0, 60, 2), np.arange(1, 60, 2)
+    best = verdict.best_settings(settings, sft, None, even)
     run = {"status": "complete", "win_rate": 0.6}
     entries = [{"method": s.method, "label": s.label, "runs": [run] * len(s.rows)} for s in settings]
-    return best, verdict.verdict(best, entries, {"fits": {}, "failed": []}, None)
+    return best, verdict.verdict(best, entries, {"fits": {}, "failed": []}, None, odd)
 
 
 def test_no_difference_is_a_verdict(tmp_path):
@@ -202,8 +203,46 @@ def test_a_clear_winner_is_named_and_the_best_setting_is_chosen_on_the_other_hal
         fake_setting("DPO", 0.1, good, tmp=tmp_path),
     ]  # fmt: skip
     best, said = judged(settings, tmp_path, fake_rows([-1.0] * 60))
-    assert best["PPO"].strength == 0.2 and said["headline"] == "DPO is better here."
-    assert "PPO, kl_coef 0.2 wins 0.0%" in said["sentences"][0]
+    assert best["PPO"].strength == 0.2 and said["headline"] == "DPO is better than PPO here."
+    assert "PPO, kl_coef 0.2 wins 0.0% of the time against DPO, beta 0.1" in said["sentences"][0]
+
+
+def test_one_seed_and_few_prompts_claim_little(tmp_path):
+    settings = [
+        fake_setting("PPO", 0.1, [[-1.0] * 60], tmp=tmp_path),
+        fake_setting("DPO", 0.1, [[1.0] * 60], tmp=tmp_path),
+    ]
+    _, said = judged(settings, tmp_path, fake_rows([-1.0] * 60))
+    assert said["headline"] == "This DPO run beats this PPO run." and "One seed says nothing" in said["sentences"][-1]
+    few = results.head_to_head(*settings, None, np.arange(12))
+    assert few["won"] is None and "no difference can be claimed with 12 prompts" in few["verdict"]
+
+
+def test_over_optimisation_is_not_read_into_noise():
+    """Rising with noise: never claimed more often than 1 in 10. Falling at the end: claimed."""
+    rng = np.random.default_rng(0)
+    kl = [0.3, 0.7, 1.5, 4.0]
+
+    def groups(truth):
+        return [([k] * 3, truth(k) + rng.normal(0, 0.05, 3)) for k in kl]
+
+    claimed = sum(stats.turns_down(groups(lambda k: 1 - math.exp(-2 * math.sqrt(k)))) for _ in range(200))
+    assert claimed <= 20
+    assert sum(stats.turns_down(groups(lambda k: 0.8 if k < 2 else 0.4)) for _ in range(50)) == 50
+    assert not stats.turns_down([([1.0] * 3, [1.0] * 3), ([2.0] * 3, [0.5] * 3)])
+
+
+def test_a_judge_without_verdicts_is_said_so(tmp_path):
+    settings = [fake_setting(m, 0.1, [[1.0] * 60] * 2, tmp=tmp_path) for m in ("PPO", "DPO")]
+    for setting in settings:
+        for rows in setting.rows:
+            for row in rows:
+                row["gold"] = float("nan")
+    _, said = judged(settings, tmp_path, fake_rows([1.0] * 60))
+    assert said["headline"] == "The judge gave no usable verdict."
+    patchy = np.array([[1.0, np.nan, 0.0, 1.0], [np.nan] * 4, [1.0, 1.0, 0.0, 1.0]])
+    found = stats.over_seeds(patchy)
+    assert found["n"] == 3 and found["value"] == pytest.approx(2 / 3)
 
 
 def test_settings_meet_at_the_nearest_kl(tmp_path):
@@ -260,7 +299,7 @@ def test_runs_with_another_lineage_are_refused_and_it_says_in_what(chain):
     }
     dpo = {"model": one(args.model_name_or_path), "data": one(args.rankings)}
     fine = [
-        fake_run(chain.tmp / "ppo", "ppo", ppo, kl_coef=0.1, response_length=24),
+        fake_run(chain.tmp / "ppo", "ppo", ppo, kl_coef=0.1, response_length=24, temperature=1.0),
         fake_run(chain.tmp / "dpo", "dpo", dpo, beta=0.1),
     ]
     args.take = fine
@@ -269,7 +308,7 @@ def test_runs_with_another_lineage_are_refused_and_it_says_in_what(chain):
     args.take = [
         *fine,
         fake_run(chain.tmp / "dpo2", "dpo", {**dpo, "model": one(other)}, beta=0.2),
-        fake_run(chain.tmp / "ppo2", "ppo", ppo, kl_coef=0.2, response_length=53),
+        fake_run(chain.tmp / "ppo2", "ppo", ppo, kl_coef=0.2, response_length=24, temperature=0.7),
         fake_run(chain.tmp / "dpo3", "dpo", dpo, beta=0.3, template="another"),
     ]
     with pytest.raises(ConfigError) as error:
@@ -281,13 +320,16 @@ def test_runs_with_another_lineage_are_refused_and_it_says_in_what(chain):
     assert said.count("\n  - ") == 3
 
 
-def test_seeds_of_one_setting_have_one_configuration(chain):
+def test_arms_of_one_method_have_one_configuration(chain):
     dpo = {"model": chain.parent(chain.args.model_name_or_path), "data": chain.parent(chain.args.rankings)}
     chain.args.take = [
         fake_run(chain.tmp / "a", "dpo", dpo, beta=0.1, learning_rate=1e-4),
-        fake_run(chain.tmp / "b", "dpo", dpo, beta=0.1, learning_rate=2e-4),
+        fake_run(chain.tmp / "b", "dpo", dpo, beta=0.3, learning_rate=2e-4),
     ]
-    with pytest.raises(ConfigError, match="seeds were trained with different settings"):
+    with pytest.raises(ConfigError, match="DPO: the runs differ in learning_rate, not only in strength and seed"):
+        arms.check(arms.plan(chain.args, chain.prompts), chain.args, chain.prompts)
+    chain.args.take = [chain.args.take[0]] * 2
+    with pytest.raises(ConfigError, match="is there more than once"):
         arms.check(arms.plan(chain.args, chain.prompts), chain.args, chain.prompts)
 
 
@@ -348,24 +390,22 @@ def test_a_comparison_that_cannot_work_is_refused(bad, said):
 
 
 def test_held_out_prompts_that_were_trained_on_are_refused(tmp_path):
-    from align.compare.program import check_held_out
+    from align.compare.program import held_out
 
-    tokenizer = make_tokenizer()
-    rows = [{"prompt": "the cat"}, {"prompt": "a dog"}]
+    rows = [{"prompt": "the cat"}, {"prompt": "a dog"}, {"prompt": "a tree"}]
     write_rows(tmp_path / "rows/train.jsonl", rows)
     args = SimpleNamespace(seed=0, rankings=None)
-    only = DataArguments(dataset_name=str(tmp_path / "rows/train.jsonl"))
     with pytest.raises(ConfigError, match="has no test split"):
-        check_held_out(rows, only, tokenizer, args)
+        held_out(rows, DataArguments(dataset_name=str(tmp_path / "rows/train.jsonl")), args)
     write_rows(tmp_path / "rows/test.jsonl", rows[1:])
-    with pytest.raises(ConfigError, match="1 of 1 held-out prompts are also in the train split"):
-        check_held_out(rows[1:], DataArguments(dataset_name=str(tmp_path / "rows")), tokenizer, args)
-    ranked = {"prompt": "a bird", "completions": ["x", "y"], "ranking": [1, 2]}
-    write_rows(tmp_path / "rows/test.jsonl", [{"prompt": "a bird"}])
-    write_rows(tmp_path / "rank/train.jsonl", [ranked])
+    folder = DataArguments(dataset_name=str(tmp_path / "rows"))
+    with pytest.raises(ConfigError, match="2 of 2 held-out prompts are also in the train split"):
+        held_out(rows[1:], folder, args)
+    new = [{"prompt": "a bird"}, {"prompt": "a house"}]
+    assert held_out([rows[0], *new], folder, args) == new  # one is left out, and said so
+    write_rows(tmp_path / "rank/train.jsonl", [{"prompt": "a bird", "completions": ["x", "y"], "ranking": [1, 2]}])
     args.rankings = str(tmp_path / "rank")
-    with pytest.raises(ConfigError, match="train split of .*rank"):
-        check_held_out([{"prompt": "a bird"}], DataArguments(dataset_name=str(tmp_path / "rows")), tokenizer, args)
+    assert held_out(new, folder, args) == new[1:]
 
 
 def test_the_nano_grader_is_not_fooled():

@@ -9,9 +9,8 @@ import pytest
 import torch
 from conftest import make_checkpoint
 
-from align import generate, launch, pretrain, reward
+from align import generate, launch, pretrain, reward, stats
 from align.dpo import check_first_margin
-from align.evaluate import stats
 from align.nano import rank
 from align.record import RunError
 

@@ -95,7 +95,7 @@ def test_commands_in_the_readme_parse(command, monkeypatch, tmp_path):
     at = next(i for i, word in enumerate(words) if word.startswith("recipes/"))
     assert (ROOT / words[at]).is_file()
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("align.config._parent_problems", lambda values: [])  # the example's files are the reader's
+    monkeypatch.setattr("align.config._parent_problems", lambda *_: [])  # the example's files are the reader's
     monkeypatch.setattr(sys, "argv", words[at:])
     stop = RuntimeError("parsed")
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 from conftest import WORDS, make_checkpoint, write_rows
 
+from align import stats
 from align.config import ConfigError
 from align.data import DataError
-from align.evaluate import standard, stats, suites, text
+from align.evaluate import standard, suites, text
 from align.evaluate.suites import Item, Suite
 
 LOOP = "the cat sat on the mat and " * 12

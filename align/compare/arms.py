@@ -10,7 +10,9 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -23,6 +25,7 @@ from align import pipeline, record
 from align.compare.config import CompareConfig
 from align.config import ConfigError, DataArguments
 from align.evaluate.policy import identity
+from align.model import load_tokenizer
 
 KNOBS = {"PPO": "kl_coef", "DPO": "beta", "RLOO": "beta"}
 
@@ -52,7 +55,11 @@ class Arm:
 def plan(args: CompareConfig, prompts: DataArguments) -> list[Arm]:
     """Every arm, method by method, strength by strength, seed by seed; taken runs come as they are."""
     if args.take:
-        return [_taken(path) for path in args.take]
+        taken = [_taken(path) for path in args.take]
+        twice = [arm for arm in taken if [(a.label, a.seed) for a in taken].count((arm.label, arm.seed)) > 1]
+        if twice:
+            raise ConfigError(f"take: {twice[0].label} with seed {twice[0].seed} is there more than once: {args.take}")
+        return taken
     grid = [
         ("PPO", args.ppo_config, args.kl_coefs, args.ppo),
         ("DPO", args.dpo_config, args.betas, args.dpo),
@@ -91,6 +98,7 @@ def _planned(
         }
         settings |= {"reward_model_path": args.reward_model_path}
         settings["response_length" if method == "PPO" else "max_completion_length"] = args.max_new_tokens
+        settings["temperature"] = args.temperature
     if args.accept_failed:
         settings["accept_failed"] = args.accept_failed
     settings |= {**over, KNOBS[method]: strength, "seed": seed}
@@ -98,7 +106,8 @@ def _planned(
     for key, value in settings.items():
         if value is not None:
             argv += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
-    parents = [args.model_name_or_path, args.rankings if method == "DPO" else args.reward_model_path]
+    parents = [args.model_name_or_path]
+    parents += [args.rankings] if method == "DPO" else [args.reward_model_path, prompts.dataset_name]
     inputs = [method, settings, yaml.safe_load(Path(config).read_text()), [identity(str(p)) for p in parents if p]]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     program = [f"recipes/{method.lower()}.py"]
@@ -118,7 +127,9 @@ def train(arms: list[Arm], args: CompareConfig) -> None:
         if extra is not None:
             waiting.append((arm, extra))
             known[arm.stage.name] = {"inputs": arm.stage.inputs}
-    ledger.write_text(json.dumps(known, indent=2) + "\n")
+        if extra == ["--overwrite"]:  # what is there was trained with other inputs: it must not be taken for finished
+            shutil.rmtree(arm.folder)
+    record.write_json(ledger, known)
     trained = sum(arm.stage is not None for arm in arms)
     print(f"{trained} arms to compare, {trained - len(waiting)} finished before", flush=True)
     if not waiting:
@@ -157,9 +168,9 @@ def _run(arm: Arm, extra: list[str]) -> str:
     assert arm.stage is not None
     log = arm.folder.with_name(arm.folder.name + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    status = pipeline.execute(arm.stage, extra, log=log)
+    pipeline.execute(arm.stage, extra, log=log)  # its own record says how it ended
     run = arm.record
-    if status or run.get("status") != "complete":
+    if run.get("status") != "complete":
         arm.error = run.get("error") if run.get("status") == "failed" else _last_words(log)
         return f"{arm.label}, seed {arm.seed}: failed ({arm.error})"
     return f"{arm.label}, seed {arm.seed}: {run['wall_seconds']:.0f} s"
@@ -184,7 +195,8 @@ def check(arms: list[Arm], args: CompareConfig, prompts: DataArguments) -> None:
     )  # fmt: skip
     problems = _reward_model_problems(args, wanted)
     template = _template(str(args.model_name_or_path))
-    groups: dict[tuple[str, float], list[tuple[Arm, str]]] = {}
+    others: dict[str, list[tuple[Arm, dict[str, Any]]]] = {}
+    rows: dict[tuple[str, str], set[str]] = defaultdict(set)
     for arm in arms:
         run = arm.record
         if arm.error or run.get("status") != "complete":
@@ -202,10 +214,18 @@ def check(arms: list[Arm], args: CompareConfig, prompts: DataArguments) -> None:
         length = run["config"].get("response_length" if arm.method == "PPO" else "max_completion_length")
         if arm.method != "DPO" and length != args.max_new_tokens:
             problems.append(f"{arm.folder}: trained on answers of {length} tokens, judged on {args.max_new_tokens}")
-        groups.setdefault((arm.method, arm.strength), []).append((arm, settings_hash(run)))
-    for members in groups.values():
-        if len({digest for _, digest in members}) > 1:
-            problems.append(f"{members[0][0].label}: its seeds were trained with different settings")
+        heat = run["config"].get("temperature")
+        if arm.method != "DPO" and heat != args.temperature:
+            problems.append(f"{arm.folder}: trained at temperature {heat}, judged at {args.temperature}")
+        rows[("rankings" if arm.method == "DPO" else "prompts", arm.method)].add(run["data"]["train"]["fingerprint"])
+        others.setdefault(arm.method, []).append((arm, settings_of(run, arm.method)))
+    for method, members in others.items():
+        keys = {k for _, one in members for k in one if one[k] != members[0][1].get(k)}
+        if keys:
+            problems.append(f"{method}: the runs differ in {', '.join(sorted(keys))}, not only in strength and seed")
+    for (what, method), found in rows.items():
+        if len(found) > 1:
+            problems.append(f"{method}: the runs were trained on different rows of the {what}")
     if problems:
         raise ConfigError("these runs cannot be compared:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
@@ -215,7 +235,7 @@ def _reward_model_problems(args: CompareConfig, wanted: dict[str, Any]) -> list[
     run = record.read_record(str(args.reward_model_path)) if args.reward_model_path else None
     if run is None:
         return []
-    problems = []
+    problems: list[str] = []
     for role, name in (("data", "rankings"), ("model", "model")):
         mine, theirs = run.get("parents", {}).get(role) or {}, wanted.get(name) or {}
         if theirs and _who(mine) != _who(theirs):
@@ -235,16 +255,15 @@ def _named(parent: dict[str, Any]) -> str:
 
 
 def _template(path: str) -> str:
-    """Hash of a checkpoint's chat template."""
+    """A checkpoint's chat template."""
     file = Path(path) / "chat_template.jinja"
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else ""
+    return file.read_text() if file.is_file() else str(load_tokenizer(path).chat_template)
 
 
-def settings_hash(run: dict[str, Any]) -> str:
-    """A run's configuration without what may differ between seeds."""
-    rest = {k: v for k, v in run["config"].items() if k not in OWN_KEYS}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
+def settings_of(run: dict[str, Any], method: str) -> dict[str, Any]:
+    """A run's configuration without what may differ between the arms of one method."""
+    return {k: v for k, v in run["config"].items() if k not in (*OWN_KEYS, KNOBS[method])}
 
 
 OWN_KEYS = ("seed", "data_seed", "output_dir", "logging_dir", "run_name", "overwrite", "resume_from_checkpoint",
-            "hub_model_id", "exp_name")  # fmt: skip
+            "hub_model_id", "exp_name", "accept_failed")  # fmt: skip

@@ -67,6 +67,14 @@ class CompareConfig(MeasureArguments):
             problems.append("nothing to compare: give ppo_config and dpo_config (YAML of the recipes), or take: [runs]")
         if not (self.reward_model_path or self.gold_func or self.gold_model_path):
             problems.append("a score is needed: --reward_model_path runs/mine/reward (PPO needs it too)")
+        if not self.take and self.dpo_config and not self.rankings:
+            problems.append("rankings is needed for DPO: --rankings runs/mine/rank (pairs or rankings)")
+        if not self.take and (self.ppo_config or self.rloo_betas) and not self.reward_model_path:
+            problems.append("reward_model_path is needed for PPO and RLOO: --reward_model_path runs/mine/reward")
+        if bool(self.rloo_config) != bool(self.rloo_betas) and not self.take:
+            problems.append("rloo_config and rloo_betas go together: give both for a third arm, or neither")
+        if self.jobs > 1 and self.launch:
+            problems.append("jobs above 1 is for arms of one process each: with launch, one arm at a time")
         for path in filter(None, [*self.take, self.rankings]):
             if problem := parent_problem(path, allow_hub=path == self.rankings):
                 problems.append(problem)

@@ -10,14 +10,15 @@ from align import data, record
 from align.compare import results as parts
 from align.compare.arms import Arm
 from align.compare.config import CompareConfig
-from align.compare.verdict import best_settings, verdict
-from align.config import DataArguments
+from align.compare.verdict import best_settings, gold_is_trained_on, halves, verdict
+from align.config import ConfigError, DataArguments
 from align.data import DataError
 from align.evaluate import policy
 from align.evaluate.judge import Endpoint, JudgeConfig
 from align.evaluate.policy import Bench, Rows
 from align.evaluate.program import setup, short_hash, write_report
 from align.gates import of_parents
+from align.model import check_checkpoint
 from align.report import markdown, page
 
 
@@ -27,11 +28,18 @@ def parents(args: CompareConfig, prompts: DataArguments) -> dict[str, Any]:
     return record.lineage({**roles, **prompts.parents()})
 
 
-def check_held_out(rows: Rows, prompts: DataArguments, tokenizer: Any, args: CompareConfig) -> None:
-    """The prompts that decide must be ones that no arm is trained on.
+def check_models(args: CompareConfig) -> None:
+    """Judge the checkpoints by their files, before one is loaded."""
+    check_checkpoint(str(args.model_name_or_path))
+    for path in filter(None, [args.reward_model_path, args.gold_model_path]):
+        check_checkpoint(path, reward_model=True)
+
+
+def held_out(rows: Rows, prompts: DataArguments, args: CompareConfig) -> Rows:
+    """The prompts that decide: those that no arm is trained on. What is left out is counted on the screen.
 
     Raises:
-        DataError: where there is no test split, or where its prompts occur among those to train on.
+        DataError: where there is no test split, or where fewer than half of its prompts are left.
     """
     splits = data.load_splits(prompts, seed=args.seed)
     if splits["test"] is None or prompts.test_split_size:
@@ -39,19 +47,22 @@ def check_held_out(rows: Rows, prompts: DataArguments, tokenizer: Any, args: Com
             f"{prompts.dataset_name} has no test split, so the arms would be judged on prompts that they were trained "
             "on: give a folder or hub data set with train and test, or name the split with --dataset_test_split"
         )
-    held_out = {policy.text_of(row["prompt"]) for row in rows}
+    kept = rows
     sources = {str(prompts.dataset_name): splits["train"]}
     if args.rankings:
         train = data.load_splits(DataArguments(dataset_name=args.rankings), seed=args.seed)["train"]
         sources[args.rankings] = train
     for name, train in sources.items():
         known = data.normalise(train, "prompt", name, prompts.columns if name == prompts.dataset_name else [])
-        shared = held_out & {policy.text_of(prompt) for prompt in known["prompt"]}
-        if shared:
-            raise DataError(
-                f"{len(shared)} of {len(held_out)} held-out prompts are also in the train split of {name}, the first: "
-                f"{min(shared)[:80]!r}; take them out of one of the two"
-            )
+        seen = {policy.text_of(prompt) for prompt in known["prompt"]}
+        left = [row for row in kept if policy.text_of(row["prompt"]) not in seen]
+        if len(left) < len(kept):
+            said = f"{len(kept) - len(left)} of {len(kept)} held-out prompts are also in the train split of {name}"
+            if len(left) < len(rows) / 2:
+                raise DataError(f"{said}: too few are left to judge by; name other held-out prompts")
+            print(f"{said}: left out", flush=True)
+        kept = left
+    return kept
 
 
 def compare(arms: list[Arm], bench: Bench, judge: JudgeConfig) -> dict[str, Any]:
@@ -59,9 +70,13 @@ def compare(arms: list[Arm], bench: Bench, judge: JudgeConfig) -> dict[str, Any]
     args = bench.args
     assert isinstance(args, CompareConfig)
     finished = [arm for arm in arms if arm.error is None and arm.record.get("status") == "complete"]
+    if gold_is_trained_on(args, [arm.record for arm in finished]):
+        raise ConfigError("the gold grader is part of a run's training reward, so it cannot judge; give another one")
     print(f"measuring {len(finished)} runs, the SFT model and best-of-n on {len(bench.rows)} prompts", flush=True)
-    sft = policy.cached(bench, bench.reference_path, "sft")
-    rows: dict[Path, Rows] = {arm.folder: policy.cached(bench, str(arm.folder), _name(arm)) for arm in finished}
+    sft = policy.cached(bench, bench.reference_path, "sft", seed=args.seed)
+    rows: dict[Path, Rows] = {
+        arm.folder: policy.cached(bench, str(arm.folder), _name(arm), seed=args.seed) for arm in finished
+    }
     endpoint = Endpoint(judge, Path(str(args.output_dir)) / "judge.sqlite") if judge.judge_url else None
     settings = parts.settings_of(arms, rows)
     entries = [parts.of_setting(setting, sft, rows, endpoint) for setting in settings]
@@ -71,8 +86,9 @@ def compare(arms: list[Arm], bench: Bench, judge: JudgeConfig) -> dict[str, Any]
     found["best_of_n"] = parts.best_of_n(bench, args.best_of_n)
     found["fits"] = parts.fits(entries, found["reference"])
     found["failed"] = [f"{a.label}, seed {a.seed}: {a.error or 'unfinished'}" for a in arms if a not in finished]
-    best = best_settings(settings, sft, endpoint)
-    found["verdict"] = verdict(best, entries, found, endpoint)
+    chosen_on, compared_on = halves(len(bench.rows), args.seed)
+    best = best_settings(settings, sft, endpoint, chosen_on)
+    found["verdict"] = verdict(best, entries, found, endpoint, compared_on)
     found["pairs"] = parts.pairs(settings, endpoint) if len(best) > 1 else []
     found["notes"] = _notes(args)
     if endpoint is not None:
@@ -117,6 +133,7 @@ def _budgets(arms: list[Arm]) -> list[list[str]]:
 def _notes(args: CompareConfig) -> list[str]:
     """What a reader of the figures should know."""
     notes = [
+        "Win rates count ties as one half.",
         "KL is summed over the tokens of a model's own completions, by one estimator for every method; best-of-n's is "
         "its analytic value, an upper bound where completions repeat.",
         "Intervals are 95 %, bootstrapped over prompts and seeds; the seeds' part is widened as Student's t asks. Cost "
@@ -138,7 +155,7 @@ def write(results: dict[str, Any], args: CompareConfig, run: dict[str, Any]) -> 
     facts = [["SFT model", sft, short_hash(sft)]]
     facts += [["rankings", rankings, short_hash(rankings)]] if rankings else []
     made = setup(args, run, facts, results["reference"]["n"])
-    seconds = sum(r["seconds"] for e in results["settings"] for r in e["runs"] if r["status"] == "complete")
+    seconds = sum(r["seconds"] for e in results["settings"] for r in e["runs"] if r["status"] == "complete") / args.jobs
     made |= {"seeds": sorted({r["seed"] for e in results["settings"] for r in e["runs"]})}
     made |= {"budgets": results.pop("budgets"), "seconds_in_all": seconds}
     results |= {"command": run["command"], "setup": made}

@@ -1,12 +1,13 @@
 """From measured arms to the numbers of the comparison: settings, best-of-n, fits, win rates, cost, samples.
 
 S seeds, N prompts, K completions per prompt. The keys are those of `results.json`; estimates are those of
-`align.evaluate.stats`.
+`align.stats`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -16,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from align import gates
+from align import gates, stats
 from align.compare.arms import KNOBS, Arm
 from align.compare.config import CompareConfig
-from align.evaluate import policy, stats, wins
+from align.evaluate import policy, wins
 from align.evaluate.judge import Endpoint
 from align.evaluate.policy import Bench, Rows, by_prompt
 
@@ -33,12 +34,19 @@ class Setting:
     def __init__(self, arms: list[Arm], rows: dict[Path, Rows]):
         self.arms = arms
         self.method, self.strength, self.label = arms[0].method, arms[0].strength, arms[0].label
-        self.rows = [rows[arm.folder] for arm in arms if arm.folder in rows]
+        self.done = [arm for arm in arms if arm.folder in rows]
+        self.rows = [rows[arm.folder] for arm in self.done]
 
     def table(self, key: str) -> np.ndarray:
         """A measure of each seed and prompt, mean over a prompt's completions: [S, N]."""
         key = "stopped" if key == "stops" else key
         return np.stack([by_prompt(rows, key) for rows in self.rows])
+
+    def of_common_seeds(self, other: Setting) -> list[Rows]:
+        """The rows of the seeds that both have; where they have none in common, of as many as both have."""
+        seeds = [arm.seed for arm in other.done]
+        common = [rows for arm, rows in zip(self.done, self.rows, strict=True) if arm.seed in seeds]
+        return common or self.rows[: min(len(self.rows), len(other.rows))]
 
     @property
     def kl(self) -> float:
@@ -64,9 +72,9 @@ def of_setting(setting: Setting, sft: Rows, rows: dict[Path, Rows], endpoint: En
             continue
         found = policy.summary(rows[arm.folder])
         own = {key: found[key]["value"] for key in OF_A_RUN if found.get(key)}
-        own |= {key: float(value["value"]) for key, value in policy.rates(rows[arm.folder]).items()}
+        own["rates"] = {key: float(value["value"]) for key, value in policy.rates(rows[arm.folder]).items()}
         judged = wins.win_rates([rows[arm.folder]], [sft], endpoint)
-        own["win_rate"] = next(iter(judged.values()))["value"] if judged else None
+        own["win_rate"] = (next(iter(judged.values()), None) or {}).get("value")
         cost = {"seconds": run["wall_seconds"], "tokens": run["tokens"], "peak_memory_bytes": run["peak_memory_bytes"]}
         runs.append({"seed": arm.seed, "status": "complete", "path": str(arm.folder), **own, **cost})
     entry: dict[str, Any] = {
@@ -106,7 +114,7 @@ def best_of_n(bench: Bench, most: int) -> list[dict[str, Any]]:
         return []
     file = Path(str(bench.args.output_dir)) / "completions" / "best_of_n.json"
     inputs = [policy.identity(bench.reference_path), policy.identity(str(bench.args.reward_model_path)), most]
-    inputs += [bench.args.gold_func, bench.args.temperature, bench.args.max_new_tokens, bench.args.seed, bench.prompts]
+    inputs += [bench.scorers, bench.args.temperature, bench.args.max_new_tokens, bench.args.seed, bench.prompts]
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     known = json.loads(file.read_text()) if file.is_file() else {}
     if known.get("key") != key:
@@ -118,8 +126,7 @@ def best_of_n(bench: Bench, most: int) -> list[dict[str, Any]]:
             [bench.rows[i] for i, found in enumerate(answers) for _ in found], [c for found in answers for c in found]
         )
         known = {"key": key} | {name: np.reshape(v, (-1, copies)).tolist() for name, v in scores.items()}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(known) + "\n")
+        policy.write_rows(file, [known])
     curve = []
     for n in (2**i for i in range(int(math.log2(most)) + 1)):
         point: dict[str, Any] = {"n": n, "kl": stats.best_of_n_kl(n)}
@@ -140,37 +147,52 @@ def fits(entries: list[dict[str, Any]], reference: dict[str, Any]) -> dict[str, 
                 gain = [run[score] - reference[score]["value"] for run in runs]
                 fit = stats.over_optimisation([run["kl"] for run in runs], gain)
                 if fit is not None:
+                    groups = [
+                        [r for r in e["runs"] if r["status"] == "complete"] for e in entries if e["method"] == method
+                    ]
+                    fit["falls"] = stats.turns_down(
+                        [([r["kl"] for r in g], [r[score] for r in g]) for g in groups if g]
+                    )
                     found.setdefault(method, {})[score] = fit
     return found
 
 
 def pairs(settings: list[Setting], endpoint: Endpoint | None) -> list[dict[str, Any]]:
-    """Each PPO setting against the DPO setting that is closest in KL, by the judge that decides."""
+    """Each setting of a method against the setting of every later method that is closest in KL."""
+    finished = [setting for setting in settings if setting.rows]
     found = []
-    first, *others = dict.fromkeys(s.method for s in settings if s.rows)
-    for a in (s for s in settings if s.rows and s.method == first):
-        for method in others:
-            b = min((s for s in settings if s.rows and s.method == method), key=lambda s: abs(s.kl - a.kl))
+    for first, second in itertools.combinations(dict.fromkeys(s.method for s in finished), 2):
+        for a in (s for s in finished if s.method == first):
+            b = min((s for s in finished if s.method == second), key=lambda s: abs(s.kl - a.kl))
             found.append(head_to_head(a, b, endpoint))
-    return found
+    return [met for met in found if met["win_rate"]]
 
 
 def head_to_head(a: Setting, b: Setting, endpoint: Endpoint | None, which: Any = None) -> dict[str, Any]:
     """Win rate of `a` over `b`, over common seeds and the prompts `which` (all by default), and what it can show."""
-    seeds = min(len(a.rows), len(b.rows))
-    key = wins.judges(a.rows[0], endpoint)[0]
-    table = wins.table(a.rows[:seeds], b.rows[:seeds], key, endpoint)
+    mine, theirs = a.of_common_seeds(b), b.of_common_seeds(a)
+    seeds = len(mine)
+    key = wins.judges(mine[0], endpoint)[0]
+    table = wins.table(mine, theirs, key, endpoint)
     table = table if which is None else table[:, which]
     rate = stats.over_seeds(table)
-    assert rate is not None
-    needed = stats.prompts_needed(rate["value"] - 0.5, float(np.nanvar(table)))
-    won = a.label if rate["low"] > 0.5 else b.label if rate["high"] < 0.5 else None
-    verdict = f"{won} is better" if won else f"no difference can be claimed with {rate['n']} prompts and {seeds} seeds"
-    return {
-        "a": a.label, "b": b.label, "kl_a": a.kl, "kl_b": b.kl, "judge": key, "win_rate": rate,
-        "length_controlled": wins.win_rates(a.rows[:seeds], b.rows[:seeds], endpoint)["length_controlled"],
-        "prompts_needed": needed, "verdict": verdict,
-    }  # fmt: skip
+    found = {"a": a.label, "b": b.label, "kl_a": a.kl, "kl_b": b.kl, "judge": key, "win_rate": rate, "seeds": seeds}
+    if rate is None:
+        return found | {"length_controlled": None, "prompts_needed": None, "verdict": "no usable verdict"}
+    whole = table[:, ~np.isnan(table).any(0)].mean(0)
+    needed = stats.prompts_needed(rate["value"] - 0.5, float(whole.var()))
+    won = None if rate["n"] < FEWEST else a.label if rate["low"] > 0.5 else b.label if rate["high"] < 0.5 else None
+    verdict = f"{won} is better" if won else f"no difference can be claimed with {rate['n']} prompts, {counted(seeds)}"
+    controlled = wins.win_rates(mine, theirs, endpoint)["length_controlled"]
+    return found | {"length_controlled": controlled, "prompts_needed": needed, "verdict": verdict, "won": won}
+
+
+FEWEST = 30  # prompts: below, a bootstrap's interval is too narrow to rest a verdict on
+
+
+def counted(seeds: int) -> str:
+    """`1 seed`, `3 seeds`."""
+    return "1 seed" if seeds == 1 else f"{seeds} seeds"
 
 
 def cost(entries: list[dict[str, Any]], reference: dict[str, Any], args: CompareConfig) -> list[dict[str, Any]]:

@@ -6,16 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align import data, gates, record
+from align import data, gates, record, stats
 from align.config import DataArguments
-from align.evaluate import extras, policy, stats, wins
+from align.evaluate import extras, policy, wins
 from align.evaluate.judge import Endpoint, JudgeConfig
 from align.evaluate.policy import Bench, MeasureArguments, Rows
 from align.record import parent_problem
 
 TRAINED = ("ppo", "dpo", "rloo")  # recipes whose runs get their gate here
-ONE_PROCESS = "evaluation runs in one process: python recipes/eval.py …"
-REFUSED_KINDS = dict.fromkeys(("ddp", "zero1", "zero2", "zero3", "fsdp2"), ONE_PROCESS)
 
 
 @dataclass
@@ -71,6 +69,8 @@ def prompts(data_args: DataArguments, tokenizer: Any, args: MeasureArguments) ->
     """The held-out prompts: the test split, or where there is none all rows."""
     splits = data.prepare(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
     name = "train" if splits.test is None else "test"
+    if splits.test is None:
+        print(f"note: {data_args.dataset_name} has no test split; every row counts as held out", flush=True)
     return list(splits.train if splits.test is None else splits.test), splits.reports[name]
 
 
@@ -84,8 +84,9 @@ def evaluate(
     """
     paths, reference = args.named(), args.reference()
     bench = Bench(args, tokenizer, rows, reference)
-    measured = {name: policy.cached(bench, path, name) for name, path in paths.items()}
-    base = next((measured[name] for name, path in paths.items() if path == reference), None)
+    measured = {name: policy.cached(bench, path, name, seed=args.seed) for name, path in paths.items()}
+    mine = [name for name, path in paths.items() if Path(path) == Path(reference)]
+    base = measured[mine[0]] if mine else policy.cached(bench, reference, "reference", seed=args.seed)
     endpoint = Endpoint(judge, Path(str(args.output_dir)) / "judge.sqlite") if judge.judge_url else None
     parents = [path for path in [*paths.values(), args.reward_model_path] if path and _recipe(path) not in TRAINED]
     results: dict[str, Any] = {"models": {}, "gates": gates.of_parents(parents)}
@@ -93,9 +94,9 @@ def evaluate(
         found = {"path": path, **_origin(path), "sampled": policy.summary(measured[name])}
         if judged := policy.rates(measured[name]):
             found["rates"] = judged
-        if base is not None and path != reference:
+        if name not in mine:
             found["win_rate"] = wins.win_rates([measured[name]], [base], endpoint)
-        if base is not None and path != reference and found["recipe"] in TRAINED:
+        if found["recipe"] in TRAINED and _began_from(path, reference):
             results["gates"].append({"run": name, **_gate(measured[name], base, path, args)})
         results["models"][name] = found | extras.measure(bench, args, name, path)
     results["notes"] = []
@@ -115,6 +116,13 @@ def _gate(rows: Rows, base: Rows, path: str, args: EvalConfig) -> dict[str, Any]
         gain = stats.mean(policy.by_prompt(rows, key) - policy.by_prompt(base, key), seed=args.seed)
     kl = float(policy.by_prompt(rows, "kl").mean())
     return gates.keep(path, gates.policy(gain, kl, key or "", args.kl_budget), say=False)
+
+
+def _began_from(path: str, reference: str) -> bool:
+    """Is the reference the very model that the run was trained from? Only then is a gate about its KL."""
+    parent = ((record.read_record(path) or {}).get("parents") or {}).get("model") or {}
+    own = (record.read_record(reference) or {}).get("hash")
+    return own is not None and parent.get("hash") == own
 
 
 def _recipe(path: str) -> str | None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align import chat, data, generate, reward
+from align import chat, data, generate, reward, stats
 from align.config import DataArguments
-from align.evaluate import personas, policy, standard, stats, suites, text
+from align.evaluate import personas, policy, standard, suites, text
 from align.evaluate.policy import Bench
 from align.model import load_tokenizer, load_trained
 
@@ -45,7 +45,8 @@ def measure(bench: Bench, args: EvalConfig, name: str, path: str) -> dict[str, A
     found: dict[str, Any] = {}
     for what, (asked, function) in wanted.items():
         file_of = Path(str(args.output_dir)) / "measured" / f"{name}.{what}.json"
-        key = hashlib.sha256(json.dumps([policy.identity(path), asked], default=str).encode()).hexdigest()
+        asked = [policy.identity(path), asked, bench.tokenizer.chat_template, args.seed, args.max_prompt_length]
+        key = hashlib.sha256(json.dumps([asked, args.max_new_tokens], default=str).encode()).hexdigest()
         known = json.loads(file_of.read_text()) if file_of.is_file() else {}
         if known.get("key") != key:
             loaded = loaded or [bench.load(path)]

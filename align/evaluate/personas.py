@@ -25,7 +25,7 @@ import numpy as np
 
 from align.config import ConfigError
 from align.evaluate.ratings import classify
-from align.evaluate.stats import t95
+from align.stats import t95
 
 LEAST_MASS = 1e-3  # below one rating in a thousand answers, the numbers describe a tail that nobody would ever see
 ALPHA = 0.05  # the customary level

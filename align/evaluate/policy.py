@@ -10,6 +10,7 @@ N prompts, K completions per prompt.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -18,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from align import generate, record, rewards
+from align import data, generate, record, rewards, stats
 from align.config import ConfigError, RunArguments
-from align.evaluate import stats
 from align.evaluate.text import distinct, repetition
 from align.model import check_checkpoint, load_tokenizer, load_trained
+from align.record import RunError
 
 Rows = list[dict[str, Any]]
 SCORES = ("reward", "gold")
@@ -54,8 +55,9 @@ class MeasureArguments(RunArguments):
         problems = []
         if self.temperature <= 0:
             problems.append(f"temperature={self.temperature}: KL and reward are measured on samples; give one above 0")
-        if self.num_generations < 1:
-            problems.append(f"num_generations={self.num_generations}: at least 1")
+        for name in ("num_generations", "max_new_tokens", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                problems.append(f"{name}={getattr(self, name)}: at least 1")
         if self.gold_func and self.gold_model_path:
             problems.append("gold_func and gold_model_path were both given: one judge decides; drop one")
         for where in filter(None, (self.gold_func, self.rates_func)):
@@ -76,17 +78,22 @@ class Bench:
         self.sources = _sources(args, tokenizer)
         self.reference = load_trained(reference, tokenizer)
         self.rates = rewards.load_function(args.rates_func) if args.rates_func else None
+        self.scorers = [identity(path) for path in (args.reward_model_path, args.gold_model_path) if path]
+        self.scorers += [_source(where) for where in (args.gold_func, args.rates_func) if where]
+        self.fingerprint = data.fingerprint(rows)
 
     def load(self, path: str) -> Any:
         """A policy that can be compared with the reference.
 
         Raises:
-            ConfigError: where its tokenizer or chat template is another one.
+            ConfigError: where its vocabulary is another one.
         """
         check_checkpoint(path)
         own = load_tokenizer(path)
         if own.get_vocab() != self.tokenizer.get_vocab():
             raise ConfigError(f"{path} has another vocabulary than {self.reference_path}: no KL between them exists")
+        if own.chat_template != self.tokenizer.chat_template:
+            print(f"note: {path} has another chat template; every model is asked in that of {self.reference_path}")
         return load_trained(path, self.tokenizer)
 
     def answer(self, policy: Any, *, temperature: float, copies: int, seed: int) -> list[list[generate.Completion]]:
@@ -169,6 +176,8 @@ def _grade(bench: Bench, policy: Any, rows: Rows, copies: int) -> None:
     assert bench.rates is not None
     greedy = [found[0] for found in bench.answer(policy, temperature=0.0, copies=1, seed=0)]
     judged = rewards.call(bench.rates, bench.rows, greedy)
+    if len(judged) != len(greedy):
+        raise RunError(f"{bench.args.rates_func} gave {len(judged)} judgements for {len(greedy)} completions")
     for index, (completion, said) in enumerate(zip(greedy, judged, strict=True)):
         rows[index * copies] |= {"greedy": completion.text, "rates": said}
 
@@ -221,8 +230,8 @@ def cached(bench: Bench, path: str, name: str, *, seed: int = 0) -> Rows:
     """`measure`, kept in `<output_dir>/completions/<name>.jsonl` and read from there while model and settings last."""
     file = Path(str(bench.args.output_dir)) / "completions" / f"{name}.jsonl"
     asked = {key: value for key, value in asdict(bench.args).items() if key in MEASURE_KEYS}
-    ingredients = [identity(path), identity(bench.reference_path), asked, seed, bench.prompts]
-    ingredients += [identity(p) for p in (bench.args.reward_model_path, bench.args.gold_model_path) if p]
+    ingredients = [identity(path), identity(bench.reference_path), asked, seed, bench.prompts, bench.scorers]
+    ingredients += [bench.fingerprint]
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     if file.is_file():
         lines = file.read_text().split("\n")
@@ -233,7 +242,13 @@ def cached(bench: Bench, path: str, name: str, *, seed: int = 0) -> Rows:
     return rows
 
 
-MEASURE_KEYS = ("gold_func", "rates_func", "num_generations", "max_new_tokens", "temperature")
+MEASURE_KEYS = ("num_generations", "max_new_tokens", "temperature")
+
+
+def _source(where: str) -> str:
+    """A user's function by its name and the text of its file."""
+    function = rewards.load_function(where)
+    return where + hashlib.sha256(Path(inspect.getfile(function)).read_bytes()).hexdigest()
 
 
 def identity(path: str) -> str:

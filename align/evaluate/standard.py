@@ -13,9 +13,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from align import stats
 from align.config import ConfigError
 from align.data import DataError
-from align.evaluate import stats
 
 BOOTSTRAP = 1000  # draws for metrics without a formula; the harness's own 100,000 take minutes and change nothing
 # Metrics that are shares of the samples, so that their interval ends at 0 and 1. Others (perplexity, BLEU, BBQ's bias

@@ -25,9 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from align import data
+from align import data, stats
 from align.data import DataError
-from align.evaluate import stats
 from align.evaluate.text import broken, judge_refusal, normalise, numbers
 
 MATCHES = ("exact", "contains", "number", "regex")

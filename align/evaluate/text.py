@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from align import stats
 from align.config import ConfigError
 from align.data import DataError
-from align.evaluate import stats
 from align.record import RunError
 
 PERIODS = 3  # how often a unit must stand at the end of a text to be a loop

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from align.evaluate import stats
+from align import stats
 from align.evaluate.judge import Endpoint, by_score
 from align.evaluate.policy import SCORES, Rows
 
@@ -50,7 +50,8 @@ def table(a: list[Rows], b: list[Rows], key: str, endpoint: Endpoint | None = No
 
 
 def win_rates(a: list[Rows], b: list[Rows], endpoint: Endpoint | None = None) -> dict[str, Any]:
-    """Win rate of `a` over `b` by each judge, and `length_controlled` by the one that decides; intervals over both."""
+    """Win rate of `a` over `b` by each judge, with intervals over prompts and seeds, and `length_controlled` by the one
+    that decides, with an interval over prompts."""
     found: dict[str, Any] = {}
     for key in judges(a[0], endpoint):
         found[key] = stats.over_seeds(table(a, b, key, endpoint))
@@ -60,5 +61,5 @@ def win_rates(a: list[Rows], b: list[Rows], endpoint: Endpoint | None = None) ->
         pairs = list(zip(a, others, strict=True))
         every = np.concatenate([verdicts(x, y, first, endpoint) for x, y in pairs])
         longer = np.array([r["length"] - o["length"] for x, y in pairs for r, o in zip(x, y, strict=True)])
-        found["length_controlled"] = stats.length_controlled(every, longer)
+        found["length_controlled"] = stats.length_controlled(every, longer, [r["index"] for x, _ in pairs for r in x])
     return found

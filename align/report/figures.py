@@ -68,7 +68,9 @@ def _turning(method: str, fits: dict[str, Any], results: dict[str, Any]) -> str:
                 f"The {name} curve would turn at √KL = {number(peak)}, outside the data (up to {number(farthest)})."
             )
         else:
-            said.append(f"The {name} curve turns at √KL = {number(peak)}, within the data.")
+            said.append(
+                f"The fitted {name} curve turns at √KL = {number(peak)}; the verdict says if that is more than noise."
+            )
     return " ".join(said)
 
 

@@ -68,19 +68,21 @@ def over_seeds(values: Any, *, seed: int = 0) -> Estimate | None:
     part alone gives Student's interval. With one seed the interval is over prompts only.
 
     Args:
-        values: [S, N], one row a seed; NaN where a prompt has no value.
+        values: [S, N], one row a seed. A prompt that has no value (NaN) for some seed is left out for all, and so is a
+            seed that has none at all; `n` counts the prompts that are left.
     """
     table = np.atleast_2d(np.asarray(values, dtype=float))
-    table = table[:, ~np.isnan(table).all(0)]
+    table = table[~np.isnan(table).all(1)]
+    table = table[:, ~np.isnan(table).any(0)]
     if table.size == 0:
         return None
     seeds, prompts = table.shape
     rng = np.random.default_rng(seed)
-    centre = float(np.nanmean(table))
-    deviations = np.nanmean(table, axis=1) - centre
+    centre = float(table.mean())
+    deviations = table.mean(1) - centre
     widen = math.sqrt(seeds / (seeds - 1)) * t95(seeds - 1) / Z95 if seeds > 1 else 0.0
     picks = rng.integers(0, prompts, (DRAWS, prompts))
-    over_prompts = np.nanmean(table, axis=0)[picks].mean(1)
+    over_prompts = table.mean(0)[picks].mean(1)
     chosen = deviations[rng.integers(0, seeds, (DRAWS, seeds))].mean(1)
     low, high = np.quantile(over_prompts + widen * chosen, (0.025, 0.975))
     return estimate(centre, float(low), float(high), prompts)
@@ -107,7 +109,7 @@ def prompts_needed(gap: float, variance: float, *, power: float = 0.8) -> int | 
     return math.ceil(z * z * variance / gap**2)
 
 
-def length_controlled(verdicts: Any, longer: Any, *, seed: int = 0) -> Estimate | None:
+def length_controlled(verdicts: Any, longer: Any, prompts: Any = None, *, seed: int = 0) -> Estimate | None:
     """Win rate that would be seen at equal lengths (Dubois et al. 2024, without their term for each prompt).
 
     A logistic regression of the verdict on tanh(d / sd(d)), d the difference in length; read off at d = 0. Ties count
@@ -117,27 +119,32 @@ def length_controlled(verdicts: Any, longer: Any, *, seed: int = 0) -> Estimate 
     Args:
         verdicts: [N], 1 for a win, 0.5 for a tie, 0 for a loss; NaN is left out.
         longer: [N], length of the judged completion less the other's, in tokens.
+        prompts: [N], which prompt each verdict is of (each its own by default). The bootstrap draws prompts with all
+            their verdicts; `n` counts prompts.
     """
     y, d = np.asarray(verdicts, dtype=float).ravel(), np.asarray(longer, dtype=float).ravel()
-    y, d = y[~np.isnan(y)], d[~np.isnan(y)]
+    of = np.arange(len(y)) if prompts is None else np.asarray(prompts).ravel()
+    y, d, of = y[~np.isnan(y)], d[~np.isnan(y)], of[~np.isnan(y)]
     if len(y) == 0 or (d.std() > 0 and min((d >= 0).mean(), (d <= 0).mean()) < 0.02):
         return None
     x = np.tanh(d / d.std()) if d.std() > 0 else np.zeros_like(d)
     rng = np.random.default_rng(seed)
-    draws = [_at_equal_length(y[pick], x[pick]) for pick in rng.integers(0, len(y), (DRAWS // 10, len(y)))]
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return estimate(_at_equal_length(y, x), float(low), float(high), len(y))
+    _, of = np.unique(of, return_inverse=True)
+    size = int(of.max()) + 1
+    weights = [np.bincount(pick, minlength=size)[of] for pick in rng.integers(0, size, (DRAWS // 10, size))]
+    low, high = np.quantile([_at_equal_length(y, x, weight) for weight in weights], (0.025, 0.975))
+    return estimate(_at_equal_length(y, x, np.ones(len(y))), float(low), float(high), size)
 
 
-def _at_equal_length(y: np.ndarray, x: np.ndarray) -> float:
-    """sigmoid(theta) of P(win) = sigmoid(theta + phi x), by Newton's method with a small ridge."""
+def _at_equal_length(y: np.ndarray, x: np.ndarray, times: np.ndarray) -> float:
+    """sigmoid(theta) of P(win) = sigmoid(theta + phi x), by Newton, small ridge; each row `times` over."""
     design = np.stack([np.ones_like(x), x], 1)
     weights = np.zeros(2)
     ridge = np.diag([0.5, 0.5])
     for _ in range(25):
         p = 1 / (1 + np.exp(-design @ weights))
-        gradient = design.T @ (y - p) - ridge @ weights
-        hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge
+        gradient = design.T @ (times * (y - p)) - ridge @ weights
+        hessian = (design * (times * p * (1 - p))[:, None]).T @ design + ridge
         step = np.linalg.solve(hessian, gradient)
         weights = weights + step
         if np.abs(step).max() < 1e-8:
@@ -199,6 +206,38 @@ def over_optimisation(kl: Sequence[float], gain: Sequence[float]) -> dict[str, A
     turns = beta > 0 and alpha / beta - 1 < 20
     peak = float(np.exp(alpha / beta - 1)) if turns else None
     return {"alpha": float(alpha), "beta": float(beta), "peak_sqrt_kl": peak, "d_max": float(d.max()), "points": len(d)}
+
+
+def turns_down(groups: Sequence[tuple[Sequence[float], Sequence[float]]], *, seed: int = 0) -> bool:
+    """Can it be claimed that a score falls again as the policy moves away?
+
+    Over-optimisation is easily seen in noise: a curve fitted to rising points turns inside the data more often than
+    not. So two things are asked: the strength with the best mean is not the farthest one, and the farthest one's runs
+    are worse by Welch's t at the 5 % level (one-sided). At least two runs of each.
+
+    Args:
+        groups: for each strength, its runs' KL and score.
+    """
+    known = [(float(np.mean(kl)), np.asarray(score, dtype=float)) for kl, score in groups if len(score) >= 2]
+    if len(known) < 3:
+        return False
+    _, far = max(known, key=lambda group: group[0])
+    best = max((score for _, score in known), key=lambda score: score.mean())
+    if best is far:
+        return False
+    spread = [score.var(ddof=1) / len(score) for score in (best, far)]
+    if sum(spread) == 0:
+        return True
+    freedom = sum(spread) ** 2 / sum(v**2 / (len(s) - 1) for v, s in zip(spread, (best, far), strict=True))
+    return bool((best.mean() - far.mean()) / math.sqrt(sum(spread)) > t90(max(1, int(freedom))))
+
+
+def t90(freedom: int) -> float:
+    """95 % point of Student's t with `freedom` degrees of freedom: 6.31, 2.92, 2.35, … , 1.64."""
+    if freedom <= 4:
+        return (6.314, 2.920, 2.353, 2.132)[freedom - 1]
+    z = NormalDist().inv_cdf(0.95)
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def ratio(numerators: Any, denominators: Any, *, seed: int = 0) -> Estimate | None:
