@@ -60,7 +60,7 @@ def mean(values: Any, *, seed: int = 0) -> Estimate | None:
     return estimate(float(array.mean()), float(low), float(high), len(array))
 
 
-def over_seeds(values: Any, *, seed: int = 0) -> Estimate | None:
+def over_seeds(values: Any, *, share: bool = False, seed: int = 0) -> Estimate | None:
     """Mean over seeds and prompts, with a bootstrap interval over both.
 
     Each draw takes N prompts (the same for every seed: they are crossed) and S seeds. A few seeds resampled as they are
@@ -70,6 +70,7 @@ def over_seeds(values: Any, *, seed: int = 0) -> Estimate | None:
     Args:
         values: [S, N], one row a seed. A prompt that has no value (NaN) for some seed is left out for all, and so is a
             seed that has none at all; `n` counts the prompts that are left.
+        share: the values lie in [0, 1], and so must the interval.
     """
     table = np.atleast_2d(np.asarray(values, dtype=float))
     table = table[~np.isnan(table).all(1)]
@@ -85,6 +86,8 @@ def over_seeds(values: Any, *, seed: int = 0) -> Estimate | None:
     over_prompts = table.mean(0)[picks].mean(1)
     chosen = deviations[rng.integers(0, seeds, (DRAWS, seeds))].mean(1)
     low, high = np.quantile(over_prompts + widen * chosen, (0.025, 0.975))
+    if share:
+        low, high = max(low, 0.0), min(high, 1.0)
     return estimate(centre, float(low), float(high), prompts)
 
 

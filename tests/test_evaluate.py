@@ -246,9 +246,9 @@ def test_a_judge_without_verdicts_is_said_so(tmp_path):
 
 
 def test_settings_meet_at_the_nearest_kl(tmp_path):
-    ppo = fake_setting("PPO", 0.1, [[1.0] * 10] * 2, kl=2.0, tmp=tmp_path)
-    far = fake_setting("DPO", 0.1, [[1.0] * 10] * 2, kl=9.0, tmp=tmp_path)
-    near = fake_setting("DPO", 0.5, [[0.0] * 10] * 2, kl=2.5, tmp=tmp_path)
+    ppo = fake_setting("PPO", 0.1, [[1.0] * 40] * 2, kl=2.0, tmp=tmp_path)
+    far = fake_setting("DPO", 0.1, [[1.0] * 40] * 2, kl=9.0, tmp=tmp_path)
+    near = fake_setting("DPO", 0.5, [[0.0] * 40] * 2, kl=2.5, tmp=tmp_path)
     (met,) = results.pairs([ppo, far, near], None)
     assert (met["b"], met["win_rate"]["value"]) == ("DPO, beta 0.5", 1.0) and "is better" in met["verdict"]
 
@@ -266,6 +266,7 @@ def fake_run(folder, recipe, parents, **config):
         "hash": folder.name * 12,
         "config": config,
         "parents": parents,
+        "data": {"train": {"fingerprint": recipe, "rows_out": 4}},
     }
     (folder / "run.json").write_text(json.dumps(run))
     return str(folder)
@@ -285,6 +286,7 @@ def chain(tmp_path):
         rankings=rank,
         max_new_tokens=24,
         take=[],
+        temperature=1.0,
         output_dir=str(tmp_path),
     )
     return SimpleNamespace(args=args, parent=parent, prompts=DataArguments(dataset_name=prompts), tmp=tmp_path)
@@ -308,16 +310,16 @@ def test_runs_with_another_lineage_are_refused_and_it_says_in_what(chain):
     args.take = [
         *fine,
         fake_run(chain.tmp / "dpo2", "dpo", {**dpo, "model": one(other)}, beta=0.2),
-        fake_run(chain.tmp / "ppo2", "ppo", ppo, kl_coef=0.2, response_length=24, temperature=0.7),
+        fake_run(chain.tmp / "ppo2", "ppo", ppo, kl_coef=0.2, response_length=53, temperature=1.0),
+        fake_run(chain.tmp / "ppo3", "ppo", ppo, kl_coef=0.3, response_length=24, temperature=0.7),
         fake_run(chain.tmp / "dpo3", "dpo", dpo, beta=0.3, template="another"),
     ]
     with pytest.raises(ConfigError) as error:
         arms.check(arms.plan(args, chain.prompts), args, chain.prompts)
     said = str(error.value)
-    assert (
-        "dpo2: its model is" in said and "53 tokens, judged on 24" in said and "dpo3: its chat template differs" in said
-    )
-    assert said.count("\n  - ") == 3
+    assert "dpo2: its model is" in said and "answers of 53 tokens, judged on 24" in said
+    assert "dpo3: its chat template differs" in said and "ppo3: trained at temperature 0.7, judged at 1.0" in said
+    assert "PPO: the runs differ in response_length, temperature" in said and said.count("\n  - ") == 5
 
 
 def test_arms_of_one_method_have_one_configuration(chain):
@@ -375,7 +377,7 @@ def test_a_parent_that_failed_its_gate_is_refused_unless_it_is_named(tmp_path):
     "bad, said",
     [
         ({"seeds": [1, 1]}, "each once"), ({"betas": [0.0, 0.1]}, "beta must be above 0"), ({"best_of_n": 12}, "power of two"),
-        ({"ppo_config": None, "dpo_config": None}, "nothing to compare"), ({"reward_model_path": None}, "a score is needed"),
+        ({"ppo_config": None, "dpo_config": None}, "nothing to compare"), ({"reward_model_path": None}, "a score is needed"), ({"rankings": None}, "rankings is needed for DPO"),
         ({"take": ["nowhere/at/all"]}, "does not exist"), ({"temperature": 0.0}, "give one above 0"),
         ({"gold_func": "align.nano.grade:golden"}, "has no function golden"),
     ],
@@ -383,7 +385,12 @@ def test_a_parent_that_failed_its_gate_is_refused_unless_it_is_named(tmp_path):
 def test_a_comparison_that_cannot_work_is_refused(bad, said):
     from align.compare.config import CompareConfig
 
-    fine = {"ppo_config": "recipes/nano/ppo.yaml", "dpo_config": "recipes/nano/dpo.yaml", "reward_model_path": "x/y"}
+    fine = {
+        "ppo_config": "recipes/nano/ppo.yaml",
+        "dpo_config": "recipes/nano/dpo.yaml",
+        "reward_model_path": "x/y",
+        "rankings": "x/z",
+    }
     CompareConfig(**fine)
     with pytest.raises(ValueError, match=said):
         CompareConfig(**{**fine, **bad})

@@ -96,7 +96,7 @@ def compare(arms: list[Arm], bench: Bench, judge: JudgeConfig) -> dict[str, Any]
         endpoint.close()
     found["cost"] = parts.cost(entries, found["reference"], args)
     found["samples"] = parts.samples(best, sft, args.samples, args.seed) if best else []
-    found["units"] = {"reward": "reward model's units", "gold": "gold score"}
+    found["units"] = {"reward": "reward model's units", "gold": "grader's units"}
     parents_of_all = [path for path in (args.model_name_or_path, args.reward_model_path) if path]
     found["gates"] = of_parents(parents_of_all) + parts.gates_of(settings, sft)
     return found | {"budgets": _budgets(finished)}

@@ -82,7 +82,12 @@ def of_setting(setting: Setting, sft: Rows, rows: dict[Path, Rows], endpoint: En
         "runs": runs,
     }  # fmt: skip
     if setting.rows:
-        entry |= {key: stats.over_seeds(setting.table(key)) for key in MEASURES if _has(setting.rows[0], key)}
+        shares = ("stops", "repetition")
+        entry |= {
+            key: stats.over_seeds(setting.table(key), share=key in shares)
+            for key in MEASURES
+            if _has(setting.rows[0], key)
+        }
         complete = [run for run in runs if run["status"] == "complete"]
         for key in ("entropy", "distinct_2"):
             entry[key] = stats.estimate(float(np.mean([run[key] for run in complete])), None, None, len(complete))
@@ -175,7 +180,7 @@ def head_to_head(a: Setting, b: Setting, endpoint: Endpoint | None, which: Any =
     key = wins.judges(mine[0], endpoint)[0]
     table = wins.table(mine, theirs, key, endpoint)
     table = table if which is None else table[:, which]
-    rate = stats.over_seeds(table)
+    rate = stats.over_seeds(table, share=True)
     found = {"a": a.label, "b": b.label, "kl_a": a.kl, "kl_b": b.kl, "judge": key, "win_rate": rate, "seeds": seeds}
     if rate is None:
         return found | {"length_controlled": None, "prompts_needed": None, "verdict": "no usable verdict"}

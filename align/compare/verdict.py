@@ -166,7 +166,7 @@ def _best_of_n(best: dict[str, Setting], entries: list[dict[str, Any]], found: d
         return []
     top = max(curve, key=lambda point: point[key]["value"])
     scores = {e["label"]: e[key]["value"] for e in entries if e.get(key)}
-    others = ", ".join(f"{scores[s.label]:.2f} of {s.label}" for s in best.values() if s.label in scores)
+    others = " and ".join(f"{scores[s.label]:.2f} of {s.label}" for s in best.values() if s.label in scores)
     what = "gold score" if key == "gold" else "reward"
     reached = f"a {what} of {top[key]['value']:.2f}"
     return [f"Best of {top['n']} from the SFT model, without training, reaches {reached}, against {others}."]

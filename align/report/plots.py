@@ -145,7 +145,17 @@ def _mean(ax: Axes, x: float, y: float, how: Look, xerr: Ends = (0.0, 0.0), yerr
 def _seeds(ax: Axes, points: Sequence[tuple[float, float]], how: Look) -> None:
     if points:
         xs, ys = zip(*points, strict=True)
-        ax.plot(xs, ys, how.marker, color=how.colour, markersize=3, alpha=0.6, markeredgewidth=0, zorder=2)
+        ax.plot(
+            xs,
+            ys,
+            how.marker,
+            color=how.colour,
+            markersize=4.5,
+            alpha=0.75,
+            markeredgecolor=PAPER,
+            markeredgewidth=0.5,
+            zorder=3,
+        )
 
 
 def _legend(figure: Figure, results: dict[str, Any], names: Sequence[str], best_of_n: bool = False) -> None:
