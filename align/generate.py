@@ -249,7 +249,10 @@ def _position_statistics(
     found = {"logps": mine.gather(-1, targets).squeeze(-1), "entropy": -(weights * mine).sum(-1)}
     if reference is not None:
         theirs = logps_of(reference)
-        found |= {"ref_logps": theirs.gather(-1, targets).squeeze(-1), "kl": (weights * (mine - theirs)).sum(-1)}
+        found |= {
+            "ref_logps": theirs.gather(-1, targets).squeeze(-1),
+            "kl": (weights * (mine - theirs)).sum(-1).clamp(min=0),
+        }
     return found
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import yaml
-from conftest import WORDS, pairs, run_recipe, write_rows
+from conftest import WORDS, make_checkpoint, pairs, run_recipe, write_rows
 from test_judge import prefers_good, serve  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.slow
@@ -118,7 +118,8 @@ def test_models_are_evaluated_with_everything_at_once(compared, ground, world, s
     (ground / "sheet.yaml").write_text(yaml.safe_dump(sheet))
     server = serve(prefers_good)
     command = [
-        "eval", "--models", f"sft={world / 'base'}", f"dpo={dpo}", "--dataset_name", ground / "prompts",
+        "eval", "--models", f"sft={world / 'base'}", f"dpo={dpo}",
+        f"other={make_checkpoint(ground / 'other', seed=5)}", "--dataset_name", ground / "prompts",
         "--reward_model_path", world / "rm", "--gold_func", f"{ground}/gold.py:gold",
         "--rates_func", f"{ground}/gold.py:rates", "--pairs", world / "pairs", "--texts", world / "texts",
         "--suites", f"safety={ground}/safety.jsonl", f"skill={ground}/skill.jsonl", "--personas", ground / "sheet.yaml",
@@ -131,11 +132,11 @@ def test_models_are_evaluated_with_everything_at_once(compared, ground, world, s
     assert len(server.seen) == asked > 0
     second = json.loads((ground / "eval/results.json").read_text())
     assert first["models"] == second["models"]
-    found = first["models"]["dpo"]
+    found = first["models"]["other"]
     assert set(found["win_rate"]) >= {"judge", "gold", "reward"} and found["sampled"]["kl"]["value"] > 0
     assert found["suites"]["safety"]["kind"] == "pairs" and found["suites"]["skill"]["kind"] == "skill"
     assert found["personas"]["measurable"] is False and found["tax"]["perplexity"]["value"] > 1
     assert found["preference_accuracy"]["n"] == 16 and first["models"]["sft"]["preference_accuracy"] is None
     assert first["reward_model"]["accuracy"]["n"] == 16
     assert json.loads((dpo / "gate.json").read_text())["checks"][0]["name"] == "gold score gained, low end"
-    assert "not measurable" in (ground / "eval/report.html").read_text()
+    assert "Not measurable" in (ground / "eval/report.html").read_text()

@@ -150,7 +150,7 @@ def test_one_model_measured_twice_gives_the_same_numbers(bench):
 def test_the_reference_is_at_distance_zero_of_itself(bench):
     one, folder = bench
     rows = policy.measure(one, str(folder / "sft"))
-    assert policy.summary(rows)["kl"]["value"] == pytest.approx(0, abs=1e-6)
+    assert policy.summary(rows)["kl"]["value"] == pytest.approx(0, abs=1e-5)
     found = wins.win_rates([rows], [rows])
     assert found["gold"]["value"] == 0.5 and "reward" not in found
 

@@ -121,7 +121,7 @@ def _gate(rows: Rows, base: Rows, path: str, args: EvalConfig) -> dict[str, Any]
 def _began_from(path: str, reference: str) -> bool:
     """Is the reference the very model that the run was trained from? Only then is a gate about its KL."""
     parent = ((record.read_record(path) or {}).get("parents") or {}).get("model") or {}
-    own = (record.read_record(reference) or {}).get("hash")
+    own = record.lineage({"model": reference})["model"]["hash"]
     return own is not None and parent.get("hash") == own
 
 
@@ -131,4 +131,4 @@ def _recipe(path: str) -> str | None:
 
 def _origin(path: str) -> dict[str, Any]:
     run = record.read_record(path) or {}
-    return {"recipe": _recipe(path), "hash": (run.get("hash") or "")[:12]}
+    return {"recipe": _recipe(path) or "not recorded", "hash": (run.get("hash") or "")[:12]}

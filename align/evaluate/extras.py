@@ -63,6 +63,8 @@ def pairs(args: EvalConfig, tokenizer: Any) -> Any:
         DataArguments(dataset_name=args.pairs, max_dropped=1.0), "preference", tokenizer,
         max_length=args.max_prompt_length + args.max_new_tokens, seed=args.seed,
     )  # fmt: skip
+    if splits.test is None:
+        print(f"note: {args.pairs} has no test split; every pair counts as held out", flush=True)
     rows = splits.train if splits.test is None else splits.test
     return rows.shuffle(seed=args.seed).select(range(min(args.max_pairs, len(rows))))
 

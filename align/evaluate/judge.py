@@ -178,19 +178,20 @@ class Endpoint:
     def summary(self) -> str | None:
         """All comparisons so far in a sentence (pairs asked for twice count once); None where there were none."""
         total: Counter[str] = Counter()
-        flips = firsts = 0.0
+        flips = firsts = decided = 0.0
         for report in self.reports.values():
             total.update({name: report[name] for name in ("pairs", "judged", "failed", "same_text")})
             flips += (report["flip_rate"] or 0.0) * report["judged"]
-            firsts += (report["first_position_rate"] if report["judged"] else 0.0) * report["judged"]
+            if report["first_position_rate"] is not None:
+                firsts += report["first_position_rate"] * report["judged"]
+                decided += report["judged"]
         if not total["pairs"]:
             return None
         order = ""
         if judged := total["judged"]:
-            order = (
-                f"; the same position won in both orders for {flips / judged:.1%} of the pairs (counted as ties), and "
-                f"whatever stood first won {firsts / judged:.1%} of the single verdicts (50 % is unbiased)"
-            )
+            order = f"; the same position won in both orders for {flips / judged:.1%} of the pairs (counted as ties)"
+        if decided:
+            order += f", and what stood first won {firsts / decided:.1%} of the single verdicts (50 % is unbiased)"
         return (
             f"The judge {self.model} saw {total['pairs']:,} pairs in both orders: {total['failed']:,} without a usable "
             f"verdict, {total['same_text']:,} of the same text{order}."
