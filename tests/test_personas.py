@@ -15,7 +15,7 @@ from conftest import ROOT, make_checkpoint
 
 from align.config import ConfigError
 from align.evaluate import personas
-from align.evaluate.personas import Sheet, dependence, expected, interval, measure, shift
+from align.evaluate.personas import Sheet, dependence, expected, interval, measure
 from align.evaluate.ratings import classify, parse_rating
 from align.nano import values
 
@@ -107,7 +107,6 @@ def test_expected_value_by_hand(tmp_path):
     assert {a for cell in found["cells"] for a in cell["answers"]} == {"1", "10", "7", "x"}
     assert found == measure(model, tokenizer, SMALL, **SETTINGS)
     assert found["cells"] != measure(model, tokenizer, SMALL, **SETTINGS | {"seed": 1})["cells"]
-    assert np.allclose(shift(found, found), 0)
 
 
 def test_a_constant_model_has_no_opinion(tmp_path):
@@ -199,13 +198,6 @@ def test_shipped_sheets():
     sheet = personas.load(ROOT / "recipes/nano_values/personas.yaml")
     assert sheet.question == values.QUESTION and sheet.scale == values.SCALE
     assert sheet.topics == tuple(values.TOPICS) and sheet.personas == tuple(values.PERSONAS)
-
-
-def test_shift_needs_the_same_sheet():
-    one = {"topics": ["a"], "personas": ["b"], "ratings": [[3.0]]}
-    assert shift(one | {"ratings": [[5.0]]}, one) == [[2.0]] and shift(one, one | {"ratings": [[None]]}) == [[None]]
-    with pytest.raises(ConfigError, match="topics"):
-        shift(one, one | {"topics": ["c"]})
 
 
 @pytest.mark.parametrize("seed", [0, 1])

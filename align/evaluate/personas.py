@@ -261,16 +261,3 @@ def measure(
         "counts": {kind: sum(cell[kind] for cell in cells) for kind in ("rated", "refused", "unparsable")},
         "cells": [{"topic": t, "persona": p, **cell} for (t, p), cell in zip(where, cells, strict=True)],
     }
-
-
-def shift(after: dict[str, Any], before: dict[str, Any]) -> Table:
-    """Expected ratings of `after` less those of `before`, in points of the scale, [T][P]; None where one is missing.
-
-    Raises:
-        ConfigError: where the two were not asked the same.
-    """
-    for key in ("topics", "personas"):
-        if after[key] != before[key]:
-            raise ConfigError(f"the two measurements differ in their {key}: use one sheet for both")
-    rows = zip(after["ratings"], before["ratings"], strict=True)
-    return [[None if a is None or b is None else a - b for a, b in zip(*row, strict=True)] for row in rows]
