@@ -24,7 +24,7 @@ DEFAULTS = dict(
     global_batch_size=512,  # completions per step
     per_device_train_batch_size=8,
     lora_dropout=0.0,
-    **launch.TRAINER_DEFAULTS,
+    **launch.TRAINER_DEFAULTS | dict(include_num_input_tokens_seen="no"),  # TRL counts them itself
 )
 LORA_DEFAULTS = dict(learning_rate=1e-5)
 MAX_PROMPT_LENGTH = 512  # longer prompts are dropped and counted
