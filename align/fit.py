@@ -183,16 +183,25 @@ def check_saved(folder: Path) -> None:
 
 
 def loss_before(trainer: Any, rows: Any) -> dict[str, float]:
-    """`loss_before`: the parent's loss on held-out rows. Nothing where there are none, or where weights are sharded."""
+    """`loss_before`: the parent's loss on held-out rows. Nothing where there are none, or where weights are sharded.
+
+    Batches as in evaluation, but no loader and no wrapper: `trainer.evaluate` before `trainer.train` leaves a model
+    that accelerate takes for prepared, and DDP then trains without exchanging gradients (transformers 5.23).
+    """
     if rows is None or len(rows) == 0 or not _whole(trainer):
         return {}
-    tidy(trainer)
-    with (
-        torch.random.fork_rng()
-    ):  # a data loader draws from the global generator: the training that follows must not notice
-        metrics = trainer.evaluate(rows)
-    trainer.state.log_history.clear()
-    return {"loss_before": metrics["eval_loss"]}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    training, device = model.training, next(model.parameters()).device
+    model.eval().to(trainer.args.device)
+    size, total = trainer.args.per_device_eval_batch_size, 0.0
+    keys = ("input_ids", "labels")
+    for start in range(0, len(rows), size):
+        some = [{key: row[key] for key in keys} for row in rows.select(range(start, min(start + size, len(rows))))]
+        batch = {key: value.to(trainer.args.device) for key, value in trainer.data_collator(some).items()}
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            total += model(**batch).loss.item() * len(some)
+    model.train(training).to(device)
+    return {"loss_before": total / len(rows)}
 
 
 def stop_rate(trainer: Any, rows: Any, tokenizer: Any, count: int = 64) -> dict[str, float]:

@@ -43,12 +43,14 @@ def test_the_four_stages_of_a_family(family, tmp_path):
     def run(stage: str, model: Path, rows: Path, *rest: str) -> dict:
         out = tmp_path / stage
         run_recipe(stage, "--config", f"recipes/{family}/{stage}.yaml", "--model_name_or_path", str(model), "--dataset_name",
-                   str(rows), "--output_dir", str(out), *few, *rest)  # fmt: skip
+                   str(rows), "--output_dir", str(out), "--accept_failed", str(tmp_path / "sft"), str(tmp_path / "reward"), *few, *rest)  # fmt: skip
         assert (out / "adapter_config.json").exists()
         return json.loads((out / "run.json").read_text())
 
     record = run("sft", base, chats)
     assert record["trainable"] < record["parameters"] and record["config"]["learning_rate"] == 2e-4
+    gate = json.loads((tmp_path / "sft/gate.json").read_text())
+    assert not gate["passed"] and gate["checks"][0]["name"] == "stops"  # two steps teach nobody to stop
     run("reward", tmp_path / "sft", both)
     run("dpo", tmp_path / "sft", both)
     record = run(

@@ -271,6 +271,7 @@ def test_lora_reward_model_drives_ppo(world, tmp_path):
                str(tmp_path / "rm"))  # fmt: skip
     arguments = [*stage_arguments("ppo", world), "--max_steps", "1", "--output_dir", str(tmp_path / "ppo")]
     arguments[arguments.index("--reward_model_path") + 1] = str(tmp_path / "rm")
+    arguments += ["--accept_failed", str(tmp_path / "rm")]  # its gate: length alone does as well on these rows
     run_recipe("ppo", *arguments, "--value_model", "full")
     assert json.loads((tmp_path / "ppo/run.json").read_text())["parents"]["reward_model"]["recipe"] == "reward"
     arguments[arguments.index("--output_dir") + 1] = str(tmp_path / "shared")
