@@ -155,7 +155,10 @@ def run(main: Callable[[], None]) -> None:
             print(f"\nerror: {error}{hint}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("\ninterrupted; go on with --resume_from_checkpoint last", file=sys.stderr)
+        print(
+            "\ninterrupted; a training recipe goes on with --resume_from_checkpoint last, others with the same command",
+            file=sys.stderr,
+        )
         sys.exit(130)
     _leave_quietly()
 

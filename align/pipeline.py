@@ -230,7 +230,11 @@ def run_stages(args: PipelineConfig) -> list[dict[str, Any]]:
             started = time.time()
             status = execute(stage, extra)
             if status:
-                reason = (record.read_record(stage.folder) or {}).get("error", "see above")
+                ended = record.read_record(stage.folder) or {}
+                if ended.get("status") == "complete":  # it never began: what is there is of other inputs
+                    del known[stage.name]
+                    ledger.write_text(json.dumps(known, indent=2) + "\n")
+                reason = ended.get("error", "see above")
                 raise record.RunError(f"stage {stage.name} failed with exit status {status}: {reason}")
             print(f"{title} took {time.time() - started:.0f} s", flush=True)
         check_gate(stage)

@@ -80,7 +80,7 @@ def evaluate(
     """Measure every model.
 
     Returns:
-        `models` (see the README for the keys) and `reward_model`, as `results.json` holds them; and each model's rows.
+        `models`, `reward_model`, `gates` and `notes`, as `results.json` holds them; and each model's rows.
     """
     paths, reference = args.named(), args.reference()
     bench = Bench(args, tokenizer, rows, reference)
