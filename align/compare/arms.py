@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,8 @@ def _planned(
     if method == "DPO":
         settings["dataset_name"] = args.rankings
     else:
-        settings |= {
-            f.name: getattr(prompts, f.name) for f in fields(prompts) if getattr(prompts, f.name) not in ([], None)
-        }
+        plain = asdict(DataArguments())  # what is not said here is the arm's own YAML's to say
+        settings |= {key: value for key, value in asdict(prompts).items() if value != plain[key]}
         settings |= {"reward_model_path": args.reward_model_path}
         settings["response_length" if method == "PPO" else "max_completion_length"] = args.max_new_tokens
         settings["temperature"] = args.temperature
