@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 STOPS = 0.9  # share of SFT's answers that must end by themselves: PPO and sampling rely on it
-FEW = 30  # below so many pairs a category's interval is too wide to call it at chance
+FEW = 30  # below so many prompts a category's interval is too wide to call it at chance
 KL_BUDGET = 10.0  # nats a sequence: beyond, published runs are of no use (Gao et al. 2022; Bai et al. 2022)
 
 Check = dict[str, Any]
@@ -56,8 +56,8 @@ def reward(metrics: dict[str, Any]) -> list[Check]:
               "choosing by length does as well: the policy would learn lengths"),
     ]  # fmt: skip
     for name, found in metrics.get("categories", {}).items():
-        if found["n"] >= FEW:
-            why = f"not told from chance on {name} ({found['n']} pairs): PPO would move there at random"
+        if found["prompts"] >= FEW:
+            why = f"not told from chance on {name} ({found['prompts']} prompts): PPO would move there at random"
             checks.append(above(f"accuracy on {name}, low end", found["low"], 0.5, why))
     return checks
 

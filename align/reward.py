@@ -68,7 +68,7 @@ def by_prompt(right: torch.Tensor, prompts: list) -> stats.Estimate:
     """Accuracy over pairs, with an interval that knows that the pairs of one ranking are not independent.
 
     Wilson's where every prompt has one pair; else a bootstrap over prompts, and no narrower than Wilson's for as many
-    pairs as there are prompts where all are right or wrong alike. `n` counts pairs.
+    pairs as there are prompts where all are right or wrong alike. `n` counts pairs, `prompts` prompts.
     """
     order = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
     where = torch.tensor([order[prompt] for prompt in prompts])
@@ -80,4 +80,4 @@ def by_prompt(right: torch.Tensor, prompts: list) -> stats.Estimate:
         found = stats.ratio(sums.numpy(), counts.numpy())
         assert found is not None
         low, high = found["low"], found["high"]
-    return stats.estimate(share, low, high, len(right))
+    return stats.estimate(share, low, high, len(right)) | {"prompts": len(order)}

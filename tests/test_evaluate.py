@@ -345,13 +345,13 @@ def test_gates_say_which_stage_is_bad():
     good = {
         "accuracy_low": 0.8,
         "length_only_accuracy": 0.6,
-        "categories": {"sums": {"value": 0.7, "low": 0.6, "high": 0.8, "n": 90}},
+        "categories": {"sums": {"value": 0.7, "low": 0.6, "high": 0.8, "n": 900, "prompts": 90}},
     }
     assert all(check["passed"] for check in gates.reward(good))
     assert [c["passed"] for c in gates.reward(good | {"length_only_accuracy": 0.85})] == [True, False, True]
     chance = {
-        "sums": {"value": 0.52, "low": 0.4, "high": 0.6, "n": 90},
-        "rare": {"value": 0.5, "low": 0.2, "high": 0.8, "n": 6},
+        "sums": {"value": 0.52, "low": 0.4, "high": 0.6, "n": 900, "prompts": 90},
+        "rare": {"value": 0.5, "low": 0.2, "high": 0.8, "n": 60, "prompts": 6},
     }
     assert [c["name"] for c in gates.reward(good | {"categories": chance}) if not c["passed"]] == [
         "accuracy on sums, low end"
@@ -360,6 +360,17 @@ def test_gates_say_which_stage_is_bad():
     gain = {"value": 0.1, "low": -0.01, "high": 0.2, "n": 100}
     assert [c["passed"] for c in gates.policy(gain, 3.0, "gold")] == [False, True]
     assert [c["passed"] for c in gates.policy(gain | {"low": 0.02}, 12.0, "gold")] == [True, False]
+
+
+def test_pairs_of_one_ranking_are_not_independent():
+    """12 prompts with 15 pairs each, all right or all wrong alike: as uncertain as 12 coins, not as 180."""
+    from align.reward import by_prompt
+
+    right = torch.tensor([1.0] * 15 * 9 + [0.0] * 15 * 3)
+    found = by_prompt(right, [i // 15 for i in range(180)])
+    assert found["value"] == 0.75 and (found["n"], found["prompts"]) == (180, 12)
+    assert found["high"] - found["low"] > 0.4 > 0.15 > np.subtract(*stats.wilson(135, 180)[::-1])
+    assert by_prompt(torch.ones(180), [i // 15 for i in range(180)])["low"] == pytest.approx(stats.wilson(12, 12)[0])
 
 
 def test_a_parent_that_failed_its_gate_is_refused_unless_it_is_named(tmp_path):
