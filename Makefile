@@ -12,7 +12,7 @@ $(VENV)/.done: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,eval]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,clean,eval,label]'
 	touch $@
 
 browser: ## Chromium (Debian, Ubuntu), in which the tests open the reports; without one those tests are skipped

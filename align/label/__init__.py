@@ -1,0 +1,1 @@
+"""Rankings by people, models and simulated labelers: one store, one page, one way into the `rankings` schema."""
