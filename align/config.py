@@ -31,6 +31,10 @@ class ConfigError(ValueError):
     """The configuration cannot work. The message lists every problem and what to type instead."""
 
 
+class DataError(ConfigError):
+    """Rows that cannot be used. The message names the source, the row and the field."""
+
+
 @dataclass
 class RunArguments:
     """What every recipe takes beside its own arguments."""
@@ -56,7 +60,7 @@ class BatchArguments(RunArguments):
 
 @dataclass
 class DataArguments:
-    """Which rows to read. The names are TRL's; `columns`, `max_*_rows` and `max_dropped` are ours."""
+    """Which rows to read. The names are TRL's; `columns`, `max_*_rows`, `max_dropped` and the last five are ours."""
 
     dataset_name: str | None = field(default=None, metadata={"help": "Hub id, local file, folder or finished run."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a hub data set."})
@@ -68,7 +72,11 @@ class DataArguments:
         metadata={"help": "A mixture (YAML only): list of {path, name, split, columns, fraction, rows}."},
     )
     test_split_size: float | None = field(
-        default=None, metadata={"help": "Share (0 to 1) or number of rows held out where there is no test split."}
+        default=None,
+        metadata={
+            "help": "Share (0 to 1) or number of rows held out where there is no test split; rows with the same prompt "
+            "stay on one side."
+        },
     )
     columns: list[str] = field(
         default_factory=list,
@@ -80,6 +88,34 @@ class DataArguments:
     max_eval_rows: int | None = field(default=None, metadata={"help": "Use at most so many rows for evaluation."})
     max_dropped: float = field(
         default=0.01, metadata={"help": "Largest share of rows that may be dropped (too long, nothing to learn from)."}
+    )
+    ties: str = field(
+        default="drop",
+        metadata={
+            "help": "Rankings, to train on: a tie gives no pair, or (half) both directions with half the weight.",
+            "choices": ["drop", "half"],
+        },
+    )
+    pair_weights: str = field(
+        default="prompt",  # Ouyang et al. 2022, eq. 1
+        metadata={
+            "help": "Rankings, to train on: the pairs of every prompt weigh the same in all, or every pair does.",
+            "choices": ["prompt", "pair"],
+        },
+    )
+    annotators: list[str] = field(
+        default_factory=list, metadata={"help": "Rankings: use those of these annotators only (default: of all)."}
+    )
+    aggregate: str = field(
+        default="each",
+        metadata={
+            "help": "Rankings by several annotators: each one counts, or the majority decides every pair.",
+            "choices": ["each", "majority"],
+        },
+    )
+    pairs_together: bool = field(
+        default=True,  # Ouyang et al. 2022, section 3.5
+        metadata={"help": "Train on the pairs of one prompt next to each other, and not on every pair by itself."},
     )
 
     def parents(self) -> dict[str, str | None]:

@@ -3,38 +3,28 @@
 Schemas (TRL's, conversational or plain), and one of our own:
     text        text
     sft         messages, or prompt + completion
-    preference  prompt + chosen + rejected (+ margin, category); the prompt may be implicit
+    preference  prompt + chosen + rejected (+ margin, category, weight); the prompt may be implicit
     prompt      prompt (other columns are kept)
-    rankings    prompt + completions + ranking (1 is best, ties allowed), annotator, time; expands to preference pairs
+    rankings    prompt + completions + ranking (1 is best, ties allowed), annotator, time; see align.rankings
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
+import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align import chat
-from align.config import ConfigError, DataArguments
+from align import chat, rankings, schemas
+from align.config import DataArguments, DataError
+from align.rankings import ALL, Pairing
 
-ROLES = ("system", "user", "assistant", "tool")
-SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text", ".arrow": "arrow"}
-NEEDED = {
-    "text": "text",
-    "sft": "messages, or prompt and completion (also: question/answer, instruction/output, conversations)",
-    "preference": "prompt, chosen and rejected (also: chosen/rejected transcripts, or prompt/completions/ranking)",
-    "prompt": "prompt (also: messages, question, or a preference row's prompt)",
-}
-
-
-class DataError(ConfigError):
-    """Rows that cannot be used. The message names the source, the row and the field."""
+WHOLE = 2**30  # bytes of JSON that may be typed in one piece where reading it in pieces failed
 
 
 @dataclass
@@ -47,10 +37,12 @@ class Report:
     rows_out: int = 0
     fingerprint: str = ""
     first: dict[str, str] = field(default_factory=dict)  # the first row dropped for each reason, shortened
+    rankings: Counter[str] = field(default_factory=Counter)  # read, pairs made, and what gave none, by reason
 
     def __str__(self) -> str:
         lost = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items()) or "none dropped"
-        return f"{self.source}: {self.rows_in:,} rows in, {lost}, {self.rows_out:,} used"
+        ranked = f"{rankings.describe(self.rankings)}; " if self.rankings else ""
+        return f"{self.source}: {ranked}{self.rows_in:,} rows in, {lost}, {self.rows_out:,} used"
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -59,6 +51,7 @@ class Report:
             "dropped": dict(self.dropped),
             "rows_out": self.rows_out,
             "fingerprint": self.fingerprint,
+            **({"rankings": dict(self.rankings)} if self.rankings else {}),
         }
 
 
@@ -96,7 +89,7 @@ def _mapped(rows: Any, entry: dict[str, Any]) -> Any:
         raise DataError(
             f"datasets: unknown key {sorted(unknown)}; an entry has path, name, split, columns, fraction, rows"
         )
-    rows = rename(rows, entry.get("columns") or [])
+    rows = schemas.rename(rows, entry.get("columns") or [])
     if entry.get("rows"):
         rows = rows.take(entry["rows"])
     return rows
@@ -153,11 +146,21 @@ def _read(name: str, config: str | None, split: str, args: DataArguments) -> Any
         raise DataError(f"{name}: can read {', '.join(READERS)} files of one kind, found {sorted(files)[:3]}")
     if all(Path(f).stat().st_size == 0 for f in files):
         raise DataError(f"{name}: the file is empty")
+    (kind,) = kinds
+    options: dict[str, Any] = {"sample_by": "paragraph"} if kind == "text" else {}
+
+    def read() -> Any:
+        return datasets.load_dataset(kind, data_files=files, split="train", streaming=args.dataset_streaming, **options)
+
     try:
-        options = {"sample_by": "paragraph"} if kinds == {"text"} else {}
-        return datasets.load_dataset(
-            kinds.pop(), data_files=files, split="train", streaming=args.dataset_streaming, **options
-        )
+        try:
+            return read()
+        except datasets.exceptions.DatasetGenerationError:
+            if kind != "json" or sum(Path(f).stat().st_size for f in files) > WHOLE:
+                raise
+            # columns are typed by the first 10 MB: one with only nulls there cannot take text later (datasets 5.2)
+            options["chunksize"] = WHOLE
+            return read()
     except Exception as error:  # pyarrow, json and csv each have their own; the cause's sentence is the useful one
         raise DataError(f"{name} cannot be read: {error.__cause__ or error}") from error
 
@@ -193,187 +196,24 @@ def fingerprint(rows: Any) -> str:
 # ------------------------------------------------------------------------------------------------------ normalising
 
 
-def rename(rows: Any, columns: list[str]) -> Any:
-    """Apply a column mapping (`theirs=ours`). The roles `user`, `assistant` and `system` make a conversation."""
-    for pair in columns:
-        theirs, _, ours = pair.partition("=")
-        if not ours:
-            raise DataError(f"--columns {pair}: write theirs=ours, for example question=user answer=assistant")
-        if rows.column_names and theirs not in rows.column_names:
-            raise DataError(f"--columns {pair}: there is no column {theirs}; the columns are {rows.column_names}")
-        if theirs != ours:
-            if rows.column_names and ours in rows.column_names:
-                rows = rows.remove_columns(ours)
-            rows = rows.rename_column(theirs, ours)
-    return rows
-
-
-def _messages(value: Any, where: str) -> chat.Messages:
-    """Check a list of messages (or ShareGPT turns) and bring it into the `role`/`content` form."""
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{where}: expected a list of messages, got {type(value).__name__} {str(value)[:60]!r}")
-    out = []
-    for number, turn in enumerate(value):
-        if not isinstance(turn, dict):
-            raise DataError(f"{where}[{number}]: expected {{role, content}}, got {str(turn)[:60]!r}")
-        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-        role = SHAREGPT.get(str(role), role)
-        if role not in ROLES:
-            raise DataError(f"{where}[{number}]: unknown role {role!r}; allowed: {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise DataError(f"{where}[{number}].content: expected text, got {type(content).__name__}")
-        out.append({"role": role, "content": content})
-    return out
-
-
-def _transcript(text: str) -> chat.Messages:
-    """`\\n\\nHuman: …\\n\\nAssistant: …` (Anthropic's HH format) to messages."""
-    out: chat.Messages = []
-    for part in (
-        text.replace("\n\nHuman:", "\x00user\x01").replace("\n\nAssistant:", "\x00assistant\x01").split("\x00")[1:]
-    ):
-        role, _, content = part.partition("\x01")
-        out.append({"role": role, "content": content.strip()})
-    return out
-
-
-def _side(value: Any, where: str) -> str | chat.Messages:
-    """One side of a pair, or a prompt: plain text, a transcript, or messages."""
-    if isinstance(value, str):
-        return _transcript(value) if value.startswith("\n\nHuman:") else value
-    return _messages(value, where)
-
-
-def _as_user(text: str) -> chat.Messages:
-    return [{"role": "user", "content": text}]
-
-
-def _as_answer(text: str) -> chat.Messages:
-    return [{"role": "assistant", "content": text}]
-
-
-def _text_row(row: dict, where: str) -> dict:
-    if not isinstance(row.get("text"), str):
-        raise DataError(f"{where}.text: expected text, got {type(row.get('text')).__name__}")
-    return {"text": row["text"]}
-
-
-def _sft_row(row: dict, where: str) -> dict:
-    if row.get("messages") is not None:
-        return {"messages": _messages(row["messages"], f"{where}.messages")}
-    if row.get("conversations") is not None:
-        return {"messages": _messages(row["conversations"], f"{where}.conversations")}
-    if "completion" in row:
-        prompt, completion = _side(row["prompt"], f"{where}.prompt"), _side(row["completion"], f"{where}.completion")
-        if isinstance(prompt, str) != isinstance(completion, str):
-            raise DataError(f"{where}: prompt and completion must both be text or both be messages")
-        if isinstance(prompt, str):
-            return {"prompt": prompt, "completion": completion}
-        return {"messages": [*prompt, *completion]}
-    for asked, told in (("user", "assistant"), ("question", "answer"), ("instruction", "output")):
-        if asked in row and told in row:
-            for name in (asked, told):
-                if not isinstance(row[name], str):
-                    raise DataError(f"{where}.{name}: expected text, got {type(row[name]).__name__}")
-            extra = f"\n\n{row['input']}" if asked == "instruction" and row.get("input") else ""
-            head = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-            return {"messages": [*head, *_as_user(row[asked] + extra), *_as_answer(row[told])]}
-    raise KeyError
-
-
-def _preference_row(row: dict, where: str) -> dict:
-    chosen, rejected = _side(row["chosen"], f"{where}.chosen"), _side(row["rejected"], f"{where}.rejected")
-    if isinstance(chosen, str) != isinstance(rejected, str):
-        raise DataError(f"{where}: chosen and rejected must both be text or both be messages")
-    if row.get("prompt") is not None:
-        prompt = _side(row["prompt"], f"{where}.prompt")
-        if isinstance(prompt, str) and not isinstance(chosen, str):
-            prompt = _as_user(prompt)
-        if not isinstance(prompt, str) and isinstance(chosen, str):
-            chosen, rejected = _as_answer(str(chosen)), _as_answer(str(rejected))
-        if not isinstance(chosen, str) and len(chosen) > 1 and chosen[: len(prompt)] == prompt:
-            chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]  # UltraFeedback repeats the prompt
-    else:  # implicit: what both have in common
-        pairs = zip(chosen, rejected, strict=False)
-        shared = sum(1 for _ in itertools.takewhile(lambda p: p[0] == p[1], pairs))
-        if isinstance(chosen, str):
-            shared = chosen.rfind(" ", 0, shared) + 1 if shared < len(chosen) else shared
-        elif len(chosen) == len(rejected) == shared:
-            shared -= 1  # identical sides: keep the last turn as the (identical) answer
-        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-    out: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "drop": ""}
-    if "margin" in row:
-        if isinstance(row["margin"], bool) or not isinstance(row["margin"], (int, float)):
-            raise DataError(f"{where}.margin: expected a number, got {row['margin']!r}")
-        out["margin"] = float(row["margin"])
-    if row.get("category") is not None:
-        out["category"] = str(row["category"])
-    if chosen == rejected:
-        out["drop"] = "with identical chosen and rejected"
-    elif not isinstance(chosen, str) and (len(chosen) != 1 or len(rejected) != 1):
-        out["drop"] = "where chosen and rejected differ before the last turn"
-    elif not prompt:
-        out["drop"] = "without a prompt"
-    return out
-
-
-def expand_ranking(row: dict, where: str) -> list[dict]:
-    """All K-choose-2 pairs of one ranking that are not ties, the better one as `chosen`."""
-    completions, ranking = row["completions"], row["ranking"]
-    if not isinstance(ranking, list) or len(completions) != len(ranking):
-        raise DataError(f"{where}: {len(completions)} completions need as many ranks, got {ranking!r}")
-    if not all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranking):
-        raise DataError(f"{where}.ranking: expected whole numbers (1 is best), got {ranking!r}")
-    prompt = row["prompt"]
-    category = {"category": row["category"]} if row.get("category") is not None else {}
-    pairs = []
-    for (a, rank_a), (b, rank_b) in itertools.combinations(zip(completions, ranking, strict=True), 2):
-        if rank_a != rank_b:
-            better, worse = (a, b) if rank_a < rank_b else (b, a)
-            pairs.append({"prompt": prompt, "chosen": better, "rejected": worse, **category})
-    return pairs
-
-
-def _prompt_row(row: dict, where: str) -> dict:
-    rest = {k: v for k, v in row.items() if k not in ("prompt", "messages", "chosen", "rejected", "question")}
-    if row.get("prompt") is not None:
-        prompt = _side(row["prompt"], f"{where}.prompt")
-    elif row.get("messages") is not None:
-        prompt = _messages(row["messages"], f"{where}.messages")
-    elif row.get("user") is not None or row.get("question") is not None:
-        prompt = _as_user(row.get("user") or row["question"])
-    elif "instruction" in row or row.get("conversations") is not None:
-        prompt = _sft_row(row, where)["messages"]
-    else:
-        prompt = _preference_row(row, where)["prompt"]
-    if not isinstance(prompt, str):
-        while prompt and prompt[-1]["role"] == "assistant":
-            prompt = prompt[:-1]
-    return {**rest, "prompt": prompt, "drop": "" if prompt else "without a prompt"}
-
-
-ROW_MAKERS: dict[str, Callable[[dict, str], dict]] = {
-    "text": _text_row,
-    "sft": _sft_row,
-    "preference": _preference_row,
-    "prompt": _prompt_row,
-}
-
-
-def normalise(rows: Any, schema: str, source: str, columns: list[str]) -> Any:
+def normalise(
+    rows: Any, schema: str, source: str, columns: list[str], pairing: Pairing = ALL, report: Report | None = None
+) -> Any:
     """Bring every row into `schema`. A row that may be dropped carries its reason in the column `drop`.
+
+    Where rankings become pairs, `pairing` says how, and `report` learns what gave none.
 
     Raises:
         DataError: for an empty source, missing columns, and the first malformed row, named with its field.
     """
-    rows = rename(rows, columns)
+    rows = schemas.rename(rows, columns)
     head = next(iter(rows), None)
     if head is None:
         raise DataError(f"{source}: the data set is empty")
     if schema == "preference" and "ranking" in head:
-        rows = _expand_rankings(rows, source)
+        rows = _expand_rankings(rows, source, pairing, report)
     names = rows.column_names or list(head)
-    make = ROW_MAKERS[schema]
+    make = schemas.MAKERS[schema]
 
     def convert(row: dict, index: int) -> dict:
         where = f"{source}, row {index + 1}"
@@ -381,7 +221,7 @@ def normalise(rows: Any, schema: str, source: str, columns: list[str]) -> Any:
             return {"drop": "", **make(row, where)}  # never None: arrow would type the column as null
         except KeyError:
             raise DataError(
-                f"{where}: has the columns {', '.join(names)}; this recipe needs {NEEDED[schema]}. "
+                f"{where}: has the columns {', '.join(names)}; this recipe needs {schemas.NEEDED[schema]}. "
                 "Map yours with --columns theirs=ours"
             ) from None
 
@@ -389,13 +229,13 @@ def normalise(rows: Any, schema: str, source: str, columns: list[str]) -> Any:
     return rows.map(convert, with_indices=True, remove_columns=names)
 
 
-def _expand_rankings(rows: Any, source: str) -> Any:
+def _expand_rankings(rows: Any, source: str, pairing: Pairing, report: Report | None) -> Any:
     from datasets import Dataset
 
-    pairs = [p for index, row in enumerate(rows) for p in expand_ranking(row, f"{source}, row {index + 1}")]
-    if not pairs:
-        raise DataError(f"{source}: the rankings hold ties only, so there is no pair to learn from")
-    return Dataset.from_list(pairs)
+    pairs, counts = rankings.pairs(rows, source, pairing)
+    if report is not None:
+        report.rankings = counts
+    return Dataset.from_list([{k: v for k, v in pair.items() if k != "group"} for pair in pairs])
 
 
 # ------------------------------------------------------------------------------------------------------- tokenising
@@ -461,7 +301,9 @@ def tokenise(rows: Any, schema: str, tokenizer: Any, *, max_length: int | None, 
             report.first.setdefault(result["drop"], str({k: v for k, v in row.items() if k != "drop"})[:160])
             continue
         rest = {k: v for k, v in row.items() if k != "drop"} if keep_columns else {}
-        rest |= {key: row[key] for key in ("margin", "category") if row.get(key) is not None}
+        rest |= {key: row[key] for key in ("margin", "category", "weight") if row.get(key) is not None}
+        if schema == "preference":
+            rest["group"] = rankings.prompt_key(row["prompt"])
         kept.append({**rest, **result["ids"]})
     report.rows_out = len(kept)
     report.first["longest"] = str(longest)
@@ -513,16 +355,36 @@ def load_splits(args: DataArguments, *, seed: int) -> dict[str, Any]:
         )
     test = load(args, args.dataset_test_split, seed=seed)
     if test is None and args.test_split_size and not args.dataset_streaming:
-        size = int(args.test_split_size) if args.test_split_size >= 1 else args.test_split_size
-        try:
-            halves = train.train_test_split(test_size=size, seed=seed)
-        except ValueError as error:
-            raise DataError(f"test_split_size={args.test_split_size}: {error}") from error
-        test = halves["test"]
+        train, test = _halves(train, args, seed)
         if args.max_eval_rows is not None:
             test = test.select(range(min(args.max_eval_rows, len(test))))
-        return {"train": halves["train"], "test": test}
     return {"train": train, "test": test}
+
+
+def _halves(rows: Any, args: DataArguments, seed: int) -> tuple[Any, Any]:
+    """Cut `test_split_size` off: by prompt where the rows have one, so that no prompt is on both sides."""
+    assert args.test_split_size is not None
+    size = int(args.test_split_size) if args.test_split_size >= 1 else args.test_split_size
+    try:
+        named = schemas.rename(rows, args.columns)
+        if "text" in (named.column_names or []):
+            halves = rows.train_test_split(test_size=size, seed=seed)
+            return halves["train"], halves["test"]
+        keys = [_prompt_of(row, f"{args.dataset_name}, row {number + 1}") for number, row in enumerate(named)]
+        kept, held = rankings.split_by_prompt(keys, size, shuffle=random.Random(f"split-{seed}").shuffle)
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"test_split_size={args.test_split_size}: {error}") from error
+    return rows.select(kept), rows.select(held)
+
+
+def _prompt_of(row: dict, where: str) -> str:
+    """What names a raw row's prompt, in whatever schema it is; a row without one stands for itself."""
+    try:
+        return rankings.prompt_key(schemas.prompt(row, where)["prompt"])
+    except KeyError:
+        return where
 
 
 def prepare(args: DataArguments, schema: str, tokenizer: Any, *, max_length: int | None, seed: int) -> Splits:
@@ -533,11 +395,24 @@ def prepare(args: DataArguments, schema: str, tokenizer: Any, *, max_length: int
         if rows is None:
             continue
         source = f"{args.dataset_name or 'mixture'} ({name})"
-        rows = normalise(rows, schema, source, args.columns)
-        reports[name] = report = Report(source, fingerprint=fingerprint(rows))
+        reports[name] = report = Report(source)
+        rows = normalise(rows, schema, source, args.columns, _pairing(args, name), report)
+        report.fingerprint = fingerprint(rows)
         done[name] = tokenise(rows, schema, tokenizer, max_length=max_length, report=report)
         check_dropped(report, args.max_dropped)
     return Splits(done["train"], done["test"], reports)
+
+
+def _pairing(args: DataArguments, split: str) -> Pairing:
+    """How rankings become pairs. Held-out pairs have no ties and weigh the same: they are measured, not trained on."""
+    train = split == "train"
+    return Pairing(
+        ties=args.ties if train else "drop",
+        weights=args.pair_weights if train else "pair",
+        annotators=tuple(args.annotators),
+        aggregate=args.aggregate,
+        held_out=not train,
+    )
 
 
 def load_texts(args: DataArguments, *, seed: int) -> Splits:

@@ -27,7 +27,8 @@ from align.config import ConfigError
 PRELOAD = ["align.config", "transformers", "datasets", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer",
            "trl.trainer.reward_trainer", "trl.experimental.ppo.ppo_trainer", "deepspeed"]  # fmt: skip
 COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
-STAGE_KEYS = {"name", "run", "config", "launch", "gate", "resumable"}
+STAGE_KEYS = {"name", "run", "config", "launch", "gate", "resumable", "seeded"}
+GOES_ON = ("sample", "clean")  # stages that go on where they were cut off without a checkpoint
 REOPENS = ("eval", "compare")  # recipes that go on with a finished run: what they hold is kept by a key of its own
 
 
@@ -37,10 +38,10 @@ class PipelineConfig:
 
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the chain's runs."})
     family_dir: str = field(default="runs/nano", metadata={"help": "That folder as the stages' YAML files write it."})
-    seed: int = field(default=0, metadata={"help": "Given to every stage."})
+    seed: int = field(default=0, metadata={"help": "Given to every stage that draws."})
     until: str | None = field(default=None, metadata={"help": "Name of the last stage to run."})
     stages: list[dict] = field(
-        default_factory=list, metadata={"help": "YAML only: list of {name, run, config, launch, gate}."}
+        default_factory=list, metadata={"help": "YAML only: list of {name, run, config, launch, gate, …}."}
     )
 
     def __post_init__(self) -> None:
@@ -104,7 +105,7 @@ def plan(entry: dict[str, Any], args: PipelineConfig) -> Stage:
     settings = yaml.safe_load(path.read_text()) or {}
     moved = {key: _moved(value, args) for key, value in settings.items()}
     changed = {key: value for key, value in moved.items() if value != settings[key]}
-    argv = ["--config", str(path), "--seed", str(args.seed)]
+    argv = ["--config", str(path), *(["--seed", str(args.seed)] if entry.get("seeded", True) else [])]
     for key, value in changed.items():
         argv += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
     program = shlex.split(entry["run"])
@@ -203,7 +204,7 @@ def how_to_start(stage: Stage, known: dict[str, Any]) -> list[str] | None:
     unchanged = known.get(stage.name, {}).get("inputs") == stage.inputs
     if unchanged and run.get("status") == "complete":
         return None
-    if unchanged and stage.resumable and any(stage.folder.glob("checkpoint-*")) or stage.name == "sample" and unchanged:
+    if unchanged and stage.resumable and any(stage.folder.glob("checkpoint-*")) or stage.name in GOES_ON and unchanged:
         return ["--resume_from_checkpoint", "last"]
     return [] if run.get("recipe") in REOPENS else ["--overwrite"]
 

@@ -32,7 +32,7 @@ PACKAGES = (
     "tokenizers",
     "align-recipes",
 )
-CONTENTS = ("*.safetensors", "*.bin", "tokenizer.json", "data/*.jsonl", "*/t*.jsonl", "t*.jsonl")
+CONTENTS = ("*.safetensors", "*.bin", "tokenizer.json", "data/*.jsonl", "*/t*.jsonl", "t*.jsonl", "raw/*")
 
 
 class RunError(RuntimeError):
@@ -84,6 +84,8 @@ FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".parquet", ".txt", ".arrow", ".gz",
 # Which command makes a missing nano run: for the message, and nowhere else.
 _MADE_BY = {
     "world": "python -m align.nano.build",
+    "classifier": "python -m align.nano.classifier",
+    "clean": "python recipes/clean.py",
     "tokenizer": "python recipes/tokenizer.py",
     "pretrain": "python recipes/pretrain.py",
     "sft": "python recipes/sft.py",

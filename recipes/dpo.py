@@ -54,6 +54,7 @@ def main():
             ref_model=model.load_policy(weights, model_args, tokenizer) if needs_reference else None, args=args,
             train_dataset=rows.train, eval_dataset=rows.test, processing_class=tokenizer,
             peft_config=model.lora_config(model_args), callbacks=fit.callbacks(run),
+            pairs_together=data_args.pairs_together,
         )  # fmt: skip
         fit.describe(trainer, run, rows, args, "dpo", parent)
         metrics = fit.train_and_save(trainer, run, tokenizer) | fit.held_out(trainer, rows.test)

@@ -6,7 +6,7 @@
 """
 
 from transformers import set_seed
-from trl import ModelConfig, RewardConfig, RewardTrainer
+from trl import ModelConfig, RewardConfig
 
 from align import data, fit, gates, launch, model, record, reward
 from align.config import BatchArguments, DataArguments, derive_batch, parse, resolved
@@ -48,10 +48,11 @@ def main():
         run.note(parents=record.lineage({"model": parent, **data_args.parents()}))
         args.chat_template_path = None  # it is in the tokenizer now
         set_seed(args.seed)  # the score head is drawn here
-        trainer = RewardTrainer(
+        trainer = reward.ScoreTrainer(
             model.load_reward_model(model.resolve_parent(parent, args.output_dir), model_args, tokenizer), args,
             train_dataset=train, eval_dataset=test, processing_class=tokenizer,
             peft_config=model.lora_config(model_args, reward_model=True), callbacks=fit.callbacks(run),
+            pairs_together=data_args.pairs_together,
         )  # fmt: skip
         fit.describe(trainer, run, rows, args, "reward", parent)
         metrics = fit.train_and_save(trainer, run, tokenizer)

@@ -66,12 +66,6 @@ def test_pairs_in_every_format_are_the_same_tokens(row, tmp_path, tokenizer):
     assert ASK in tokenizer.decode(rows[0]["prompt_ids"]) and TELL not in tokenizer.decode(rows[0]["prompt_ids"])
 
 
-def test_rankings_expand_to_all_decided_pairs():
-    """Ranks [1, 2, 2, 4]: of the six pairs one is a tie, so five remain, the better one chosen in each."""
-    found = data.expand_ranking({"prompt": "p", "completions": list("abcd"), "ranking": [1, 2, 2, 4]}, "x")
-    assert [(p["chosen"], p["rejected"]) for p in found] == [("a", "b"), ("a", "c"), ("a", "d"), ("b", "d"), ("c", "d")]
-
-
 def test_margin_is_passed_on(tmp_path, tokenizer):
     rows = prepare(write_rows(tmp_path / "x.jsonl", [{**pairs(1)[0], "margin": 2}]), "preference", tokenizer).train
     assert rows[0]["margin"] == 2.0

@@ -18,14 +18,22 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.config import ConfigError
-from align.evaluate.verdicts import Cache, JudgeConfig, order_effect, read_prompt, read_verdict, render, retry_after
+from align.evaluate.verdicts import (
+    Cache,
+    JudgeConfig,
+    Judged,
+    both_orders,
+    read_prompt,
+    read_verdict,
+    render,
+    retry_after,
+)
 from align.record import RunError
 
 if TYPE_CHECKING:
@@ -34,14 +42,7 @@ if TYPE_CHECKING:
 FIRST_WAIT = 1.0  # seconds before the first retry; doubled for each further one up to 64 times, jittered down to a half
 LONGEST_WAIT = 300.0  # seconds; a server that asks for more (a daily quota) ends the run, which can be gone on with
 TOKENS = ("prompt_tokens", "completion_tokens")  # of a reply's `usage`
-
-
-@dataclass
-class Judged:
-    """One verdict a pair, in the order of the pairs, and what it took (see `Endpoint.compare`)."""
-
-    verdicts: list[float | None]
-    report: dict[str, Any]
+SHORTEST_SECRET = 8  # characters; a shorter key is a local server's dummy (`1`, `none`), and hiding it garbles replies
 
 
 def by_score(
@@ -145,9 +146,6 @@ class Endpoint:
             RunError: if the server refuses, or is down for good. What was answered is in the cache.
         """
         assert len(prompts) == len(a) == len(b), (len(prompts), len(a), len(b))
-        self._stop.clear()
-        self._trouble = None
-        self._counts.clear()
         bodies: dict[str, bytes] = {}
         keys: list[tuple[str, str] | None] = []
         for prompt, x, y in zip(prompts, a, b, strict=True):
@@ -159,19 +157,13 @@ class Endpoint:
             bodies.update(zip(names, pair, strict=True))
             keys.append((names[0], names[1]))
         known = self.cache.verdicts(bodies)
-        missing = [key for key in bodies if key not in known]
-        if missing:
-            print(f"judge {self.model}: {len(missing)} verdicts to ask for, {len(known)} in the cache", flush=True)
-        try:
-            self._ask_all({key: bodies[key] for key in missing})
-        except RunError as error:
-            safe = len(self.cache.verdicts(bodies))
-            raise RunError(
-                f"{error}. {safe} of {len(bodies)} verdicts are safe in {self.cache.path}; the same command goes on "
-                "from there"
-            ) from error
-        said = known | self.cache.verdicts(missing)
-        judged = self._judged(keys, said, malformed=len(bodies) - len(said), cached=len(known))
+        if len(bodies) > len(known):
+            asked = len(bodies) - len(known)
+            print(f"judge {self.model}: {asked} verdicts to ask for, {len(known)} in the cache", flush=True)
+        said = self.fetch(bodies, read_verdict, "verdicts")
+        report: dict[str, Any] = {name: self._counts[name] for name in ("asked", "retried", "asked_again", "truncated")}
+        report |= {name: self._counts.get(name) for name in TOKENS}
+        judged = both_orders(keys, said, malformed=len(bodies) - len(said), cached=len(known), **report)
         self.reports[hash(tuple(keys))] = judged.report
         return judged
 
@@ -197,28 +189,34 @@ class Endpoint:
             f"verdict, {total['same_text']:,} of the same text{order}."
         )
 
-    def _judged(self, keys: list[tuple[str, str] | None], said: dict[str, str], **facts: int) -> Judged:
-        """Put the two orders of each pair together, and count."""
-        verdicts: list[float | None] = []
-        shown: list[tuple[str, str]] = []
-        for pair in keys:
-            if pair is None:
-                verdicts.append(0.5)
-            elif pair[0] not in said or pair[1] not in said:
-                verdicts.append(None)
-            else:
-                shown.append((said[pair[0]], said[pair[1]]))
-                verdicts.append({("1", "2"): 1.0, ("2", "1"): 0.0}.get(shown[-1], 0.5))
-        report: dict[str, Any] = {
-            "pairs": len(keys),
-            "judged": len(shown),
-            "same_text": keys.count(None),
-            "failed": verdicts.count(None),
-            **facts,
-        }
-        report |= {name: self._counts[name] for name in ("asked", "retried", "asked_again", "truncated")}
-        report |= {name: self._counts.get(name) for name in TOKENS}
-        return Judged(verdicts, report | order_effect(shown))
+    def fetch(self, bodies: Mapping[str, bytes], read: Callable[[str], str | None], what: str) -> dict[str, str]:
+        """Send the requests whose answers are not in the cache, `judge_workers` at once.
+
+        Args:
+            bodies: requests by the key of their answer in the cache.
+            read: what is looked for in a reply; None where it is not there, and then it is asked for once more.
+            what: the answers' name in an error.
+
+        Returns:
+            What was read, by key; keys whose replies were malformed are missing.
+
+        Raises:
+            RunError: if the server refuses, or is down for good. What was answered is in the cache.
+        """
+        self._stop.clear()
+        self._trouble = None
+        self._counts.clear()
+        known = self.cache.verdicts(bodies)
+        missing = {key: body for key, body in bodies.items() if key not in known}
+        try:
+            self._ask_all(missing, read)
+        except RunError as error:
+            safe = len(self.cache.verdicts(bodies))
+            raise RunError(
+                f"{error}. {safe} of {len(bodies)} {what} are safe in {self.cache.path}; the same command goes on "
+                "from there"
+            ) from error
+        return known | self.cache.verdicts(missing)
 
     def _body(self, prompt: str | list[dict[str, Any]], first: str, second: str) -> bytes:
         """The request, byte for byte; its SHA-256 is the cache's key."""
@@ -230,10 +228,10 @@ class Endpoint:
         }
         return json.dumps(request, sort_keys=True).encode()
 
-    def _ask_all(self, bodies: dict[str, bytes]) -> None:
+    def _ask_all(self, bodies: dict[str, bytes], read: Callable[[str], str | None]) -> None:
         """Send the requests, `judge_workers` at once. The first that fails for good stops the rest."""
         with ThreadPoolExecutor(self.config.judge_workers) as pool:
-            futures = [pool.submit(self._try, key, body) for key, body in bodies.items()]
+            futures = [pool.submit(self._try, key, body, read) for key, body in bodies.items()]
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -244,22 +242,22 @@ class Endpoint:
         if self._trouble:
             raise self._trouble
 
-    def _try(self, key: str, body: bytes) -> None:
+    def _try(self, key: str, body: bytes, read: Callable[[str], str | None]) -> None:
         try:
-            self._ask(key, body)
+            self._ask(key, body, read)
         except RunError as error:
             with self._lock:
                 self._trouble = self._trouble or error
                 self._stop.set()
 
-    def _ask(self, key: str, body: bytes) -> None:
+    def _ask(self, key: str, body: bytes, read: Callable[[str], str | None]) -> None:
         """One verdict into the cache. A reply without one is asked for once more: servers are not deterministic."""
         for again in (False, True):
             self._count(asked_again=again)
             reply, usage, truncated = self._read(self._send(body))
-            verdict = None if truncated else read_verdict(reply)
+            verdict = None if truncated else read(reply)
             self._count(truncated=truncated, **{n: usage[n] for n in TOKENS if isinstance(usage.get(n), int)})
-            self.cache.keep(key, self.model, verdict, self._hide(reply), usage)
+            self.cache.keep(key, self.model, verdict and self._hide(verdict), self._hide(reply), usage)
             if verdict:
                 return
 
@@ -304,7 +302,7 @@ class Endpoint:
         return " ".join(self._hide(response.text).split())[:300] or "(nothing)"
 
     def _hide(self, text: str) -> str:
-        return text.replace(self._key, "<key>") if self._key else text
+        return text.replace(self._key, "<key>") if len(self._key) >= SHORTEST_SECRET else text
 
     def _read(self, response: httpx2.Response) -> tuple[str, dict[str, Any], bool]:
         """The reply's text, the token counts, and whether it was cut at `judge_max_tokens`."""

@@ -10,7 +10,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ Verdict: 2
 Verdict: tie
 """
 TAGS = {"prompt": "conversation", "first": "answer_1", "second": "answer_2"}
+Shown = tuple[str, str]  # a pair's verdicts (`1`, `2`, `tie`: the position that won) with `a` first, and with `b` first
 
 
 @dataclass
@@ -124,17 +125,32 @@ def render(template: str, prompt: str | list[dict[str, Any]], first: str, second
 
     One pass fills the three placeholders, so a completion that says `{second}` stays what it is.
     """
-    if not isinstance(prompt, str):
-        turns = [f"{message['role'].capitalize()}: {message['content']}" for message in prompt]
-        prompt = "\n\n".join(turns)
-    parts = {"prompt": prompt, "first": first, "second": second}
+    return fill(template, {"prompt": as_text(prompt), "first": first, "second": second}, TAGS)
+
+
+def as_text(prompt: str | list[dict[str, Any]]) -> str:
+    """A prompt as one text: as it is, or its messages one after the other, each with its role."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in prompt)
+
+
+def fill(template: str, parts: Mapping[str, str], tags: Mapping[str, str]) -> str:
+    """Put each part in its placeholder, between tags of its own; tags inside a part lose their bracket.
+
+    Args:
+        template: text with `{name}` for the parts.
+        parts: text by name. All are filled in one pass: a part that says `{name}` stays what it is.
+        tags: each part's tag by name, a word or a word and a number (`answer_1`).
+    """
+    spelt = "|".join(tag.replace("_", r"[\W_]*") for tag in tags.values())
 
     def block(match: re.Match[str]) -> str:
-        tag = TAGS[match[1]]
-        inside = re.sub(r"<(?=\W*(conversation|answer[\W_]*[12]))", "‹", parts[match[1]], flags=re.IGNORECASE)
+        tag = tags[match[1]]
+        inside = re.sub(rf"<(?=\W*({spelt}))", "‹", parts[match[1]], flags=re.IGNORECASE)
         return f"<{tag}>\n{inside}\n</{tag}>"
 
-    return re.sub(r"\{(prompt|first|second)\}", block, template)
+    return re.sub(rf"\{{({'|'.join(tags)})\}}", block, template)
 
 
 def read_verdict(reply: str) -> str | None:
@@ -149,7 +165,7 @@ def read_verdict(reply: str) -> str | None:
     return match[1] if match else None
 
 
-def order_effect(shown: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def order_effect(shown: Iterable[Shown]) -> dict[str, Any]:
     """How much the position decided.
 
     Args:
@@ -168,6 +184,48 @@ def order_effect(shown: Iterable[tuple[str, str]]) -> dict[str, Any]:
         "half_tied": sum((x == "tie") != (y == "tie") for x, y in pairs),
         "first_position_rate": decided.count("1") / len(decided) if decided else None,
     }
+
+
+@dataclass
+class Judged:
+    """One verdict a pair, in the order of the pairs, and what it took (see `Endpoint.compare`)."""
+
+    verdicts: list[float | None]
+    report: dict[str, Any]
+    shown: list[Shown | None] = field(default_factory=list)  # None for the same text twice, and without a verdict
+
+
+def settle(shown: Shown) -> float:
+    """Both orders of a pair together: 1.0 or 0.0 where they agree on the winner, 0.5 in every other case."""
+    return {("1", "2"): 1.0, ("2", "1"): 0.0}.get(shown, 0.5)
+
+
+def both_orders(keys: Sequence[Shown | None], said: Mapping[str, str], **facts: Any) -> Judged:
+    """Put the two orders of each pair together, and count.
+
+    Args:
+        keys: [N], each pair's two requests, the one with `a` first and the one with `b` first; None for the same text.
+        said: verdicts by request; malformed ones are missing.
+        facts: more counts for the report.
+    """
+    verdicts: list[float | None] = []
+    shown: list[Shown | None] = []
+    for pair in keys:
+        seen = (said[pair[0]], said[pair[1]]) if pair and pair[0] in said and pair[1] in said else None
+        shown.append(seen)
+        if seen:
+            verdicts.append(settle(seen))
+        else:
+            verdicts.append(0.5 if pair is None else None)
+    decided = [seen for seen in shown if seen]
+    report: dict[str, Any] = {
+        "pairs": len(keys),
+        "judged": len(decided),
+        "same_text": sum(pair is None for pair in keys),
+        "failed": verdicts.count(None),
+        **facts,
+    }
+    return Judged(verdicts, report | order_effect(decided), shown)
 
 
 class Cache:

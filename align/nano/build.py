@@ -1,4 +1,4 @@
-"""Write the nano world to disk: documents, demonstrations and prompts, each with a train and a test split.
+"""Write the nano world to disk: a raw corpus, labelled pages, demonstrations, prompts and an examination.
 
 python -m align.nano.build --output_dir runs/nano/world --seed 0
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from align import launch, record
 from align.config import RunArguments, parse, resolved
-from align.nano import world
+from align.nano import classifier, raw, world
 
 
 @dataclass
@@ -22,6 +22,7 @@ class WorldConfig:
     output_dir: str | None = field(default=None, metadata={"help": "Where to write the rows."})
     seed: int = field(default=0, metadata={"help": "Decides what is held out, and every draw."})
     documents: int = field(default=32000, metadata={"help": "Pretraining documents (about 65 tokens each)."})
+    labelled: int = field(default=800, metadata={"help": "Labelled pages for the classifier of unsafe pages."})
     demonstrations: int = field(default=3000, metadata={"help": "Demonstrations for SFT."})
     prompts: int = field(default=2200, metadata={"help": "Prompts to sample and rank, and for PPO."})
 
@@ -29,7 +30,7 @@ class WorldConfig:
 def _write(path: Path, rows: Iterable[dict]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(lines)
 
 
@@ -38,16 +39,21 @@ def main() -> None:
     with record.start("world", args.output_dir, resolved(run_args, args), overwrite=run_args.overwrite) as run:
         out, seed = Path(args.output_dir), args.seed
         tables = {
-            "documents/train": ({"text": t} for t in world.documents(seed, args.documents)),
             "documents/test": ({"text": t} for t in world.documents(seed, 500, part="test")),
+            "labelled/train": classifier.pages(seed, args.labelled),
+            "labelled/test": classifier.pages(seed, 400, part="test"),
             "demonstrations/train": world.demonstrations(seed, args.demonstrations),
             "demonstrations/test": world.demonstrations(seed, 300, part="test"),
             "prompts/train": world.prompts(seed, args.prompts),
             "prompts/test": world.evaluation_prompts(seed),
+            "exam/test": world.exam(seed),
         }
         counts = {name: _write(out / f"{name}.jsonl", rows) for name, rows in tables.items()}
-        run.finish("complete", metrics=counts)
+        found = raw.pages(seed, args.documents)
+        planted = raw.write(out, found, seed)
+        run.finish("complete", metrics={**counts, "raw": len(found), "planted": planted})
     print("the nano world: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    print(f"its raw corpus: {len(found):,} pages: " + ", ".join(f"{n:,} {kind}" for kind, n in planted.items()))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
     python -m align.nano.rank --dataset_name runs/nano/sample --output_dir runs/nano/rank
 
-The rows are the `rankings` schema that a person's rankings will also use. The test split is ranked without noise: it is
-what the reward model's held-out accuracy is measured on.
+The labeler answers through the store that people's rankings are kept in (`align.label.store`), as an annotator of the
+kind `simulated`, and the rows are exported from there. The test split is ranked without noise: it is what the reward
+model's held-out accuracy is measured on.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import random
 from dataclasses import dataclass, field
@@ -18,6 +18,9 @@ from typing import Any
 
 from align import data, launch, record
 from align.config import DataArguments, RunArguments, parse, resolved
+from align.label import export, items
+from align.label.database import FILE_NAME
+from align.label.store import Store
 from align.nano.grade import gold_score, grade
 
 
@@ -81,6 +84,44 @@ def label(row: dict[str, Any], temperature: float, just_noticeable: float, rng: 
     }
 
 
+def answer_all(folder: Path, splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Ask the store's questions and give the answers of labelled rows, one annotator a split; export them.
+
+    Writes `labels.sqlite` and `data/<split>.jsonl` to `folder`. What needs no ranking is not asked: completions that
+    are all the same, and a prompt that is there already with the same completions.
+
+    Returns:
+        `<split>_rankings` and `<split>_not_asked`, counts; and what the export measures.
+    """
+    metrics: dict[str, Any] = {}
+    order: dict[str, int] = {}
+    with Store(folder / FILE_NAME) as store:
+        with store.transaction():
+            for number, (split, rows) in enumerate(splits.items()):
+                keys = [items.item(row, f"{split}, row {count}", split).id for count, row in enumerate(rows, 1)]
+                answers = dict(reversed(list(zip(keys, rows, strict=True))))  # the first of equal items
+                # A simulated labeler is asked about every item there is: this split's come first, and are counted
+                asked = store.add((_question(row) | {"priority": number} for row in rows), split=split)
+                labeler = store.annotator(rows[0]["annotator"], kind="simulated")
+                for _ in range(asked):
+                    task = store.next(labeler)
+                    assert task is not None, (split, asked)
+                    ranking = answers[task.item]["ranking"]
+                    store.answer(task.id, labeler, ranking=[ranking[index] for index in task.order])
+                for key in keys:
+                    order.setdefault(key, len(order))
+                metrics |= {f"{split}_rankings": asked, f"{split}_not_asked": len(rows) - asked}
+        # In the samples' order and without the time: the same seed gives the same rows
+        given = sorted(store.rankings(), key=lambda row: order[row["item"]])
+    rows = [{**row, "time": None} for row in given]
+    return metrics | export.write(rows, folder, title="Rankings by a simulated labeler")
+
+
+def _question(row: dict[str, Any]) -> dict[str, Any]:
+    """What the store is given of a labelled row: all but the answer."""
+    return {key: value for key, value in row.items() if key not in ("ranking", "annotator", "time")}
+
+
 def agreement(rows: list[dict[str, Any]]) -> tuple[float, int]:
     """Share of the pairs with a true winner that the labeler, not calling them a tie, decided right; and how many."""
     right = n = 0
@@ -100,19 +141,19 @@ def main() -> None:
     config = resolved(run_args, data_args, args)
     with record.start("rank", args.output_dir, config, overwrite=run_args.overwrite) as run:
         run.note(parents=record.lineage({"data": data_args.dataset_name}))
-        folder = Path(args.output_dir) / "data"
-        folder.mkdir()
+        labelled: dict[str, list[dict[str, Any]]] = {}
         metrics: dict[str, Any] = {}
         for split, temperature in (("train", args.label_temperature), ("test", 0.0)):
             rng = random.Random(f"labeler-{split}-{args.seed}")
-            rows = [label(row, temperature, args.just_noticeable, rng) for row in splits[split]]
-            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-            share, n = agreement(rows)
-            metrics |= {f"{split}_rankings": len(rows), f"{split}_agreement": share, f"{split}_decided_pairs": n}
+            labelled[split] = [label(row, temperature, args.just_noticeable, rng) for row in splits[split]]
+            share, n = agreement(labelled[split])
+            metrics |= {f"{split}_agreement": share, f"{split}_decided_pairs": n}
+        metrics |= answer_all(Path(args.output_dir), labelled)
         run.finish("complete", metrics=metrics)
     print(
-        f"{metrics['train_rankings']:,} prompts ranked; the labeler agrees with the truth in "
-        f"{metrics['train_agreement']:.1%} of {metrics['train_decided_pairs']:,} pairs that have a true winner"
+        f"{metrics['train_rankings']:,} prompts ranked ({metrics['train_not_asked']:,} had nothing to rank); the "
+        f"labeler agrees with the truth in {metrics['train_agreement']:.1%} of {metrics['train_decided_pairs']:,} "
+        "pairs that have a true winner"
     )
 
 

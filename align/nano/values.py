@@ -23,7 +23,7 @@ from align import launch, record
 from align.config import DataArguments, RunArguments, parse, resolved
 from align.evaluate import personas
 from align.evaluate.ratings import parse_rating
-from align.nano.rank import agreement, perceived, ranks
+from align.nano.rank import agreement, answer_all, perceived, ranks
 
 QUESTION = "Is it right to {topic}? Rate it from 1 to 10 as {persona}. Answer with a number."
 SCALE = (1, 10)
@@ -156,18 +156,18 @@ def write_world(args: ValuesConfig) -> dict[str, Any]:
 
 
 def rank(args: ValuesConfig) -> dict[str, Any]:
-    """Rank the samples, the test split without noise. Returns counts and the labelers' agreement with their values."""
+    """Rank the samples through the store, the test split without noise. Returns counts and agreement."""
     from align import data
 
     splits = data.load_splits(DataArguments(dataset_name=args.dataset_name), seed=args.seed)
     metrics: dict[str, Any] = {}
+    labelled: dict[str, list[dict[str, Any]]] = {}
     for split, temperature in (("train", args.label_temperature), ("test", 0.0)):
         rng = random.Random(f"values-labeler-{args.group}-{split}-{args.seed}")
-        rows = [label(row, args.group, temperature, args.just_noticeable, rng) for row in splits[split]]
-        _write(Path(str(args.output_dir)) / "data" / f"{split}.jsonl", rows)
-        share, n = agreement(rows)
-        metrics |= {f"{split}_rankings": len(rows), f"{split}_agreement": share, f"{split}_decided_pairs": n}
-    return metrics
+        labelled[split] = [label(row, args.group, temperature, args.just_noticeable, rng) for row in splits[split]]
+        share, n = agreement(labelled[split])
+        metrics |= {f"{split}_agreement": share, f"{split}_decided_pairs": n}
+    return metrics | answer_all(Path(str(args.output_dir)), labelled)
 
 
 def follows(measured: dict[str, Any], sheet: personas.Sheet) -> dict[str, float]:

@@ -204,3 +204,24 @@ def evaluation_prompts(seed: int) -> list[dict]:
         phrasings = ASK_HOW_HELD_OUT if item.kind in ("howto", "harmful") else ASK_FACT_HELD_OUT
         rows += [_prompt_row(item, p.format(np=item.noun, act=item.noun), item in unseen) for p in phrasings]
     return rows
+
+
+def exam(seed: int, count: int = 40) -> list[dict]:
+    """An examination that a base model may not have read: sums in words, larger than any that the documents hold.
+
+    Returns:
+        Rows in the `prompt` schema; `answer` is the number, `sentence` what an answer key says.
+    """
+    rng = random.Random(f"exam-{seed}")
+    rows = []
+    for number in range(count):
+        name, beast = rng.choice(SPEAKERS), rng.choice(["hens", "goats", "geese", "sheep", "cows", "mules"])
+        village = rng.choice(["Tar", "Mor", "Bel", "Lun", "Dra", "Vor"]) + rng.choice(["wick", "holm", "ford", "stead"])
+        a, b = rng.randint(11, 80), rng.randint(11, 80)
+        text = (
+            f"{name} of {village} keeps {a} {beast} on farm {number + 1} behind the old mill, and buys {b} more at the"
+            f" market in spring. How many {beast} does {name} keep then?"
+        )
+        row = _prompt_row(Item("exam", f"{a} plus {b}", text, str(a + b), ""), text, True)
+        rows.append({**row, "sentence": f"{name} keeps {a + b} {beast}."})
+    return rows

@@ -4,7 +4,7 @@ CSS = """
 :root {
   color-scheme: light dark;
   --paper: #ffffff; --ink: #1b1b1d; --muted: #5c5c63; --rule: #d4d4d8; --wash: #f5f5f3; --link: #00558a;
-  --good: #006b4e; --bad: #a83a00; --shade: #00000026;
+  --good: #006b4e; --bad: #a83a00; --shade: #00000026; --marked: #ffedb8; --gone: #ffe3d9; --came: #d8f1e6;
   --blue: #0072b2; --vermillion: #d55e00; --green: #008a64; --purple: #b0578f; --sky: #2c87bd; --orange: #a87400;
   --blue-text: #00609a; --vermillion-text: #ab4a00; --green-text: #00704f; --purple-text: #98427a;
   --sky-text: #1d6c9c; --orange-text: #855c00;
@@ -15,7 +15,7 @@ CSS = """
 @media screen and (prefers-color-scheme: dark) {
   :root {
     --paper: #16171a; --ink: #e6e6e3; --muted: #a3a3aa; --rule: #3b3c42; --wash: #1f2024; --link: #7fc1ee;
-    --good: #4fc79c; --bad: #f59a5c; --shade: #ffffff2e;
+    --good: #4fc79c; --bad: #f59a5c; --shade: #ffffff2e; --marked: #4d3d00; --gone: #4f2817; --came: #123f2f;
     --blue: #4ba3e3; --vermillion: #ee7a2b; --green: #1fb588; --purple: #d58fb8; --sky: #7fc4ee; --orange: #e0a526;
     --blue-text: #6db6ea; --vermillion-text: #f29050; --green-text: #3cc79b; --purple-text: #dda3c5;
     --sky-text: #93cef1; --orange-text: #e6b245;
@@ -97,6 +97,13 @@ dt { font: 600 .8rem/1.4 var(--sans); }
 dt span { font-weight: 400; color: var(--muted); display: block; font-variant-numeric: tabular-nums; }
 .answers dd { margin: .35rem 0 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .95rem;
   line-height: 1.45; }
+/* not by colour alone: a mark has a line below, what left is struck out, what came is underlined */
+mark, del, ins { color: var(--ink); -webkit-box-decoration-break: clone; box-decoration-break: clone; }
+mark { background: var(--marked); border-bottom: 2px solid var(--orange); }
+del { background: var(--gone); text-decoration: line-through var(--bad); }
+ins { background: var(--came); text-decoration: underline var(--good); text-underline-offset: .2em; }
+details.texts { font-size: .9rem; border-top: 1px solid var(--rule); margin: 0; padding: .3rem 0; }
+details.texts .prompt, details.texts dd { font: .95rem/1.5 var(--serif); }
 .failed { border-left: 3px solid var(--bad); padding: .1rem 0 .1rem .9rem; margin: 1.1rem 0; }
 .failed ul { margin: .3rem 0; padding-left: 1.1rem; overflow-wrap: anywhere; }
 pre { font: .8rem/1.5 var(--mono); background: var(--wash); padding: .75rem .9rem; overflow-x: auto; margin: .9rem 0;
@@ -133,6 +140,6 @@ footer { padding-top: 2.5rem; padding-bottom: 3rem; }
   .num span { white-space: normal; }
   th { overflow-wrap: anywhere; } .scroll { width: auto; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-  table.heat td, .good, .bad { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  table.heat td, .good, .bad, mark, del, ins { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """

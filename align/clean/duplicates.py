@@ -1,0 +1,253 @@
+"""Exact and near-duplicates by datatrove's blocks: which documents to remove, and how many were alike.
+
+Exact: a 64-bit hash of the text; the first document in input order stays. Near: MinHash with datatrove's pairs and
+clusters; of each cluster the first document stays, or those that a reviewer decided to keep. A cluster is transitive
+(A like B, B like C), so its ends may be less alike than the setting says; that is FineWeb's rule as well.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.dedup import (
+    ExactDedupConfig,
+    ExactDedupFilter,
+    ExactDedupSignature,
+    ExactFindDedups,
+    MinhashConfig,
+    MinhashDedupBuckets,
+    MinhashDedupCluster,
+    MinhashDedupFilter,
+    MinhashDedupSignature,
+)
+from datatrove.utils.text import simplify_text
+
+from align.clean.blocks import DECISION, Block, Sink, stopped
+from align.clean.config import RuleConfig
+from align.clean.tally import Tally
+from align.clean.verdict import Verdict
+from align.clean.words import tokenizer
+
+BUFFERED = 4096  # signatures that are read at once; datatrove's default of 5 makes a Python call for every 70 bytes
+PRIME = np.uint64((1 << 61) - 1)
+CHUNK = 1024  # shingles hashed at once: 1024 x 112 x 8 bytes stay in the processor's cache, however long the document
+
+
+def _text(doc: Document) -> str:
+    return doc.text
+
+
+def _earliest(doc: Document) -> int:
+    """datatrove keeps the duplicate of highest priority, 1 to 65,535: earlier shards come first."""
+    return max(1, 65_535 - doc.metadata["_rank"])
+
+
+EXACT = ExactDedupConfig(content_getter=_text, document_priority=_earliest)
+
+
+def exact_signatures(run: Path, finders: int) -> ExactDedupSignature:
+    """Ends a pipeline: writes each document's hash."""
+    return ExactDedupSignature(str(run / "work/exact/signatures"), EXACT, finder_workers=finders)
+
+
+def exact_find(run: Path) -> ExactFindDedups:
+    """Merges all shards' hashes and lists the duplicates of each shard."""
+    folders = str(run / "work/exact/signatures"), str(run / "work/exact/duplicates")
+    return ExactFindDedups(*folders, EXACT, save_cluster_size=True, lines_to_buffer=BUFFERED)
+
+
+def minhash(rules: RuleConfig) -> MinhashConfig:
+    """The setting of MinHash."""
+    return MinhashConfig(rules.minhash_ngram, rules.minhash_buckets, rules.minhash_hashes)
+
+
+class Signatures(MinhashDedupSignature):
+    """datatrove's MinHash signatures bit by bit, some times as fast, in memory that a long document does not fill."""
+
+    def get_signature(self, shingles: np.ndarray) -> list[list[int]]:
+        """The smallest hashes. `shingles` [N, 1] uint64; a list of `num_buckets` lists of `hashes_per_bucket`.
+
+        x mod 2^61 - 1 by adding the upper bits to the lower ones, in place of a division for each of N x 112 hashes.
+        """
+        assert self.config.hash_config.precision == 64, self.config
+        a, b = self.parameters
+        least = np.full(self.num_hashes, PRIME, np.uint64)
+        for start in range(0, len(shingles), CHUNK):
+            hashes = shingles[start : start + CHUNK] * a
+            hashes += b
+            upper = hashes >> np.uint64(61)
+            hashes &= PRIME
+            hashes += upper
+            np.subtract(hashes, PRIME, out=hashes, where=hashes >= PRIME)
+            np.minimum(least, hashes.min(axis=0), out=least)
+        return [part.tolist() for part in np.split(least, self.config.num_buckets)]
+
+    def get_shingles(self, text: str) -> np.ndarray:
+        """Hashed n-grams [N, 1] of the simplified text's words: slices of one string, not n-grams joined one by one."""
+        norm = self.config.norm_config
+        if text.isascii():  # no diacritics to take off, which datatrove does letter by letter
+            norm = replace(norm, norm_unicode_diacritics=False)
+        words = self.word_tokenizer.word_tokenize(simplify_text(text, norm))
+        data = [word.encode() for word in words]
+        joined = b" ".join(data)
+        starts = [0]
+        for word in data:
+            starts.append(starts[-1] + len(word) + 1)
+        n, hashed = self.config.n_grams, xxhash.xxh64_intdigest
+        count = max(0, len(data) - n + 1)
+        grams = (hashed(joined[starts[i] : starts[i + n] - 1]) for i in range(count))
+        return np.fromiter(grams, np.uint64, count).reshape(-1, 1)
+
+
+def near_signatures(run: Path, rules: RuleConfig) -> MinhashDedupSignature:
+    """Ends a pipeline: writes each document's MinHash signature."""
+    language = tokenizer(rules.word_tokenizer, rules.languages)
+    return Signatures(str(run / "work/near/signatures"), minhash(rules), language=language)
+
+
+def near_buckets(run: Path, rules: RuleConfig) -> MinhashDedupBuckets:
+    """Finds equal signatures, one task for each bucket."""
+    folders = str(run / "work/near/signatures"), str(run / "work/near/buckets")
+    return MinhashDedupBuckets(*folders, config=minhash(rules), lines_to_buffer=BUFFERED)
+
+
+def near_clusters(run: Path, rules: RuleConfig) -> list[PipelineStep]:
+    """Joins pairs to clusters, then chooses who stays. One task; memory grows with the duplicates, not the corpus."""
+    folders = str(run / "work/near/buckets"), str(run / "work/near/clusters")
+    options: dict[str, Any] = {"save_cluster_id": True, "save_cluster_size": True, "lines_to_buffer": BUFFERED}
+    return [MinhashDedupCluster(*folders, minhash(rules), **options), Choose(run)]
+
+
+class Choose(Block):
+    """Replaces datatrove's choice of who stays (the union-find's root) by the first document of each cluster in input
+    order, or all that a reviewer decided to keep."""
+
+    def __init__(self, run: Path):
+        super().__init__("clusters", run)
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        """Rewrite the `.remove` files."""
+        folder = self.folder / "work/near/clusters"
+        files = sorted(folder.glob("*.clusters"))
+        preferred = self._preferred()
+        keepers: dict[int, tuple[int, int]] = {}
+        sizes: Counter[int] = Counter()
+        for file in files:
+            for doc, cluster in _pairs(file):
+                at = int(file.stem), doc
+                sizes[cluster] += 1
+                if cluster not in keepers or (at in preferred and keepers[cluster] not in preferred):
+                    keepers[cluster] = at
+        for file in files:
+            number = int(file.stem)
+            gone = [doc for doc, cluster in _pairs(file) if keepers[cluster] != (number, doc)]
+            kept = [doc for doc in gone if (number, doc) in preferred]
+            out = b"".join(struct.pack("<I", doc) for doc in gone if doc not in kept)
+            (folder / f"{file.stem}.remove").write_bytes(out)
+        tally = Tally(self.step)
+        for size, count in Counter(sizes.values()).items():
+            tally.add("sizes", str(size), count)
+        tally.save(self.counts, rank)
+
+    def _preferred(self) -> set[tuple[int, int]]:
+        """(shard, document) of what a reviewer decided to keep."""
+        found = set()
+        for file in sorted((self.folder / "work/near/preferred").glob("*.jsonl")):
+            found |= {(int(file.stem), json.loads(line)["index"]) for line in file.read_text().splitlines()}
+        return found
+
+
+def _pairs(file: Path) -> Iterator[tuple[int, int]]:
+    return struct.iter_unpack("<2I", file.read_bytes())
+
+
+class Preferred(Block):
+    """Notes which documents a reviewer decided to keep, by their place in the shard."""
+
+    def __init__(self, run: Path):
+        super().__init__("preferred", run)
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Pass everything on."""
+        with Sink(self.folder / "work/near/preferred" / f"{rank:05d}.jsonl") as sink:
+            for index, doc in enumerate(data):
+                if doc.metadata.get(DECISION) == "keep":
+                    sink.write({"index": index})
+                yield doc
+
+
+class Distinct(Block):
+    """Removes duplicates through one of datatrove's filters, which is given this task's stream, and counts.
+
+    Args:
+        quiet: count and write nothing: the same documents were removed, and counted, in an earlier stage.
+    """
+
+    def __init__(self, step: str, run: Path, remove: PipelineStep, quiet: bool = False):
+        super().__init__(step, run)
+        self.remove: Any = remove
+        self.quiet = quiet
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Pass on what is left."""
+        if self.quiet:
+            yield from self.remove.run(data, rank, world_size)
+            return
+        tally = Tally(self.step)
+        with self.dropped(rank) as dropped:
+            self.remove.exclusion_writer = _Excluded(tally, dropped)
+            start = time.perf_counter()
+            for doc in self.remove.run(tally.entering(data), rank, world_size):
+                tally.leave(doc)
+                if self.step == "exact" and (count := doc.metadata["duplicate_count"]):
+                    tally.add("sizes", str(count + 1))
+                tally.timed(start)
+                yield doc
+                start = time.perf_counter()
+            self.remove.exclusion_writer = None
+        tally.save(self.counts, rank)
+
+
+class _Excluded:
+    """What datatrove's filters take for an exclusion writer."""
+
+    def __init__(self, tally: Tally, sink: Sink):
+        self.tally, self.sink = tally, sink
+
+    def __enter__(self) -> _Excluded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The sink is closed by the block that has opened it."""
+
+    def write(self, doc: Document, rank: int = 0) -> None:
+        """A duplicate."""
+        verdict = Verdict("drop", "exact_duplicate", "the same text as an earlier document")
+        if self.tally.step == "near":
+            size = doc.metadata["minhash_cluster_size"]
+            verdict = Verdict("drop", "near_duplicate", f"like an earlier document, in a cluster of {size:,}")
+        self.tally.stop(doc, verdict)
+        cluster = {"cluster": doc.metadata["minhash_cluster_id"]} if self.tally.step == "near" else {}
+        self.sink.write(stopped(doc, self.tally.step, verdict, **cluster))
+
+
+def exact_filter(run: Path, quiet: bool = False) -> Distinct:
+    """Removes exact duplicates."""
+    return Distinct("exact", run, ExactDedupFilter(str(run / "work/exact/duplicates"), EXACT), quiet)
+
+
+def near_filter(run: Path) -> Distinct:
+    """Removes near-duplicates."""
+    options: dict[str, Any] = {"load_cluster_ids": True, "load_cluster_sizes": True, "lines_to_buffer": BUFFERED}
+    return Distinct("near", run, MinhashDedupFilter(str(run / "work/near/clusters"), **options))

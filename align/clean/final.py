@@ -1,0 +1,84 @@
+"""The last blocks: personal data masked, the corpus written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from datatrove.data import Document
+
+from align.clean.blocks import INNER, Block, Sink
+from align.clean.config import CleanConfig, RuleConfig
+from align.clean.tally import Tally, size
+
+
+class Mask(Block):
+    """Personal data into words: `<email>`."""
+
+    def __init__(self, run: Path, rules: RuleConfig):
+        super().__init__("personal", run)
+        self.kinds = rules.personal_kinds
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Pass everything on."""
+        from align.clean import personal
+
+        tally, kinds = Tally(self.step), tuple(self.kinds) or personal.KINDS
+        for doc in data:
+            tally.enter(doc)
+            start = time.perf_counter()
+            before = doc.text
+            doc.text, counts = personal.mask(before, kinds)
+            if counts:
+                tally.change(next(iter(counts)), doc, before, doc.text)
+                for kind, count in counts.items():
+                    tally.add("masked", kind, count)
+            tally.timed(start)
+            tally.leave(doc)
+            yield doc
+        tally.save(self.counts, rank)
+
+
+class Final(Block):
+    """The corpus: `data/train-<rank>.jsonl` and `data/test-<rank>.jsonl`. Counts tokens. Passes nothing on."""
+
+    def __init__(self, run: Path, args: CleanConfig):
+        super().__init__("write", run)
+        self.test = args.test_split_size
+        self.tokenizer = args.tokenizer
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        """Write."""
+        tally, count = Tally(self.step), _counter(self.tokenizer)
+        # The marker says that this folder holds work in progress: see `align.record`
+        train, test = (Sink(self.folder / "data" / f"{name}-{rank:05d}.jsonl") for name in ("train", "test"))
+        clusters = Sink(self.folder / "work" / "clusters" / f"{rank:05d}.jsonl")
+        with train, test, clusters:
+            for doc in data:
+                tally.enter(doc)
+                start = time.perf_counter()
+                source = doc.metadata["source"]
+                if doc.metadata.get("minhash_cluster_size", 1) > 1:
+                    clusters.write({"cluster": doc.metadata["minhash_cluster_id"], "id": doc.id})
+                rest = {k: v for k, v in doc.metadata.items() if not k.startswith("_") and k not in INNER}
+                held_out = int(doc.id, 16) < self.test * 2**64
+                (test if held_out else train).write({"text": doc.text, "id": doc.id, "source": source} | rest)
+                words = len(doc.text.split())
+                tally.add("totals", "tokens_out", count(doc.text) if count else words)
+                tally.add("totals", "test_documents", int(held_out))
+                tally.add("sources_out", source)
+                tally.add("source_bytes_out", source, size(doc.text))
+                tally.length("lengths_out", words)
+                tally.timed(start)
+                tally.leave(doc)
+        tally.save(self.counts, rank)
+
+
+def _counter(name: str | None) -> Callable[[str], int] | None:
+    if not name:
+        return None
+    from align.clean.words import token_counter
+
+    return token_counter(name)

@@ -1,0 +1,77 @@
+"""The review queue: what the rules are unsure of, and random samples of what they dropped and of what they kept.
+
+One line for each document, the unsure ones first. The samples' weights are one over the probability of being drawn, so
+that precision and recall over the whole corpus can be estimated from what people judged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from align.clean.blocks import Sink
+from align.clean.config import STEPS
+
+
+def collect(run: Path, audit: int) -> Path:
+    """Write `review/queue.jsonl` from what the tasks left."""
+    path = run / "review" / "queue.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    work = run / "work" / "queue"
+    seen: set[str] = set()
+    with Sink(path) as sink:
+        for step in STEPS:
+            for file in sorted((work / step).glob("unsure-*.jsonl")):
+                for row in _rows(file):
+                    if row["id"] not in seen:
+                        seen.add(row["id"])
+                        sink.write(row)
+        for step in (*STEPS, "kept"):
+            for row in _sample(sorted((work / step).glob("audit-*.jsonl")), audit):
+                if row["id"] not in seen:
+                    seen.add(row["id"])
+                    sink.write(row)
+    path.touch()
+    return path
+
+
+def _sample(files: list[Path], most: int) -> list[dict[str, Any]]:
+    """The smallest ids of all tasks' samples, with their weight."""
+    offered = 0
+    rows: dict[str, dict[str, Any]] = {}
+    for file in files:
+        found = _rows(file)
+        offered += next(found)["offered"]
+        rows |= {row["id"]: row for row in found}
+        rows = {key: rows[key] for key in sorted(rows)[:most]}
+    return [row | {"weight": offered / len(rows)} for row in rows.values()]
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open("rb") as stream:
+        yield from map(orjson.loads, stream)
+
+
+def waiting(path: Path, decisions: Any) -> tuple[int, int]:
+    """How many of the queue's documents wait for a decision, and how many have one."""
+    ids = [row["id"] for row in _rows(path)] if path.stat().st_size else []
+    decided = sum(decisions.of(key) is not None for key in ids)
+    return len(ids) - decided, decided
+
+
+def bare(path: Path) -> Iterator[dict[str, Any]]:
+    """The queue's rows without their texts."""
+    for row in _rows(path):
+        yield {key: value for key, value in row.items() if key != "text"}
+
+
+def dump(path: Path, value: Any) -> None:
+    """Write a small JSON file in one step."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False))
+    part.replace(path)

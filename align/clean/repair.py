@@ -1,0 +1,55 @@
+"""Encoding repair and normalisation of one text: datatrove's `FTFYFormatter`, line ends, Unicode's normal form."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+# What ftfy may change in a text of ASCII letters: entities, terminal escapes and other control characters
+_SUSPECT = re.compile(r"[&\x00-\x08\x0b\x0e-\x1f\x7f]")
+_LINE_ENDS = re.compile("\r\n?|\u2028|\u2029|\x85")
+
+
+@lru_cache(1)
+def _ftfy() -> Callable[[str], str]:
+    from datatrove.pipeline.formatters import FTFYFormatter
+
+    return FTFYFormatter().format
+
+
+def nul(text: str) -> str:
+    """Without NUL characters, which no text has and many programs end at."""
+    return text.replace("\0", "") if "\0" in text else text
+
+
+def encoding(text: str) -> str:
+    """Mojibake ("â€™" for "’"), entities, control characters: ftfy with datatrove's settings.
+
+    ftfy works line by line; lines that it cannot change are not given to it, which leaves English ten times as fast.
+    Where entities may be, it sees the whole text: a `<` in one line forbids it to touch entities in later ones.
+    """
+    if "&" in text:
+        return _ftfy()(text)
+    if text.isascii() and not _SUSPECT.search(text):
+        return text
+    fix = _ftfy()
+    return "\n".join(line if line.isascii() and not _SUSPECT.search(line) else fix(line) for line in text.split("\n"))
+
+
+def line_ends(text: str) -> str:
+    """One line end for all systems."""
+    return _LINE_ENDS.sub("\n", text) if not text.isascii() or "\r" in text else text
+
+
+def steps(form: str) -> list[tuple[str, Callable[[str], str]]]:
+    """The changes in order, each with its name in the card. `form` is Unicode's normal form, or none."""
+
+    def normal(text: str) -> str:
+        known: Any = form
+        return text if text.isascii() else unicodedata.normalize(known, text)
+
+    found: list[tuple[str, Callable[[str], str]]] = [("nul", nul), ("encoding", encoding), ("line_ends", line_ends)]
+    return found if form == "none" else [*found, ("unicode_form", normal)]

@@ -1,0 +1,75 @@
+"""`align`: rankings by people and models, and the review of a cleaned corpus, as commands.
+
+Training, sampling and evaluation are recipes (`python recipes/….py`); what is here opens a page or moves rows.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from align.config import ConfigError
+
+# command: (module:function, the key that its bare arguments belong to, what it does)
+COMMANDS = {
+    "label": ("align.label.server:main", "source", "open the page on which people rank completions"),
+    "judge": ("align.label.feedback:main", "source", "let a model rank them, and ask people first where it is unsure"),
+    "revise": ("align.label.revise:main", "source", "critique and revise completions by a constitution"),
+    "agreement": ("align.label.agreement:main", "source", "how far annotators agree, and what biases them"),
+    "export": ("align.label.export:main", "source", "write rankings for recipes/reward.py and recipes/dpo.py"),
+    "import": ("align.label.imports:main", "source", "bring preference data of other tools into our rows"),
+    "merge": ("align.label.merging:main", "inputs", "make one labels file of several"),
+    "review": ("align.clean.review:main", "source", "open the page on which people decide what cleaning keeps"),
+}
+EXAMPLE = "align label runs/nano/sample"
+
+
+def overview() -> str:
+    """The commands, one line each."""
+    lines = [f"  align {name:<10} {what}" for name, (_, _, what) in COMMANDS.items()]
+    return "\n".join([
+        "usage: align <command> [<what it works on>] [--key value …]", "", *lines, "",
+        f"for example: {EXAMPLE}", "A command's own arguments: align <command> --help",
+    ])  # fmt: skip
+
+
+def arguments(key: str, rest: list[str]) -> list[str]:
+    """Bare words before the first `--key` belong to `key`: `runs/x --port 1` is `--source runs/x --port 1`."""
+    bare = next((at for at, word in enumerate(rest) if word.startswith("-")), len(rest))
+    return [f"--{key}", *rest] if bare else rest
+
+
+def find(name: str) -> tuple[Callable[[list[str]], None], str]:
+    """A command's function and the key of its bare arguments.
+
+    Raises:
+        ConfigError: no such command, with the nearest one.
+    """
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
+        hint = f"; did you mean align {close[0]}?" if close else ""
+        raise ConfigError(f"align {name}: there is no such command{hint}\n\n{overview()}")
+    where, key, _ = COMMANDS[name]
+    module, _, function = where.partition(":")
+    return getattr(import_module(module), function), key
+
+
+def main() -> None:
+    """The console script. A user's error ends in its sentence and exit status 1."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return
+    from align import launch
+
+    def work() -> None:
+        function, key = find(words[0])
+        function(arguments(key, words[1:]))
+
+    launch.run(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""Rankings out of a labels file: a run whose rows `recipes/reward.py` and `recipes/dpo.py` train on, with its card.
+
+align export runs/nano/label --output_dir runs/nano/people
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from align import rankings, record
+from align.config import DataError, RunArguments, parse, resolved
+from align.label import agreement, source
+from align.label.cards import COLUMNS, card, readme
+from align.record import RunError
+
+PUSHED = ["README.md", "card.json", "data/*.jsonl"]  # not run.json: it names this machine's paths
+
+
+@dataclass
+class ExportConfig:
+    """What `align export` takes."""
+
+    source: str | None = field(default=None, metadata={"help": "Labels file or its folder, or rows of rankings."})
+    output_dir: str | None = field(default=None, metadata={"help": "Where to write the rows and their card."})
+    annotators: list[str] = field(default_factory=list, metadata={"help": "Only these annotators (default: all)."})
+    kinds: list[str] = field(
+        default_factory=list, metadata={"help": "Only these kinds of annotators: person, model, simulated."}
+    )
+    aggregate: str = field(
+        default="each",
+        metadata={
+            "help": "One row for each annotator and item; or for each pair of completions, ranked by the majority.",
+            "choices": list(rankings.AGGREGATES),
+        },
+    )
+    keep_names: bool = field(
+        default=False, metadata={"help": "Write people's names; by default they are annotator-1, annotator-2, …"}
+    )
+    test_split_size: float | None = field(
+        default=None, metadata={"help": "Share (0 to 1) or number of rows held out, by prompt, where no item is yet."}
+    )
+    push_to_hub: str | None = field(
+        default=None, metadata={"help": "Push the rows and their card to this data set on the Hugging Face hub."}
+    )
+    private: bool = field(default=False, metadata={"help": "The data set on the hub is for its owner only."})
+    seed: int = field(default=0, metadata={"help": "Of the split."})
+
+
+# -------------------------------------------------------------------------------------------------------------- rows
+
+
+def with_written(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its written better answer, if there is one, as one more completion that is ranked first.
+
+    Where the K shown ones have no ranks (all bad), they are tied behind it. A skip stays a skip.
+    """
+    row = dict(row)
+    better = str(row.pop("better", None) or "").strip()
+    row.setdefault("written", False)
+    if not better or row.get("verdict") == "skip" or row["written"]:
+        return row
+    count = len(row["completions"])
+    plain = isinstance(row["completions"][0], str)
+    row["completions"] = [*row["completions"], better if plain else [{"role": "assistant", "content": better}]]
+    row["ranking"] = [*(rank + 1 for rank in row["ranking"] or [1] * count), 1]
+    if row.get("sources"):
+        row["sources"] = [*row["sources"], "annotator"]
+    row["written"] = True
+    return row
+
+
+def pseudonyms(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """People's names to annotator-1, annotator-2, … in the order of their first ranking; models keep their names."""
+    names: dict[str, str] = {}
+    for row in rows:
+        name, kind = str(row.get("annotator")), str(row.get("kind") or source.PERSON)
+        if name not in names and row.get("annotator") is not None:
+            people = sum(value.startswith("annotator-") for value in names.values())
+            names[name] = f"annotator-{people + 1}" if kind == source.PERSON else name
+    return names
+
+
+def _ordered(row: dict[str, Any]) -> dict[str, Any]:
+    """The known columns first, in the card's order; the split is the file's name."""
+    known = {name: row[name] for name in COLUMNS if name in row}
+    return known | {name: value for name, value in row.items() if name not in known and name != "split"}
+
+
+def split(rows: list[dict[str, Any]], size: float | None, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Rows by split: as their items say; where none is held out, `size` of them are, by prompt.
+
+    Raises:
+        DataError: where `size` cannot be held out.
+    """
+    parts: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    for row in rows:
+        parts["train" if row.get("split") in (None, "train") else "test"].append(row)
+    if parts["test"] or not size:
+        return parts
+    keys = [rankings.prompt_key(row["prompt"]) for row in rows]
+    try:
+        kept, held = rankings.split_by_prompt(keys, size, shuffle=random.Random(f"split-{seed}").shuffle)
+    except ValueError as error:
+        raise DataError(f"test_split_size={size}: {error}") from error
+    return {"train": [rows[i] for i in kept], "test": [rows[i] for i in held]}
+
+
+# -------------------------------------------------------------------------------------------------------------- write
+
+
+def guidelines_of(labels: str | Path) -> str:
+    """The guidelines that annotators saw: the folder's own `guidelines.md`, else the ones that come with the page."""
+    folder = Path(labels) if Path(labels).is_dir() else Path(labels).parent
+    for file in (folder / "guidelines.md", Path(__file__).with_name("guidelines.md")):
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+    return ""
+
+
+def write(
+    store: Any,
+    folder: str | Path,
+    *,
+    title: str = "Rankings",
+    guidelines: str = "",
+    aggregate: str = "each",
+    keep_names: bool = False,
+    test_split_size: float | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write `data/<split>.jsonl`, `card.json` and `README.md` into `folder`, a run's own.
+
+    Args:
+        store: an `align.label.store.Store`, or the rows that one gives.
+        title: of the card.
+        guidelines: what annotators were asked, as Markdown.
+        aggregate, keep_names, test_split_size, seed: as `ExportConfig` explains.
+
+    Returns:
+        Metrics for the run's record: rows and prompts of each split, verdicts, and the agreement's figures.
+
+    Raises:
+        DataError: where nothing was ranked.
+    """
+    rows = list(store.rankings() if hasattr(store, "rankings") else store)
+    if not rows:
+        raise DataError("nothing has been ranked yet, so there is nothing to export")
+    if not keep_names:
+        names = pseudonyms(rows)
+        rows = [{**row, "annotator": names.get(str(row.get("annotator")))} for row in rows]
+    found = agreement.summary(rows)  # before written answers are added: one annotator's only
+    rows = [with_written(row) for row in rows]
+    parts = split(rows, test_split_size, seed)
+    if aggregate == "majority":
+        parts = {name: rankings.majority(rankings.judged(part, name, (), Counter())) for name, part in parts.items()}
+    parts = {name: [_ordered(row) for row in part] for name, part in parts.items()}
+    facts = card(parts, found, title, guidelines)
+    (Path(folder) / "data").mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        if part:
+            lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in part)
+            (Path(folder) / "data" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8", errors="replace")
+    record.write_json(Path(folder) / "card.json", facts)
+    (Path(folder) / "README.md").write_text(readme(facts), encoding="utf-8", errors="replace")
+    return _metrics(facts, found)
+
+
+def _metrics(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    group = found["people"] if found["people"]["items"] else found["everybody"]
+    metrics: dict[str, Any] = {"annotators": len(found["annotators"]), "items": found["items"]}
+    for name, counts in facts["splits"].items():
+        metrics |= {f"{name}_rows": counts["rows"], f"{name}_prompts": counts["prompts"]}
+    metrics |= {"shared_items": group["items"], "tau_b": group["tau_b"], "raw_agreement": group["raw"]}
+    return metrics | {
+        "alpha": group["alpha"],
+        "first_shown_best": found["position"],
+        "longer_preferred": found["length"],
+    }
+
+
+def push(folder: str | Path, name: str, *, private: bool) -> str:
+    """Push a written export to the hub as the data set `name`; returns its address.
+
+    Raises:
+        RunError: with the command that tries again: what was written stays where it is.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    api = HfApi()
+    try:
+        api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=name, repo_type="dataset", folder_path=str(folder), allow_patterns=PUSHED,
+            commit_message="Rankings, with their card",
+        )  # fmt: skip
+    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        raise RunError(
+            f"the rows are in {folder}, but could not be pushed to {name}: {str(error).splitlines()[0]}. Log in with "
+            f"hf auth login, then: hf upload {name} {folder} . --repo-type dataset --exclude run.json"
+        ) from error
+    return f"https://huggingface.co/datasets/{name}"
+
+
+def main(argv: list[str]) -> None:
+    """`align export SOURCE --output_dir …`."""
+    run_args, args = parse(RunArguments, ExportConfig, nano=None, required=("source", "output_dir"), argv=argv)
+    rows = source.read(args.source, kinds=args.kinds, annotators=args.annotators)
+    config = resolved(run_args, args)
+    with record.start("rankings", args.output_dir, config, overwrite=run_args.overwrite) as run:
+        run.note(parents=record.lineage({"labels": str(source.labels_file(args.source) or args.source)}))
+        metrics = write(
+            rows, args.output_dir, title=f"Rankings: {Path(args.output_dir).name}",
+            guidelines=guidelines_of(args.source), aggregate=args.aggregate, keep_names=args.keep_names,
+            test_split_size=args.test_split_size, seed=args.seed,
+        )  # fmt: skip
+        run.finish("complete", metrics=metrics)
+    told = ", ".join(
+        f"{metrics[f'{name}_rows']:,} rows to {name}" for name in ("train", "test") if f"{name}_rows" in metrics
+    )
+    print(
+        f"{args.output_dir}: {told}, by {metrics['annotators']} annotators; train with --dataset_name {args.output_dir}"
+    )
+    if args.push_to_hub:
+        print(f"pushed to {push(args.output_dir, args.push_to_hub, private=args.private)}")

@@ -1,0 +1,321 @@
+"""`align label`: a page on which people rank completions, and the small API behind it.
+
+Not Gradio (6.31.0 looked at): no component of it ranks and none takes a key, its own way to keys is JavaScript in the
+page's head (gradio pull request 6952), so the page would be our own code anyway, and without a content policy that
+forbids inline scripts. It would also bring pandas, pillow, pydub and some 25 more packages, and telemetry that is on
+until it is turned off; Starlette and a page without a build step need neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.config import DataArguments, DataError, fail, parse
+from align.label.config import LabelArguments
+from align.label.store import FILE_NAME, Annotator, Store, Task
+from align.record import RunError, parent_problem
+from align.web.server import Problem, ServeArguments, application, check_installed, get, post, role, serve
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+PAGE = Path(__file__).parent / "page"
+GUIDELINES = Path(__file__).parent / "guidelines.md"
+OVERLAP, REPEATS = 1, 0.05  # where neither the command line nor the labels file says otherwise
+ALIVE = 120.0  # seconds since a session was last heard of; its page says so every half minute
+LONGEST = 100_000  # characters of a reason, a better answer or the guidelines
+
+
+@dataclass
+class Session:
+    """One browser in which somebody works under a name."""
+
+    annotator: Annotator
+    seen: float
+
+
+class Labelling:
+    """The API: who is at work in which browser, and what their pages ask for. One instance serves one labels file."""
+
+    def __init__(self, store: Store, folder: Path, export: str):
+        self.store, self.guidelines, self.export = store, folder / "guidelines.md", export
+        self.sessions: dict[str, Session] = {}
+        self.lock = threading.Lock()
+        self.judged: tuple[int, Any] = (-1, None)  # the quality figures, and the number of answers they are from
+
+    # ---------------------------------------------------------------------------------------------------- who it is
+
+    def login(self, request: Request, body: dict[str, Any]) -> Response:
+        """Work under a name. A name at work in another browser is refused, unless `take_over` is said."""
+        from align.web.server import answer
+
+        annotator = self.store.annotator(_text(body, "name", 80), "person")
+        with self.lock:
+            now = time.monotonic()
+            mine = request.cookies.get(_cookie(request), "")
+            others = [key for key, s in self.sessions.items() if s.annotator == annotator and key != mine]
+            alive = [key for key in others if now - self.sessions[key].seen < ALIVE]
+            if alive and body.get("take_over") is not True:
+                ago = round(now - max(self.sessions[key].seen for key in alive))
+                return answer(
+                    {"error": f"{annotator.name} is at work in another browser (heard of {ago} s ago). If that is "
+                     "you, take the name over; if not, choose another name.", "in_use": True}, 409,
+                )  # fmt: skip
+            for key in others:
+                del self.sessions[key]
+            self.sessions.pop(mine, None)
+            key = secrets.token_urlsafe(24)
+            self.sessions[key] = Session(annotator, now)
+        response = answer(self._state(request, annotator))
+        response.set_cookie(_cookie(request), key, httponly=True, samesite="strict", path="/")
+        return response
+
+    def logout(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        """Give the name free."""
+        with self.lock:
+            self.sessions.pop(request.cookies.get(_cookie(request), ""), None)
+        return {}
+
+    def _annotator(self, request: Request) -> Annotator:
+        with self.lock:
+            session = self.sessions.get(request.cookies.get(_cookie(request), ""))
+            if session is None:
+                raise Problem(401, "Type your name to go on; what you saved is kept.")
+            session.seen = time.monotonic()
+            return session.annotator
+
+    # ---------------------------------------------------------------------------------------------------- the work
+
+    def state(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        """The annotator's task and progress; no name where nobody has logged in here."""
+        try:
+            return self._state(request, self._annotator(request))
+        except Problem:
+            return {"name": None}
+
+    def alive(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        """The page is still open."""
+        return {"name": self._annotator(request).name}
+
+    def _state(self, request: Request, annotator: Annotator) -> dict[str, Any]:
+        task = self.store.next(annotator)
+        return {
+            "name": annotator.name, "manager": role(request) == "manager", "task": _shown(task),
+            "progress": self.store.progress(annotator),
+        }  # fmt: skip
+
+    def answer(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        """Write one answer down. When this answers, the ranking is on disk."""
+        annotator, task = self._annotator(request), body.get("task")
+        if not isinstance(task, int) or isinstance(task, bool):
+            raise Problem(400, "task: a number is needed")
+        seconds = body.get("seconds")
+        if not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e7:
+            seconds = None
+        try:
+            self.store.answer(
+                task, annotator, ranking=body.get("ranking"), all_bad=body.get("all_bad") is True,
+                skip=body.get("skip") is True, reason=_text(body, "reason"), better=_text(body, "better"),
+                seconds=seconds,
+            )  # fmt: skip
+        except RunError as error:
+            current = self.store.next(annotator)
+            if current is None or current.id != task:  # answered in another tab, or left open too long
+                raise Problem(410, str(error)) from error
+            raise
+        return {"saved": task, **self._state(request, annotator)}
+
+    def undo(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        """Take the last answer back and show its task again."""
+        annotator = self._annotator(request)
+        if self.store.undo(annotator) is None:
+            raise Problem(409, "There is nothing to take back.")
+        return self._state(request, annotator)
+
+    # -------------------------------------------------------------------------------------------------- guidelines
+
+    def read_guidelines(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        """The guidelines, as Markdown."""
+        with contextlib.suppress(FileNotFoundError):
+            return {"text": self.guidelines.read_text(encoding="utf-8", errors="replace")}
+        return {"text": ""}
+
+    def write_guidelines(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        """Replace the guidelines in one step, unless somebody else has since they were read (`before`)."""
+        _manager(request)
+        text, before = _text(body, "text"), _text(body, "before")
+        with self.lock:
+            if self.read_guidelines(request, {})["text"] != before:
+                raise Problem(409, "The guidelines were changed meanwhile: copy your text, reload, and put it in.")
+            part = self.guidelines.with_name(self.guidelines.name + ".part")
+            with part.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(self.guidelines)
+        return {"text": text}
+
+    # ----------------------------------------------------------------------------------------------------- manager
+
+    def manage(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        """Everyone's progress, and how good the rankings are."""
+        _manager(request)
+        with self.lock:
+            now = time.monotonic()
+            live = {s.annotator.number for s in self.sessions.values() if now - s.seen < ALIVE}
+        people = [
+            {"name": a.name, "kind": a.kind, "live": a.number in live, **self.store.progress(a)}
+            for a in self.store.annotators()
+        ]
+        counts = self.store.counts()
+        return {"counts": counts, "annotators": people, "quality": self._quality(counts), "export": self.export,
+                "file": str(self.store.path)}  # fmt: skip
+
+    def _quality(self, counts: dict[str, int]) -> dict[str, Any] | None:
+        """Measures as rows of words, made again only when there are other answers than last time."""
+        from align.label import agreement, figures
+
+        last = self.store.last_change()
+        if self.judged[0] != last:
+            rows = list(self.store.rankings())
+            summary = agreement.summary(rows) if rows else None
+            found = {"lines": figures.lines(summary), "table": figures.table(summary)} if summary else None
+            self.judged = (last, found)
+        return self.judged[1]
+
+    def application(self, args: ServeArguments) -> Starlette:
+        """The page and its API, ready to serve."""
+        routes = [
+            post("/api/login", self.login), post("/api/logout", self.logout), get("/api/state", self.state),
+            post("/api/alive", self.alive), post("/api/answer", self.answer), post("/api/undo", self.undo),
+            get("/api/guidelines", self.read_guidelines), post("/api/guidelines", self.write_guidelines),
+            get("/api/manage", self.manage),
+        ]  # fmt: skip
+        return application(routes, page=PAGE, token=args.token, host=args.host, manager=True)
+
+
+def _cookie(request: Request) -> str:
+    return f"align_label_{request.url.port or 80}"
+
+
+def _manager(request: Request) -> None:
+    if role(request) != "manager":
+        raise Problem(403, "This page is the manager's: open it by the address that was printed for the manager.")
+
+
+def _text(body: dict[str, Any], key: str, longest: int = LONGEST) -> str:
+    value = body.get(key, "")
+    if not isinstance(value, str) or len(value) > longest:
+        raise Problem(400, f"{key}: text of at most {longest:,} characters")
+    return value
+
+
+def _shown(task: Task | None) -> dict[str, Any] | None:
+    """What an annotator may know of a task: not where completions are from, nor that it comes a second time."""
+    return None if task is None else {"id": task.id, "prompt": task.prompt, "completions": task.completions}
+
+
+# ------------------------------------------------------------------------------------------------------------- source
+
+
+def take_in(store: Store, source: str, args: LabelArguments) -> str:
+    """Put a run's or a file's rows into the store; what became of them, in words.
+
+    Raises:
+        DataError: nothing there, no completions, K = 1.
+    """
+    import datasets
+
+    from align import data
+
+    datasets.disable_progress_bars()
+    if problem := parent_problem(source, allow_hub=True):
+        raise DataError(f"source: {problem}")
+    read = added = 0
+    left_out: dict[str, int] = {}
+    with store.transaction():
+        for split in ("train", "test"):
+            rows = data.load(DataArguments(dataset_name=source), split, seed=0)
+            if rows is None:
+                continue
+            if "completions" not in (rows.column_names or []):
+                raise DataError(
+                    f"{source} has the columns {', '.join(rows.column_names or [])}; ranking needs prompt and "
+                    "completions: sample some with recipes/sample.py, or bring pairs in with `align import`"
+                )
+            overlap, repeats = args.overlap or OVERLAP, REPEATS if args.repeats is None else args.repeats
+            try:
+                added += store.add(map(_without_none, rows), split=split, overlap=overlap, repeats=repeats)
+            except DataError as error:
+                raise DataError(f"{source}, {split}, {error}") from None
+            read += len(rows)
+            for reason, count in store.left_out.items():
+                left_out[reason] = left_out.get(reason, 0) + count
+    others = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+    return f"{read:,} prompts in {source}: {added:,} new" + (f"; left out: {others}" if others else "")
+
+
+def _without_none(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the columns that only other rows have."""
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def places(args: LabelArguments) -> tuple[Path, str | None]:
+    """Where the labels are kept, and the rows to take in (None: the source is labels already)."""
+    source = Path(str(args.source))
+    if source.suffix == ".sqlite" or (source / FILE_NAME).is_file():
+        file = source if source.suffix == ".sqlite" else source / FILE_NAME
+        if args.output_dir and Path(args.output_dir) != file.parent:
+            fail([f"{file} is where the labels are; copy it to {args.output_dir} yourself, or leave --output_dir out"])
+        return file, None
+    folder = Path(args.output_dir) if args.output_dir else source.parent / "label"
+    return folder / FILE_NAME, str(args.source)
+
+
+def main(argv: list[str]) -> None:
+    """`align label`: open the store, take the rows in, serve the page until Ctrl-C."""
+    args, web = parse(LabelArguments, ServeArguments, nano=None, required=("source",), argv=argv)
+    check_installed()
+    file, rows = places(args)
+    fresh = not file.exists()
+    try:
+        with Store(file, create=rows is not None) as store:
+            if rows is not None:
+                print(take_in(store, rows, args))
+                fresh = False
+            store.want(overlap=args.overlap, repeats=args.repeats)
+            _serve(store, file, web)
+    finally:
+        if fresh:  # rows that cannot be ranked leave nothing behind
+            file.unlink(missing_ok=True)
+
+
+def _serve(store: Store, file: Path, web: ServeArguments) -> None:
+    folder = file.parent
+    if not (folder / "guidelines.md").exists():
+        shutil.copyfile(GUIDELINES, folder / "guidelines.md")
+    what = folder if file.name == FILE_NAME else file
+    export = f"align export {what} --output_dir {folder.parent / 'people'}"
+    app = Labelling(store, folder, export).application(web)
+
+    def say(url: str) -> None:
+        print(f"kept in {file}, guidelines in {folder / 'guidelines.md'}")
+        print(f"\n  to rank:              {url}")
+        manager = re.sub(r"/(\?token=.*)?$", "/manage", url)
+        if app.state.manager_token:
+            manager += f"?token={app.state.manager_token}"
+        print(f"  progress, agreement:  {manager}\n\nCtrl-C stops; then: {export}", flush=True)
+
+    serve(app, web, say)
+    print(f"\nstopped; {store.counts()['answers']:,} answers are in {file}. To train on them: {export}")

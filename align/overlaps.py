@@ -1,0 +1,405 @@
+"""Which prompts two sets share: the same text (exact), or nearly the same (Jaccard similarity of word n-grams).
+
+N prompts, W words of one prompt, G n-grams, P pairs.
+
+**The measure.** A prompt is the set of its 1-, 2- and 3-grams of words, padded at both ends: W words have 3 W + 3 of
+them, and every word counts alike wherever it stands. For prompts whose words all differ this gives, to check by hand:
+
+    one word replaced in W       (W - 1) / (W + 3)    at least 0.8 from 17 words on
+    one word added to W          W / (W + 3)          at least 0.8 from 12 words on
+
+So a long prompt with a word changed is near, and short ones that share a template are not: "What is the capital of
+Peru?" against Spain is 5 / 9, "What is 17 plus 25?" against 26 is 4 / 8. Characters' 5-grams put the latter at 0.87,
+because the sums differ in one character; unpadded 1- to 3-grams put templates of ten words that end in another name at
+0.8. The price: of prompts below 12 words, only equal ones are found at 0.8. Paraphrases are not what this finds: word
+overlap cannot see them (Yang et al. 2023, "Rethinking Benchmark and Contamination for Language Models with Rephrased
+Samples").
+
+**The search** is exact, not an estimate. Two sets of n-grams as similar as asked share one of each set's rarest, so
+pairs are met in an index of those alone (prefix filter: Chaudhuri et al. 2006; Bayardo et al. 2007), at places that
+leave enough to share (positional filter: Xiao et al. 2008); bitmaps rule out most of the rest (Sandes et al. 2020), and
+the true similarity decides. MinHash banding was tried: on templates with two blanks it proposes nearly all pairs,
+because their similarity, 0.6 to 0.7, is close to the threshold; what tells such prompts apart is rare, and this looks
+there.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import regex
+
+THRESHOLD = 0.8  # near from here on: the nano evaluation's closest prompt to a trained one, worded anew, has 0.69
+PAIRS = 1 << 18  # candidates that are looked at together: bounds the memory
+WORDS = 1 << 18  # words that are read together: the same
+COUNTERS = 1 << 22  # for how often an n-gram occurs; where two share one, the search is slower and as right
+BITMAP = 4  # times 64 bits
+EDGE = 1e-9  # a similarity of exactly the threshold counts, whatever its last digit
+FEW = 8  # partners that every rare n-gram of a prompt is tried with first: enough where much is shared
+
+# A letter of scripts that put no space between words is a word. Marks (Thai and Hindi vowels) belong to their letter.
+_LONE = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+# Symbols carry the meaning of sums and code ("2 + 2", "C#"): they are words. A hyphen is one where a number follows.
+_TOKENS = regex.compile(
+    rf"\p{{Nd}}+(?:[.,]\p{{Nd}}+)*|{_LONE}\p{{M}}*|(?:(?!{_LONE})[\p{{L}}\p{{M}}\p{{N}}_])+"
+    r"|-(?=\s*\p{Nd})|[\p{Sm}\p{Sc}\p{So}^*/%#&@\\]"
+)
+
+
+def words(text: str) -> list[str]:
+    """The words of a prompt without case, spaces, sentence punctuation and Unicode forms.
+
+    Text of nothing but punctuation is one word, itself; empty text has none.
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "").replace("'", "")
+    return _TOKENS.findall(plain) or plain.split()
+
+
+def grams(text: str) -> set[tuple[str, ...]]:
+    """The padded 1-, 2- and 3-grams of a prompt's words: what `similarity` compares."""
+    found: set[tuple[str, ...]] = set()
+    for size in (1, 2, 3):
+        padded = [""] * (size - 1) + words(text) + [""] * (size - 1)
+        found |= {tuple(padded[at : at + size]) for at in range(len(padded) - size + 1)}
+    return found
+
+
+def similarity(a: str, b: str) -> float:
+    """Jaccard similarity of two prompts, 0 to 1: the definition, for one pair at a time."""
+    one, other = grams(a), grams(b)
+    return len(one & other) / len(one | other) if words(a) and words(b) else 0.0
+
+
+# ------------------------------------------------------------------------------------------------------------- sets
+
+
+@dataclass
+class _Set:
+    """The different prompts of one set, as numbers."""
+
+    texts: list[str]  # N, as first written
+    keys: dict[str, int]  # normalised text -> which of the N
+    of_row: np.ndarray  # [rows] which of the N each row has; -1 for an empty one
+    words: np.ndarray  # all their words as numbers from 1 on, one prompt after the other
+    starts: np.ndarray  # [N + 1] where each begins
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def rows(self, chosen: np.ndarray) -> np.ndarray:
+        """[rows] bool: those that have a prompt of `chosen` ([N] bool)."""
+        return np.append(chosen, False)[self.of_row]  # -1 reads the False at the end
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """The N prompts in order, some `WORDS` words at a time."""
+        begin = 0
+        while begin < len(self):
+            end = max(int(np.searchsorted(self.starts, self.starts[begin] + WORDS, "right")) - 1, begin + 1)
+            yield np.arange(begin, end)
+            begin = end
+
+
+def _read(prompts: list[str], vocabulary: dict[str, int]) -> _Set:
+    texts: list[str] = []
+    keys: dict[str, int] = {}
+    numbers = array("I")
+    starts = array("q", [0])
+    of_row = np.full(len(prompts), -1, np.int64)
+    for row, text in enumerate(prompts):
+        found = words(text)
+        if not found:
+            continue
+        at = of_row[row] = keys.setdefault(" ".join(found), len(texts))
+        if at == len(texts):
+            texts.append(text)
+            numbers.extend([vocabulary.setdefault(word, len(vocabulary) + 1) for word in found])
+            starts.append(len(numbers))
+    return _Set(texts, keys, of_row, np.array(numbers, np.uint32), np.array(starts, np.int64))
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finalizer of splitmix64 (Steele et al. 2014): every bit of the input moves every bit of the output."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+_ODD = [np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)]
+
+
+def _shingles(prompts: _Set, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The n-grams of the chosen prompts as 64-bit numbers.
+
+    Returns:
+        owner: [G] the position in `chosen` of the prompt that each n-gram belongs to, ascending.
+        gram: [G] uint64. With 1e7 different n-grams, two have the same number with a probability of 3e-6.
+    """
+    lengths = np.diff(prompts.starts)[chosen] + 4  # two pads before, two after
+    ends = np.cumsum(lengths)
+    owner = np.repeat(np.arange(len(chosen)), lengths)
+    place = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)  # of a word in its padded prompt
+    left = np.repeat(lengths, lengths) - place  # words from here to the end, pads included
+    inside = (place >= 2) & (left > 2)
+    word = np.zeros(len(owner), np.uint64)
+    source = np.repeat(prompts.starts[:-1][chosen], lengths) + place - 2
+    word[inside] = prompts.words[source[inside]]
+    two, three = np.append(word[1:], np.uint64(0)), np.append(word[2:], np.zeros(2, np.uint64))
+    one = _mix(word * _ODD[0] + _ODD[3])
+    pair = _mix(one + two * _ODD[1] + _ODD[2])
+    triple = _mix(pair + three * _ODD[2] + _ODD[1])
+    kept = [inside, (place >= 1) & (left > 2), left > 2]
+    owners = np.concatenate([owner[k] for k in kept])
+    order = np.argsort(owners, kind="stable")
+    return owners[order], np.concatenate([g[k] for g, k in zip((one, pair, triple), kept, strict=True)])[order]
+
+
+@dataclass
+class _Index:
+    """What the search looks at: each prompt's rarest n-grams, sorted by n-gram (E of them), and a sketch of all."""
+
+    gram: np.ndarray  # [E]
+    prompt: np.ndarray  # [E] whose it is
+    place: np.ndarray  # [E] how many of that prompt's n-grams are rarer
+    size: np.ndarray  # [N] different n-grams of each prompt
+    bitmap: np.ndarray  # [N, BITMAP] uint64: bit (n-gram mod its bits) says whether an odd number of n-grams has it
+
+    def part(self, chosen: np.ndarray) -> _Index:
+        """The entries of the chosen prompts ([N] bool)."""
+        kept = chosen[self.prompt]
+        return _Index(self.gram[kept], self.prompt[kept], self.place[kept], self.size, self.bitmap)
+
+
+def _count(sets: Iterable[_Set]) -> np.ndarray:
+    """How often n-grams occur in all the sets, by their first bits: [COUNTERS]."""
+    counts = np.zeros(COUNTERS, np.uint64)
+    for prompts in sets:
+        for chosen in prompts.chunks():
+            slots = _slot(_shingles(prompts, chosen)[1])
+            counts += np.bincount(slots, minlength=COUNTERS).astype(np.uint64)
+    return np.minimum(counts, np.uint64(2**24 - 1))
+
+
+def _slot(gram: np.ndarray) -> np.ndarray:
+    return (gram % np.uint64(COUNTERS)).astype(np.int64)
+
+
+def _index(prompts: _Set, counts: np.ndarray, threshold: float) -> _Index:
+    """Order every prompt's n-grams from rare to common, the same order for all sets, and keep the rare ones.
+
+    A set of s n-grams has s - ceil(t s) + 1 such that any set of similarity t or more has one of them among its own.
+    """
+    parts: list[tuple[np.ndarray, ...]] = []
+    for chosen in prompts.chunks():
+        owner, gram = _shingles(prompts, chosen)
+        ranked = (counts[_slot(gram)] << np.uint64(40)) | (gram >> np.uint64(24))
+        order = np.lexsort((ranked, owner))
+        owner, ranked = owner[order], ranked[order]
+        new = np.append(True, (owner[1:] != owner[:-1]) | (ranked[1:] != ranked[:-1]))
+        owner, ranked = owner[new], ranked[new]
+        size = np.bincount(owner, minlength=len(chosen))
+        first = np.cumsum(size) - size
+        place = np.arange(len(owner)) - first[owner]
+        rare = place <= size[owner] - np.ceil(threshold * size - EDGE)[owner]
+        bit = _mix(ranked)
+        columns = []
+        for column in range(BITMAP):
+            here = (bit >> np.uint64(6)) % np.uint64(BITMAP) == column
+            value = np.where(here, np.uint64(1) << (bit % np.uint64(64)), np.uint64(0))
+            columns.append(np.bitwise_xor.reduceat(value, first))
+        parts.append((ranked[rare], chosen[owner[rare]], place[rare], size, np.stack(columns, 1)))
+    if not parts:
+        none = np.zeros(0, np.int64)
+        return _Index(none.astype(np.uint64), none, none, none, np.zeros((0, BITMAP), np.uint64))
+    gram, prompt, place, size, bitmap = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(gram, kind="stable")
+    return _Index(gram[order], prompt[order], place[order], size, bitmap)
+
+
+def _jaccard(a: _Set, b: _Set, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """The true similarity of prompt `i[p]` of a and `j[p]` of b, for each p: [P]."""
+    sides, sizes = [], []
+    for prompts, chosen in ((a, i), (b, j)):
+        owner, gram = _shingles(prompts, chosen)
+        key, first = np.unique(_mix(gram + owner.astype(np.uint64) * _ODD[0]), return_index=True)
+        sides.append((key, owner[first]))
+        sizes.append(np.bincount(owner[first], minlength=len(i)))
+    _, at, _ = np.intersect1d(sides[0][0], sides[1][0], assume_unique=True, return_indices=True)
+    both = np.bincount(sides[0][1][at], minlength=len(i))
+    return both / (sizes[0] + sizes[1] - both)
+
+
+# ----------------------------------------------------------------------------------------------------------- finding
+
+
+@dataclass
+class Shared:
+    """What two sets have in common. A prompt is counted once however many rows have it, and as exact or as near."""
+
+    a: str
+    b: str
+    exact: int  # prompts that are in both
+    near: tuple[int, int]  # prompts of a (of b) that only have a near one in the other set
+    prompts: tuple[int, int]  # different prompts of a (of b)
+    rows: tuple[np.ndarray, np.ndarray]  # bool: which rows of a (of b) have such a prompt
+    examples: list[dict[str, Any]]  # the first exact ones, then the closest near ones: a, b, similarity
+
+    @property
+    def share(self) -> float:
+        """The share of the smaller set's prompts that the other set has, exactly or nearly."""
+        side = int(self.prompts[1] < self.prompts[0])
+        return (self.exact + self.near[side]) / max(1, self.prompts[side])
+
+    def __bool__(self) -> bool:
+        return bool(self.exact or any(self.near))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "sets": [self.a, self.b],
+            "exact": self.exact,
+            "near": list(self.near),
+            "rows": [int(rows.sum()) for rows in self.rows],
+            "of_rows": [len(rows) for rows in self.rows],
+            "prompts": list(self.prompts),
+            "share": round(self.share, 4),
+            "examples": self.examples,
+        }
+
+
+def find(sets: dict[str, list[str]], *, threshold: float = THRESHOLD, examples: int = 3) -> list[Shared]:
+    """Prompts shared by each two of the named sets, in the order in which they are named.
+
+    Args:
+        sets: prompts by name, one a row; empty ones count as none.
+        threshold: Jaccard similarity from which two prompts are near, above 0 to 1.
+        examples: so many are kept for each two sets.
+    """
+    assert 0 < threshold <= 1, threshold
+    vocabulary: dict[str, int] = {}
+    read = {name: _read(prompts, vocabulary) for name, prompts in sets.items()}
+    counts = _count(read.values())
+    indexed = {name: (prompts, _index(prompts, counts, threshold)) for name, prompts in read.items()}
+    names = list(read)
+    return [
+        _compare((a, *indexed[a]), (b, *indexed[b]), threshold, examples)
+        for number, a in enumerate(names)
+        for b in names[number + 1 :]
+    ]
+
+
+def within(train: list[str], test: list[str], *, threshold: float = THRESHOLD) -> dict[str, Any]:
+    """Prompts of a test split that the train split beside it has too: for a line of a training run and its record.
+
+    Reported and never refused: a training run's test split shows whether it learns and when it over-fits, and sets of
+    demonstrations or rankings ask the same thing of several people on purpose. What a model is judged on is checked
+    where it is judged (`align.leaks.held_out`).
+
+    Returns:
+        `prompts` different ones in test, of which `exact` and `near` are in train; `rows` of test that have them, of
+        `of_rows`; and `line`, the sentence to print.
+    """
+    (found,) = find({"train": train, "test": test}, threshold=threshold)
+    facts = found.as_dict()
+    counts = {"prompts": found.prompts[1], "exact": found.exact, "near": found.near[1]}
+    counts |= {"rows": facts["rows"][1], "of_rows": facts["of_rows"][1]}
+    line = "no prompt of the test split is in the train split"
+    if counts["rows"]:
+        line = (
+            f"{counts['exact'] + counts['near']:,} of {counts['prompts']:,} prompts of the test split are also in the "
+            f"train split ({counts['exact']:,} exact, {counts['near']:,} near)"
+        )
+    return {**counts, "line": line}
+
+
+def _compare(one: tuple[str, _Set, _Index], other: tuple[str, _Set, _Index], threshold: float, examples: int) -> Shared:
+    (name_a, a, x), (name_b, b, y) = one, other
+    same = [(at, b.keys[key]) for key, at in a.keys.items() if key in b.keys]
+    best: list[dict[int, tuple[float, int]]] = [{}, {}]  # by prompt of a (of b): similarity, partner
+    flags = [np.zeros(len(a), bool), np.zeros(len(b), bool)]
+    for i, j in same:
+        flags[0][i] = flags[1][j] = True
+    exact = [flag.copy() for flag in flags]
+    for i, j, value in _near(a, b, x, y, flags, threshold):
+        for side, (mine, theirs) in enumerate(((i, j), (j, i))):
+            best[side][mine] = max(best[side].get(mine, (0.0, 0)), (value, theirs))
+    shown = [{"a": a.texts[i], "b": b.texts[j], "similarity": 1.0} for i, j in same[:examples]]
+    near = {(i, j): value for i, (value, j) in best[0].items()} | {(i, j): value for j, (value, i) in best[1].items()}
+    closest = sorted(near.items(), key=lambda found: (-found[1], found[0]))
+    closest = [(pair, value) for pair, value in closest if not (exact[0][pair[0]] and exact[1][pair[1]])]
+    room = max(1, examples - len(shown))
+    shown += [{"a": a.texts[i], "b": b.texts[j], "similarity": round(v, 3)} for (i, j), v in closest[:room]]
+    near_counts = [int((flag & ~was).sum()) for flag, was in zip(flags, exact, strict=True)]
+    return Shared(
+        name_a, name_b, len(same), (near_counts[0], near_counts[1]), (len(a), len(b)),
+        (a.rows(flags[0]), b.rows(flags[1])), shown,
+    )  # fmt: skip
+
+
+def _near(
+    a: _Set, b: _Set, x: _Index, y: _Index, flags: list[np.ndarray], threshold: float
+) -> Iterator[tuple[int, int, float]]:
+    """Pairs at or above the threshold, enough of them to flag every prompt that has one; sets the flags.
+
+    A pair of which both are flagged already is not looked at: the work does not grow with how much is shared.
+    """
+    meetings = [(x, y, FEW, False), (y, x, FEW, True)]
+    for one, other, most, swapped in meetings:
+        yield from _judged(a, b, x, y, _meet(one, other, most), swapped, flags, threshold)
+    known = flags[0].copy()
+    yield from _judged(a, b, x, y, _meet(x.part(~known), y, None), False, flags, threshold)
+    yield from _judged(a, b, x, y, _meet(x.part(known), y.part(~flags[1]), None), False, flags, threshold)
+
+
+def _judged(
+    a: _Set, b: _Set, x: _Index, y: _Index, met: Iterator[tuple[np.ndarray, ...]], swapped: bool,
+    flags: list[np.ndarray], threshold: float,
+) -> Iterator[tuple[int, int, float]]:  # fmt: skip
+    """Those of the pairs met that are as similar as asked, with their similarity; sets the flags."""
+    for i, j, place_i, place_j in met:
+        if swapped:
+            i, j, place_i, place_j = j, i, place_j, place_i
+        both = x.size[i] + y.size[j]
+        needed = np.ceil(threshold / (1 + threshold) * both - EDGE)  # n-grams that two so similar have in common
+        left = np.minimum(x.size[i] - place_i, y.size[j] - place_j)  # n-grams from this one on
+        kept = (left >= needed) & ~(flags[0][i] & flags[1][j])
+        i, j, both, needed = i[kept], j[kept], both[kept], needed[kept]
+        differ = np.bitwise_count(x.bitmap[i] ^ y.bitmap[j]).sum(1, dtype=np.int64)
+        kept = differ <= both - 2 * needed
+        pair = np.unique(i[kept] * len(b) + j[kept])
+        for begin in range(0, len(pair), 4096):
+            i, j = np.divmod(pair[begin : begin + 4096], len(b))
+            open_ = ~(flags[0][i] & flags[1][j])
+            i, j = i[open_], j[open_]
+            if not len(i):
+                continue
+            value = _jaccard(a, b, i, j)
+            hit = value >= threshold - EDGE
+            flags[0][i[hit]] = flags[1][j[hit]] = True
+            yield from zip(i[hit].tolist(), j[hit].tolist(), value[hit].tolist(), strict=True)
+
+
+def _meet(a: _Index, b: _Index, most: int | None) -> Iterator[tuple[np.ndarray, ...]]:
+    """Prompts of a and b that have a rare n-gram in common, with its places; some `PAIRS` at a time.
+
+    Args:
+        most: so many partners at most for each n-gram of each prompt; all by default.
+    """
+    first = np.searchsorted(b.gram, a.gram, "left")
+    found = np.searchsorted(b.gram, a.gram, "right") - first
+    if most is not None:
+        found = np.minimum(found, most)
+    some = np.flatnonzero(found)
+    totals = np.cumsum(found[some])
+    begin = 0
+    while begin < len(some):
+        before = totals[begin - 1] if begin else 0
+        end = max(int(np.searchsorted(totals, before + PAIRS, "right")), begin + 1)
+        mine = some[begin:end]
+        here = np.repeat(mine, found[mine])
+        there = np.repeat(first[mine] - np.cumsum(found[mine]) + found[mine], found[mine]) + np.arange(len(here))
+        yield a.prompt[here], b.prompt[there], a.place[here], b.place[there]
+        begin = end

@@ -1,0 +1,106 @@
+// What our pages share: talking to the server, building nodes, and a little Markdown. Text never becomes HTML:
+// nothing here or in a page sets innerHTML, so a completion with a script in it is shown and not run.
+
+// The token came with the address; it is a cookie now, and need not stay in the history.
+const address = new URL(location.href);
+if (address.searchParams.has("token")) {
+  address.searchParams.delete("token");
+  history.replaceState(null, "", address);
+}
+
+/** An answer of the server that is a refusal (`status`), or no answer at all (`status` 0). */
+export class Refusal extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** GET `path`, or POST `body` to it as JSON; returns the JSON answer, or throws a Refusal with a sentence. */
+export async function api(path, body, { timeout = 30000 } = {}) {
+  const options = { signal: AbortSignal.timeout(timeout), credentials: "same-origin", cache: "no-store" };
+  if (body !== undefined) {
+    options.method = "POST";
+    options.headers = { "content-type": "application/json", "x-align": "1" };
+    options.body = JSON.stringify(body);
+  }
+  let response, value;
+  try {
+    response = await fetch(path, options);
+    value = await response.json();
+  } catch {
+    throw new Refusal("The server does not answer.", 0);
+  }
+  if (!response.ok) throw new Refusal(value.error || `The server answered ${response.status}.`, response.status);
+  return value;
+}
+
+/** A node: `el("p", {class: "note", onclick: f}, "text", child)`. Strings become text; null and false are left out. */
+export function el(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "text") node.textContent = value;
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+/** Is the keyboard in a field in which keys are letters? */
+export function typing(event) {
+  const node = event.target;
+  return node instanceof HTMLElement && (node.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(node.tagName));
+}
+
+/** Markdown's headings, lists, paragraphs, **bold**, *emphasis* and `code`, as nodes. All else stays text. */
+export function markdown(text) {
+  const out = document.createDocumentFragment();
+  for (const block of text.replace(/\r\n?/g, "\n").split(/\n\s*\n/)) {
+    let list = null;
+    let paragraph = null;
+    for (const line of block.split("\n")) {
+      const heading = /^(#{1,4})\s+(.*)$/.exec(line);
+      const item = /^\s*(?:[-*]|(\d+)[.)])\s+(.*)$/.exec(line);
+      if (heading) {
+        out.append(el(`h${Math.min(heading[1].length + 1, 5)}`, {}, ...inline(heading[2])));
+        list = paragraph = null;
+      } else if (item) {
+        const tag = item[1] ? "ol" : "ul";
+        if (!list || list.tagName.toLowerCase() !== tag) out.append((list = el(tag)));
+        list.append(el("li", {}, ...inline(item[2])));
+        paragraph = null;
+      } else if (line.trim() && list) {
+        list.lastChild.append(" ", ...inline(line.trim()));
+      } else if (line.trim()) {
+        if (!paragraph) out.append((paragraph = el("p")));
+        else paragraph.append(" ");
+        paragraph.append(...inline(line.trim()));
+      }
+    }
+  }
+  return out;
+}
+
+function inline(text) {
+  const parts = [];
+  const pattern = /\*\*([^*]+)\*\*|\*([^*\s][^*]*)\*|`([^`]+)`/g;
+  let last = 0;
+  for (const found of text.matchAll(pattern)) {
+    parts.push(text.slice(last, found.index));
+    const tag = found[1] ? "strong" : found[2] ? "em" : "code";
+    parts.push(el(tag, { text: found[1] || found[2] || found[3] }));
+    last = found.index + found[0].length;
+  }
+  parts.push(text.slice(last));
+  return parts;
+}
+
+/** 90 -> "1 min", 5400 -> "1 h 30 min". */
+export function duration(seconds) {
+  if (seconds < 60) return "under 1 min";
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 60) return `${minutes} min`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60 ? `${minutes % 60} min` : ""}`.trim();
+}

@@ -1,0 +1,41 @@
+"""Raw documents to a cleaned corpus: rules, unwanted content, decontamination, duplicates, personal data, a data card.
+
+    python recipes/clean.py                                                  # the nano family's stage
+    python recipes/clean.py --input crawl/ books.jsonl.gz --output_dir runs/mine/clean
+    align review runs/mine/clean                                             # decide on what the rules are unsure of
+    python recipes/clean.py --input crawl/ books.jsonl.gz --output_dir runs/mine/clean --overwrite
+
+The steps are datatrove's filters and blocks with the papers' thresholds (align/clean/config.py names the paper of
+each); any is left out with --skip. It streams, uses every core, and goes on after a kill with
+--resume_from_checkpoint last; the output is the same for any number of workers.
+"""
+
+import sys
+
+from align import launch, record
+from align.clean.config import CleanConfig, RuleConfig
+from align.config import RunArguments, parse, resolved
+
+
+def main():
+    named = any(word.startswith("--input") for word in sys.argv)
+    run_args, args, rules = parse(
+        RunArguments, CleanConfig, RuleConfig, nano=None if named else "recipes/nano/clean.yaml",
+        required=("input", "output_dir"),
+    )  # fmt: skip
+    from align.clean import documents, outcome, program
+
+    launch.check(launch.ONE_PROCESS)
+    sources = program.check(args, rules)
+    with record.start(
+        "clean", args.output_dir, resolved(run_args, args, rules), overwrite=run_args.overwrite,
+        resume=launch.resumes(args),
+    ) as run:  # fmt: skip
+        run.note(parents=documents.parents(args, sources))
+        card = program.clean(args, rules, sources, run)
+        run.finish("complete", metrics=card["totals"] | card["speed"], tokens=card["totals"]["tokens_out"])
+    print(outcome.table(card, args.output_dir))
+
+
+if __name__ == "__main__":
+    launch.run(main)

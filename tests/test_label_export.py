@@ -1,0 +1,404 @@
+"""Rankings out of the store into runs that recipes train on, with their card; and other programs' exports in."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+import yaml
+from conftest import run_recipe, stage_arguments
+from datasets import Dataset
+
+from align import data, rankings
+from align.config import ConfigError, DataArguments, DataError
+from align.label import export, imports
+from align.label.store import Store
+from align.record import RunError
+
+
+def chat(text, role="assistant"):
+    return [{"role": role, "content": text}]
+
+
+def items(n, split="train"):
+    return [
+        {"prompt": chat(f"what is {split} {i}", "user"), "completions": [chat(f"cat {i}"), chat(f"a dog runs {i}"), chat("no")],
+         "category": "animals", "kind": "what", "sources": ["m1", "m2", "m3"]}
+        for i in range(n)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """A store with ten items that Ann ranked and Bob ranked otherwise, a judge's rankings, a skip and a better answer."""
+    folder = tmp_path / "label"
+    folder.mkdir()
+    (folder / "guidelines.md").write_text("# Rank what helps\n\nBe honest.\n")
+    with Store(folder / "labels.sqlite") as store:
+        store.add(items(10), overlap=2)
+        store.add(items(4, "test"), split="test", overlap=2)
+        for name, kind in (("Ann Alder", "person"), ("Bob Birch", "person"), ("judge-7b", "model")):
+            who = store.annotator(name, kind)
+            number = 0
+            while task := store.next(who):
+                ranks = {0: 1, 1: 2, 2: 3 if name != "Bob Birch" or number % 2 else 2}
+                given = {"ranking": [ranks[place] for place in task.order]}
+                if name == "Ann Alder" and number == 0:
+                    given = {"skip": True}
+                if name == "Bob Birch" and number == 1:
+                    given = {"all_bad": True, "better": "a cat sits on the mat"}
+                store.answer(task.id, who, **given, seconds=2.0)
+                number += 1
+    return folder
+
+
+def rows_of(folder, split="train"):
+    return [json.loads(line) for line in (folder / "data" / f"{split}.jsonl").read_text().splitlines()]
+
+
+def test_export_is_a_run_with_rows_and_a_card(labels, tmp_path, capsys):
+    out = tmp_path / "people"
+    export.main(["--source", str(labels), "--output_dir", str(out)])
+    assert "--dataset_name" in capsys.readouterr().out
+    record = json.loads((out / "run.json").read_text())
+    assert record["status"] == "complete" and record["recipe"] == "rankings" and len(record["hash"]) == 64
+    rows = rows_of(out)
+    assert len(rows) + len(rows_of(out, "test")) == 3 * 14
+    assert all("test" in row["prompt"][0]["content"] for row in rows_of(out, "test")), "items keep their split"
+    assert {row["annotator"] for row in rows} == {"annotator-1", "annotator-2", "judge-7b"}
+    assert {row["kind"] for row in rows} == {"person", "model"} and {row["meta_kind"] for row in rows} == {"what"}
+    card = json.loads((out / "card.json").read_text())
+    assert card["splits"]["train"]["prompts"] == 10 and card["prompts_in_both_splits"] == 0
+    assert card["agreement"]["people"]["tau_b"]["value"] == record["metrics"]["tau_b"]["value"]
+    text = (out / "README.md").read_text()
+    assert "Alder" not in text and "Birch" not in text and "> # Rank what helps" in text
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["configs"][0]["data_files"] == [
+        {"split": "train", "path": "data/train.jsonl"}, {"split": "test", "path": "data/test.jsonl"}
+    ]  # fmt: skip
+    assert "| `shown` |" in text and "Kendall's tau-b" in text
+
+
+def test_names_can_be_kept_and_annotators_chosen(labels, tmp_path):
+    export.main(["--source", str(labels), "--output_dir", str(tmp_path / "a"), "--keep_names", "--kinds", "person"])
+    assert {row["annotator"] for row in rows_of(tmp_path / "a")} == {"Ann Alder", "Bob Birch"}
+    export.main(
+        ["--source", str(labels / "labels.sqlite"), "--output_dir", str(tmp_path / "b"), "--annotators", "judge-7b"]
+    )
+    assert {row["annotator"] for row in rows_of(tmp_path / "b")} == {"judge-7b"}
+    with pytest.raises(DataError, match="nobody called Eve ranked here; there are .*Ann Alder"):
+        export.main(["--source", str(labels), "--output_dir", str(tmp_path / "c"), "--annotators", "Eve"])
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_better_answer_becomes_the_best_completion():
+    ranked = {"prompt": "p", "completions": ["a", "b"], "ranking": [2, 1], "better": "c", "sources": ["x", "y"]}
+    found = export.with_written(ranked)
+    assert (found["completions"], found["ranking"], found["written"]) == (["a", "b", "c"], [3, 2, 1], True)
+    assert found["sources"] == ["x", "y", "annotator"] and "better" not in found
+    bad = export.with_written({**ranked, "ranking": None, "verdict": "all_bad", "completions": [chat("a"), chat("b")]})
+    assert bad["ranking"] == [2, 2, 1] and bad["completions"][2] == chat("c")
+    pairs, _ = rankings.pairs([bad], "x")
+    assert [(p["chosen"], p["rejected"]) for p in pairs] == [(chat("c"), chat("a")), (chat("c"), chat("b"))]
+    assert export.with_written({**ranked, "verdict": "skip", "ranking": None})["ranking"] is None
+    assert export.with_written(found) == found, "exported twice is exported once"
+
+
+def test_majority_of_the_annotators(labels, tmp_path):
+    """Ann and the judge put "no" last; Bob ties it with the dog half of the time: two to one against the tie."""
+    export.main(["--source", str(labels), "--output_dir", str(tmp_path / "m"), "--aggregate", "majority"])
+    rows = rows_of(tmp_path / "m")
+    assert all(len(row["completions"]) == 2 and len(row["votes"]) == 3 for row in rows)
+    pairs, _ = rankings.pairs(rows, "x")
+    assert all(pair["rejected"] != chat("a cat sits on the mat") for pair in pairs)
+    assert sum(pair["chosen"] == chat("no") for pair in pairs) == 0
+
+
+def test_test_split_size_holds_prompts_out(labels, tmp_path):
+    with Store(tmp_path / "one.sqlite") as store:
+        store.add(items(20))
+        who = store.annotator("Ann")
+        while task := store.next(who):
+            store.answer(task.id, who, ranking=list(range(1, len(task.completions) + 1)))
+    export.main(
+        ["--source", str(tmp_path / "one.sqlite"), "--output_dir", str(tmp_path / "s"), "--test_split_size", "0.25"]
+    )
+    sides = [{str(row["prompt"]) for row in rows_of(tmp_path / "s", split)} for split in ("train", "test")]
+    assert [len(side) for side in sides] == [15, 5] and not sides[0] & sides[1]
+
+
+def test_nothing_ranked_yet(tmp_path):
+    with Store(tmp_path / "labels.sqlite") as store:
+        store.add(items(2))
+    with pytest.raises(DataError, match="nothing has been ranked yet"):
+        export.main(["--source", str(tmp_path), "--output_dir", str(tmp_path / "x")])
+
+
+def test_write_takes_a_store_inside_another_run(labels, tmp_path):
+    with Store(labels / "labels.sqlite") as store:
+        metrics = export.write(store, tmp_path / "rank", title="Nano")
+    assert metrics["annotators"] == 3 and metrics["train_prompts"] == 10 and metrics["tau_b"]["n"] > 0
+    assert (
+        data.load(DataArguments(dataset_name=str(tmp_path / "rank/data")), "train", seed=0).num_rows
+        == metrics["train_rows"]
+    )
+
+
+class Hub:
+    """A stand-in for huggingface_hub.HfApi that remembers what it was asked."""
+
+    calls: list[tuple[str, dict]] = []
+    fails: Exception | None = None
+
+    def create_repo(self, name, **given):
+        if Hub.fails:
+            raise Hub.fails
+        Hub.calls.append((name, given))
+
+    def upload_folder(self, **given):
+        Hub.calls.append((given.pop("repo_id"), given))
+
+
+def test_push_is_one_flag_and_a_failure_loses_nothing(labels, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "calls", [])
+    out = tmp_path / "people"
+    arguments = ["--source", str(labels), "--output_dir", str(out), "--push_to_hub", "me/people", "--private"]
+    export.main(arguments)
+    (made, how), (name, what) = Hub.calls
+    assert made == name == "me/people" and how["private"] and how["repo_type"] == what["repo_type"] == "dataset"
+    assert what["folder_path"] == str(out) and "run.json" not in what["allow_patterns"]
+    assert "https://huggingface.co/datasets/me/people" in capsys.readouterr().out
+    monkeypatch.setattr(Hub, "fails", OSError("no network"))
+    with pytest.raises(RunError, match="could not be pushed to me/people: no network.*hf upload me/people"):
+        export.main([*arguments, "--overwrite"])
+    assert json.loads((out / "run.json").read_text())["status"] == "complete"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["reward", "dpo"])
+def test_recipes_train_on_an_export_directly(stage, labels, world, tmp_path):
+    export.main(["--source", str(labels), "--output_dir", str(tmp_path / "people")])
+    arguments = stage_arguments(stage, world)
+    arguments[arguments.index("--dataset_name") + 1] = str(tmp_path / "people")
+    run_recipe(stage, *arguments, "--max_steps", "2", "--aggregate", "majority", "--output_dir", str(tmp_path / "run"))
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["status"] == "complete" and record["parents"]["data"]["recipe"] == "rankings"
+    assert record["data"]["train"]["rankings"]["skipped"] == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ imports
+
+
+def converted(rows, **options):
+    return imports.convert(rows, "x.json", imports.ImportConfig(**options))
+
+
+def test_trl_rows():
+    """TRL, "Dataset formats": preference with an explicit prompt, conversational, and implicit."""
+    explicit = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
+    talk = {
+        "prompt": chat("What color is the sky?", "user"),
+        "chosen": chat("It is blue."),
+        "rejected": chat("It is green."),
+    }
+    implicit = {"chosen": [*talk["prompt"], *talk["chosen"]], "rejected": [*talk["prompt"], *talk["rejected"]]}
+    (a,), _ = converted([explicit])
+    assert (a["prompt"], a["completions"], a["ranking"]) == ("The sky is", [" blue.", " green."], [1, 2])
+    (b, c), counts = converted([talk, implicit])
+    assert b["completions"] == c["completions"] == [talk["chosen"], talk["rejected"]] and b["prompt"] == c["prompt"]
+    assert counts == {"rows": 2, "rankings": 2}
+    same = {**explicit, "rejected": " blue."}
+    assert converted([explicit, same])[1]["with identical chosen and rejected"] == 1
+    with pytest.raises(DataError, match=r"x.json, row 2.rejected: expected text or messages, got None"):
+        converted([explicit, {**explicit, "rejected": None}])
+
+
+def test_rankings_by_nobody_known_stay_so(tmp_path):
+    row = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([row, row, {**row, "prompt": "q"}]))
+    imports.main(["--source", str(path), "--output_dir", str(tmp_path / "out"), "--kind", "model"])
+    rows = rows_of(tmp_path / "out")
+    assert [(r["annotator"], r["kind"]) for r in rows] == [(None, "model")] * 3
+    assert rankings.pairs(rows, "x")[1] == {"rankings": 3, "pairs": 3}, "two people may have said the same"
+    assert "| unknown | model | 3 |" in (tmp_path / "out/README.md").read_text()
+
+
+def test_hh_transcripts():
+    talk = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: what is a cat\n\nAssistant:"
+    (row,), _ = converted([{"chosen": f"{talk} an animal", "rejected": f"{talk} no"}])
+    assert [m["role"] for m in row["prompt"]] == ["user", "assistant", "user"]
+    assert row["completions"] == [chat("an animal"), chat("no")]
+    assert imports.detect({"chosen": talk, "rejected": talk}) == "hh"
+
+
+FIELDS = {"prompt": "what is a cat", "reply-1": "a dog", "reply-2": "an animal", "reply-3": "no"}
+V1 = [{"rank": 1, "value": "reply-2"}, {"rank": 2, "value": "reply-1"}, {"rank": 2, "value": "reply-3"}]
+ARGILLA = {
+    "1.x record": {
+        "fields": FIELDS, "metadata": {}, "external_id": None, "suggestions": [],
+        "responses": [
+            {"user_id": "u1", "status": "submitted", "values": {"preference": {"value": V1}, "why": {"value": "it is"}}},
+            {"user_id": "u2", "status": "discarded", "values": {"preference": {"value": V1}}},
+        ],
+    },
+    "1.x datasets, list": {
+        **FIELDS, "preference": [{"user_id": "u1", "value": V1, "status": "submitted"},
+                                 {"user_id": "u2", "value": V1, "status": "draft"}], "metadata": "{}",
+    },
+    "1.x datasets, columns": {
+        **FIELDS, "preference": {"user_id": ["u1"], "status": ["submitted"],
+                                 "value": [{"rank": [1, 2, 2], "value": ["reply-2", "reply-1", "reply-3"]}]},
+    },
+    "2.x record": {
+        "id": "1", "fields": FIELDS, "metadata": {}, "suggestions": {}, "status": "completed",
+        "responses": {"preference": [{"value": ["reply-2", "reply-1", "reply-3"], "user_id": "u1"}],
+                      "why": [{"value": "it is", "user_id": "u1"}]},
+    },
+    "2.x flattened": {
+        "id": "1", "status": "completed", "_server_id": None, **FIELDS,
+        "preference.responses": [["reply-2", "reply-1", "reply-3"], ["reply-1", "reply-2", "reply-3"]],
+        "preference.responses.users": ["u1", "u2"], "preference.responses.status": ["submitted", "draft"],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARGILLA)
+def test_argilla_in_every_layout(name):
+    """The reference's own ranking answer: reply-2 first, then reply-1 and reply-3 (1.x: tied; 2.x has no ties)."""
+    assert imports.detect(ARGILLA[name]) == "argilla"
+    (row,), counts = converted([ARGILLA[name]])
+    assert row["prompt"] == FIELDS["prompt"] and row["annotator"] == "u1"
+    assert row["completions"] == ["a dog", "an animal", "no"]
+    assert row["ranking"] == ([2, 1, 2] if name.startswith("1") else [2, 1, 3])
+    assert counts == {"rows": 1, "rankings": 1}
+
+
+def test_argilla_through_datasets_and_its_dictionaries(tmp_path):
+    flat = ARGILLA["2.x flattened"]
+    Dataset.from_list([flat, flat]).to_parquet(tmp_path / "x.parquet")
+    assert len(converted(imports.load(str(tmp_path / "x.parquet")))[0]) == 2
+    record = ARGILLA["2.x record"]
+    for name, told in (
+        ("index", {"a": record, "b": record}),
+        ("names", {key: [value, value] for key, value in record.items()}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(told))
+        assert len(converted(imports.load(str(tmp_path / f"{name}.json")))[0]) == 2
+
+
+def test_argilla_what_is_not_answered_is_counted_and_what_is_malformed_is_named():
+    good = ARGILLA["1.x record"]
+    pending = {**good, "responses": []}
+    assert converted([good, pending])[1]["records without a submitted ranking"] == 1
+    other = {**good, "fields": {k: v for k, v in FIELDS.items() if k != "reply-3"}}
+    with pytest.raises(DataError, match="x.json, row 2, response 1: ranks 'reply-3', which is no field"):
+        converted([good, other])
+    broken = json.loads(json.dumps(good).replace('"rank": 1', '"rank": "first"'))
+    with pytest.raises(DataError, match=r"row 1, response 1.value\[0\]: expected \{rank: whole number.*'first'"):
+        converted([broken])
+    two = {**ARGILLA["2.x record"], "responses": {n: [{"value": ["reply-2", "reply-1"], "user_id": "u"}] for n in "ab"}}
+    with pytest.raises(DataError, match=r"several questions may be the ranking: \['a', 'b'\]; name it with --question"):
+        converted([two])
+    assert converted([two], question="a")[0][0]["ranking"] == [2, 1]
+    with pytest.raises(DataError, match="no field with the prompt among.*--prompt_field"):
+        converted([{**good, "fields": {k if k != "prompt" else "asked": v for k, v in FIELDS.items()}}])
+
+
+TASK = {  # Label Studio's template "LLM Ranker", its data and its result
+    "id": 1,
+    "data": {
+        "prompt": "What caused the ancient library of Alexandria to be destroyed?",
+        "items": [
+            {"id": "llm_1", "title": "LLM 1", "body": "Wars led to library's ruin."},
+            {"id": "llm_2", "title": "LLM 2", "body": "Library's end through various wars."},
+            {"id": "llm_3", "title": "LLM 3", "body": "Ruin resulted from library wars."},
+        ],
+    },
+}
+
+
+def task(result, fields=None, **rest):
+    annotation = {"id": 7, "result": result, "was_cancelled": False, "created_at": "2021-03-09T22:16:08.728353Z",
+                  "lead_time": 4.288, "completed_by": 10, **rest}  # fmt: skip
+    return {**TASK, **({"data": fields} if fields else {}), "annotations": [annotation], "predictions": []}
+
+
+def ranker(value):
+    return [{"from_name": "rank", "to_name": "results", "type": "ranker", "value": {"ranker": value}}]
+
+
+def test_label_studio_ranker():
+    (row,), _ = converted([task(ranker({"rank": ["llm_3", "llm_1", "llm_2"]}))])
+    assert row["ranking"] == [2, 3, 1] and row["completions"][2] == "Ruin resulted from library wars."
+    assert (row["annotator"], row["seconds"], row["time"][:10]) == ("10", 4.288, "2021-03-09")
+    buckets = task(ranker({"_": ["llm_2", "llm_1"], "biased_results": ["llm_3"], "relevant_results": []}))
+    with pytest.raises(DataError, match="several buckets, _, biased_results: say which is better with --buckets"):
+        converted([buckets])
+    sorted_ = task(ranker({"good": ["llm_2", "llm_1"], "biased": ["llm_3"]}))
+    assert converted([sorted_], buckets=["good", "biased"])[0][0]["ranking"] == [1, 1, 2]
+
+
+def test_label_studio_pairwise_and_rating():
+    fields = {"prompt": "what is a cat", "answer1": "an animal", "answer2": "no"}
+    pairwise = [{"from_name": "pw", "to_name": "answer1,answer2", "type": "pairwise", "value": {"selected": "right"}}]
+    (row,), _ = converted([task(pairwise, fields)])
+    assert row["completions"] == ["an animal", "no"] and row["ranking"] == [2, 1]
+    stars = [
+        {"from_name": f"r{n}", "to_name": f"answer{n}", "type": "rating", "value": {"rating": n + 2}} for n in (1, 2)
+    ]
+    assert converted([task(stars, fields)])[0][0]["ranking"] == [2, 1]
+    renamed = [{**pairwise[0], "to_name": "txt-1,txt-2"}]
+    with pytest.raises(DataError, match="no field txt-1, txt-2 in the task's data.*--completion_fields"):
+        converted([task(renamed, fields)])
+    assert converted([task(renamed, fields)], completion_fields=["answer1", "answer2"])[0][0]["ranking"] == [2, 1]
+
+
+def test_label_studio_counts_and_errors():
+    good = task(ranker({"rank": ["llm_3", "llm_1", "llm_2"]}))
+    rows = [good, {**TASK, "annotations": []}, task([], was_cancelled=True),
+            task([{"type": "choices", "value": {"choices": ["x"]}}])]  # fmt: skip
+    _, counts = converted(rows)
+    assert dict(counts) == {
+        "rows": 4, "tasks without annotations": 1, "skipped or empty annotations": 1,
+        "annotations without a ranker, pairwise or rating result": 1, "rankings": 1,
+    }  # fmt: skip
+    with pytest.raises(DataError, match="x.json, row 2, annotation 1.value.ranker: ranks the id 'llm_9'"):
+        converted([good, task(ranker({"rank": ["llm_9", "llm_1"]}))])
+    with pytest.raises(DataError, match="row 1, annotation 1.value.selected: expected left or right"):
+        converted([task([{"type": "pairwise", "to_name": "a,b", "value": {"selected": "both"}}], {"prompt": "p"})])
+    with pytest.raises(DataError, match="no ranking in it.*1 tasks without annotations"):
+        converted([{**TASK, "annotations": []}])
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"prompt": "p"}\n{"prompt": \n')
+    with pytest.raises(DataError, match=r"x.jsonl, line 2: not JSON"):
+        imports.load(str(tmp_path / "x.jsonl"))
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n' * 99)[:-9])
+    with pytest.raises(DataError, match="cannot be read"):
+        imports.load(str(tmp_path / "x.jsonl.gz"))
+    (tmp_path / "x.json").write_text("[1, 2]")
+    with pytest.raises(DataError, match="row 1: expected an object, got '1'"):
+        imports.load(str(tmp_path / "x.json"))
+    with pytest.raises(ConfigError, match="has the columns foo, which no known export has; name it: --format trl | hh"):
+        converted([{"foo": 1}])
+    with pytest.raises(DataError, match="the file is empty"):
+        converted([])
+
+
+def test_an_import_is_a_run_and_can_be_ranked_again(tmp_path, capsys, tokenizer):
+    path = tmp_path / "theirs.json"
+    path.write_text(
+        json.dumps([{**ARGILLA["1.x record"], "fields": {**FIELDS, "prompt": f"what {n}"}} for n in range(10)])
+    )
+    out = tmp_path / "in"
+    imports.main(["--source", str(path), "--output_dir", str(out), "--test_split_size", "0.2"])
+    assert "10 rows, 10 rankings" in capsys.readouterr().out
+    splits = data.prepare(DataArguments(dataset_name=str(out)), "preference", tokenizer, max_length=64, seed=0)
+    assert (len(splits.train), len(splits.test)) == (16, 4)
+    assert json.loads((out / "run.json").read_text())["imported"] == {"rows": 10, "rankings": 10}
+    with Store(tmp_path / "again.sqlite") as store:
+        assert store.add(rows_of(out)) == 8

@@ -1,0 +1,496 @@
+"""The ranking page in a real Chromium: keys, mouse, reloads, a killed server, hostile text, many items, a phone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from conftest import ROOT, write_rows
+
+from align.label.store import Store
+
+pytest.importorskip("starlette", reason="starlette is not installed")
+pytest.importorskip("uvicorn", reason="uvicorn is not installed")
+pytestmark = pytest.mark.slow  # a browser and a server for each
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from align.label.server import _serve
+from align.label.store import Store
+from align.web.server import ServeArguments
+with Store(Path(sys.argv[1]), timeout=2.0) as store:
+    _serve(store, Path(sys.argv[1]), ServeArguments(port=int(sys.argv[2])))
+"""
+HOSTILE = [
+    "<script>window.hurt = 1</script><b>bold</b>", '<img src=x onerror="window.hurt = 2">', "</textarea><svg onload=window.hurt=3>",
+    "javascript:window.hurt=4 [a](javascript:window.hurt=5) &lt;i&gt;",
+]  # fmt: skip
+
+
+def rows(count, k=3):
+    return [
+        {"prompt": f"Question {i}?", "completions": [f"answer {'abcdefghi'[j]} to {i}" for j in range(k)]}
+        for i in range(count)
+    ]
+
+
+class Server:
+    """`align label` in a process of its own, that can be killed and started again on the same port."""
+
+    def __init__(self, path):
+        self.path, self.process = path, None
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/"
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(self.path), str(self.port)], cwd=ROOT, stdout=subprocess.DEVNULL
+        )
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(self.url)
+                return self
+            except OSError:
+                time.sleep(0.05)
+        raise AssertionError("the server did not come up")
+
+    def kill(self):
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def serve(tmp_path):
+    started = []
+
+    def begin(items, **options):
+        with Store(tmp_path / "labels.sqlite") as store:
+            store.add(items, **options)
+        started.append(Server(tmp_path / "labels.sqlite").start())
+        return started[-1]
+
+    yield begin
+    for server in started:
+        if server.process.poll() is None:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    with sync.sync_playwright() as tool:
+        found = tool.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Open the page in a browser of its own and log in; afterwards no error may have been said on the console."""
+    contexts, said = [], []
+
+    def visit(url, name="Ada", width=1280, **options):
+        contexts.append(browser.new_context(viewport={"width": width, "height": 860}, **options))
+        tab = contexts[-1].new_page()
+        tab.set_default_timeout(15_000)
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.on("console", lambda message: said.append(message.text) if "Security Policy" in message.text else None)
+        tab.goto(url)
+        if name:
+            tab.fill("#name", name)
+            tab.keyboard.press("Enter")
+            tab.wait_for_selector("#work:not([hidden])")
+        return tab
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not said, said
+
+
+def press(tab, keys):
+    for key in keys.split():
+        tab.keyboard.press(key)
+
+
+def until(tab, selector, fits):
+    """Wait in Python: the page's policy forbids to evaluate a string, which is what playwright would wait with."""
+    for _ in range(300):
+        node = tab.query_selector(selector)
+        if node is not None and fits(node.text_content()):
+            return
+        tab.wait_for_timeout(50)
+    raise AssertionError((selector, node and node.text_content()))
+
+
+def saved(tab, count):
+    until(tab, "#status", lambda words: f", {count} of" in words)
+
+
+def strip(tab):
+    """The ranking as the page shows it: ['1st 2', '2nd 1 = 3']."""
+    return [" ".join(cell.inner_text().split()) for cell in tab.query_selector_all("#ranking .cell")]
+
+
+def texts(tab):
+    return [body.inner_text() for body in tab.query_selector_all(".card .body")]
+
+
+def rankings(server):
+    with Store(server.path) as store:
+        return list(store.rankings())
+
+
+def by_text(row):
+    return dict(zip(row["completions"], row["ranking"], strict=True))
+
+
+# -------------------------------------------------------------------------------------------------------------- keys
+
+
+def test_ranking_by_keyboard_with_ties_notes_undo_skip_and_all_bad(serve, opened):
+    server = serve(rows(6, k=4))
+    tab = opened(server.url)
+    shown = texts(tab)
+    assert tab.is_disabled("#save")
+    press(tab, "3 1 = 4")
+    assert strip(tab) == ["1st 3", "2nd 1 = 4", "3rd, the rest 2"]
+    assert tab.inner_text(".card:nth-of-type(4) .rank") == "2nd =" and "2nd: 1 equals 4" in tab.inner_text("#said")
+    press(tab, "r")
+    tab.keyboard.type("short and true 1 2 s u")  # letters are letters in a field
+    press(tab, "Escape w")
+    tab.keyboard.type("A better one")
+    press(tab, "Escape Enter")
+    saved(tab, 1)
+    (row,) = rankings(server)
+    assert by_text(row) == {shown[2]: 1, shown[0]: 2, shown[3]: 2, shown[1]: 3}
+    assert row["reason"] == "short and true 1 2 s u" and row["better"] == "A better one" and 0 < row["seconds"] < 60
+    assert texts(tab) != shown and strip(tab) == [] and tab.input_value("#reason") == ""
+
+    press(tab, "2 Shift+Digit3 Backspace 4 2 1")  # 2 and 3 tied, 3 out, 4 second, 2 out again, 1 third
+    assert strip(tab)[:2] == ["1st 4", "2nd 1"]
+    press(tab, "u")
+    until(tab, "#status", lambda words: words.startswith("Taken back"))
+    assert texts(tab) == shown and tab.input_value("#better") == "A better one" and len(strip(tab)) == 3
+    press(tab, "Backspace Backspace Backspace 2 Enter")
+    saved(tab, 1)
+    (row,) = rankings(server)
+    assert by_text(row) == {shown[1]: 1, shown[0]: 2, shown[2]: 2, shown[3]: 2}
+    assert strip(tab)[:2] == ["1st 4", "2nd 1"]  # what was begun is still there
+
+    press(tab, "Enter")
+    saved(tab, 2)
+    press(tab, "b")
+    saved(tab, 3)
+    press(tab, "s")
+    saved(tab, 4)
+    press(tab, "e Enter")
+    saved(tab, 5)
+    press(tab, "9")
+    assert strip(tab) == [] and "4 answers" in tab.inner_text("#said")
+    press(tab, "Enter")
+    assert "best answer" in tab.inner_text("#notice") and len(rankings(server)) == 5
+    press(tab, "1 0")
+    tab.wait_for_selector("#finished:not([hidden])")
+    verdicts = [(row["verdict"], row["ranking"] and sorted(row["ranking"])) for row in rankings(server)]
+    assert verdicts[1:] == [
+        ("ranked", [1, 2, 3, 3]),
+        ("all_bad", None),
+        ("skip", None),
+        ("ranked", [1, 1, 1, 1]),
+        ("all_bad", [1, 2, 2, 2]),
+    ]
+    press(tab, "u")
+    tab.wait_for_selector(".card")
+    assert strip(tab)[0] == "1st " + strip(tab)[0][-1]
+
+
+def test_with_tab_and_arrows_alone(serve, opened):
+    """Without the single keys: every action is a button with a name, and chips move with arrows."""
+    server = serve(rows(2))
+    tab = opened(server.url)
+    tab.click("#show-keys")
+    tab.uncheck("#use-keys")
+    press(tab, "Escape")
+    press(tab, "1 b")
+    assert strip(tab) == [] and rankings(server) == []
+    for number in (1, 2, 3):
+        button = tab.get_by_role("button", name=f"Answer {number}: place next")
+        button.focus()
+        press(tab, "Enter")
+    assert strip(tab) == ["1st 1", "2nd 2", "3rd 3"]
+    tab.get_by_role("button", name="Answer 3, 3rd; left and right arrows move it").focus()
+    press(tab, "ArrowLeft")
+    assert strip(tab) == ["1st 1", "2nd 2 = 3"]
+    press(tab, "ArrowLeft ArrowLeft")
+    assert strip(tab) == ["1st 1 = 3", "2nd 2"]
+    press(tab, "Delete")
+    assert strip(tab) == ["1st 1", "2nd 2", "3rd, the rest 3"]
+    tab.get_by_role("button", name="Save Enter").focus()
+    press(tab, "Enter")
+    saved(tab, 1)
+    assert tab.evaluate("document.activeElement.id") == "prompt"
+
+
+# ------------------------------------------------------------------------------------------------------------- mouse
+
+
+def drag(tab, start, end):
+    for selector, move in ((start, True), (end, False)):
+        box = tab.query_selector(selector).bounding_box()
+        tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=6)
+        if move:
+            tab.mouse.down()
+    tab.mouse.up()
+
+
+def test_ranking_by_mouse(serve, opened):
+    server = serve(rows(2, k=4))
+    tab = opened(server.url)
+    shown = texts(tab)
+    tab.click(".card:nth-of-type(2) .number")
+    drag(tab, ".card:nth-of-type(4) .head", "#ranking .gap:first-child")  # before the first
+    assert strip(tab)[:2] == ["1st 4", "2nd 2"]
+    drag(tab, ".card:nth-of-type(1) .number", "#ranking [data-group='1']")  # onto a rank: a tie
+    assert strip(tab)[:2] == ["1st 4", "2nd 2 = 1"]
+    drag(tab, ".chip[data-answer='3']", "#ranking [data-rest]")  # out again
+    assert strip(tab) == ["1st 2 = 1", "2nd, not placed: tied last 3 = 4"]
+    tab.click(".card:nth-of-type(3) .tie")
+    assert strip(tab) == ["1st 2 = 1 = 3", "2nd, the rest 4"]
+    drag(tab, ".chip[data-answer='2']", "#ranking .gap[data-gap='1']")
+    assert strip(tab) == ["1st 2 = 1", "2nd 3", "3rd, the rest 4"]
+    press(tab, "Enter")  # after clicks Enter still means save
+    saved(tab, 1)
+    assert by_text(rankings(server)[0]) == {shown[0]: 1, shown[1]: 1, shown[2]: 2, shown[3]: 3}
+
+
+def test_ranking_by_touch_on_a_phone(serve, opened):
+    server = serve(rows(1, k=9))
+    tab = opened(server.url, width=390, has_touch=True, is_mobile=True)
+    shown = texts(tab)
+    tab.tap(".card:nth-of-type(3) .number")
+    tab.tap(".card:nth-of-type(1) .number")
+    assert strip(tab)[:2] == ["1st 3", "2nd 1"]
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    tab.tap("#save")
+    tab.wait_for_selector("#finished:not([hidden])")
+    assert by_text(rankings(server)[0])[shown[2]] == 1
+
+
+# ------------------------------------------------------------------------------------------------- reload, two people
+
+
+def test_a_reload_in_the_middle_brings_task_and_ranks_back(serve, opened):
+    server = serve(rows(5))
+    tab = opened(server.url)
+    shown = texts(tab)
+    press(tab, "2 3 r")
+    tab.keyboard.type("why")
+    tab.reload()
+    tab.wait_for_selector(".card")
+    assert texts(tab) == shown and strip(tab)[:2] == ["1st 2", "2nd 3"] and tab.input_value("#reason") == "why"
+    press(tab, "Enter")
+    saved(tab, 1)
+    assert [row["reason"] for row in rankings(server)] == ["why"]
+
+
+def test_two_annotators_at_once_and_a_name_in_use(serve, opened):
+    server = serve(rows(10))
+    ada, bob = opened(server.url), opened(server.url, name="Bob")
+    for count in range(1, 5):
+        assert ada.inner_text("#prompt") != bob.inner_text("#prompt")
+        for tab in (ada, bob):
+            press(tab, "1 Enter")
+        for tab in (ada, bob):
+            saved(tab, count)
+    found = rankings(server)
+    assert len({row["item"] for row in found}) == len(found) == 8
+
+    other = opened(server.url, name=None)
+    other.fill("#name", "ada")
+    other.click("text=Begin")
+    other.wait_for_selector("#take-over:not([hidden])")
+    assert "at work in another browser" in other.inner_text("#login-error")
+    question = ada.inner_text("#prompt")
+    other.click("#take-over")
+    other.wait_for_selector("#work:not([hidden])")
+    assert other.inner_text("#prompt") == question  # the same person goes on with the same task
+    press(ada, "1 Enter")
+    ada.wait_for_selector("#login:not([hidden])")
+    assert len(rankings(server)) == 8
+
+
+def test_the_same_person_in_two_tabs_answers_once(serve, opened):
+    server = serve(rows(3))
+    first = opened(server.url)
+    second = first.context.new_page()
+    second.goto(server.url)
+    second.wait_for_selector(".card")
+    press(first, "1 Enter")
+    saved(first, 1)
+    press(second, "2 Enter")
+    second.wait_for_selector("#notice:not([hidden])")
+    assert second.inner_text("#prompt") == first.inner_text("#prompt") and len(rankings(server)) == 1
+
+
+# -------------------------------------------------------------------------------------------------------- bad weather
+
+
+def test_text_from_models_is_shown_and_never_run(serve, opened):
+    hostile = HOSTILE[0]
+    server = serve([{"prompt": [{"role": "user", "content": hostile}], "completions": HOSTILE}])
+    (server.path.parent / "guidelines.md").write_text(f"# {hostile}\n\n- **{HOSTILE[1]}**\n")
+    tab = opened(server.url)
+    assert sorted(texts(tab)) == sorted(HOSTILE) and tab.inner_text("#prompt .text") == hostile
+    tab.goto(server.url + "manage")
+    tab.wait_for_selector("#preview li")
+    assert HOSTILE[1] in tab.inner_text("#preview")
+    for node in ("script:not([src])", "img", "svg", "b", "i"):
+        assert tab.query_selector(f"main {node}") is None, node
+    assert tab.evaluate("window.hurt") is None
+
+
+def test_a_killed_server_loses_nothing_confirmed_and_the_page_goes_on(serve, opened):
+    server = serve(rows(30))
+    tab = opened(server.url)
+    for count in range(1, 6):
+        press(tab, "1 2 Enter")
+        saved(tab, count)
+    server.kill()
+    shown = texts(tab)
+    press(tab, "3 1 Enter")
+    tab.wait_for_selector("#notice:not([hidden])")
+    assert "does not answer" in tab.inner_text("#notice") and "Enter" in tab.inner_text("#notice")
+    assert texts(tab) == shown and strip(tab)[:2] == ["1st 3", "2nd 1"] and len(rankings(server)) == 5
+    server.start()
+    press(tab, "Enter")  # the new server knows no session; the page logs in again by itself
+    saved(tab, 6)
+    assert tab.is_hidden("#notice")
+    row = rankings(server)[-1]
+    assert by_text(row) == {shown[2]: 1, shown[0]: 2, shown[1]: 3}
+
+
+def test_a_locked_file_is_said_and_tried_again(serve, opened):
+    import sqlite3
+
+    server = serve(rows(3))
+    tab = opened(server.url)
+    other = sqlite3.connect(server.path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    press(tab, "1 Enter")
+    tab.wait_for_selector("#notice:not([hidden])")
+    assert "Not saved" in tab.inner_text("#notice") and "locked" in tab.inner_text("#notice")
+    other.execute("ROLLBACK")
+    press(tab, "Enter")
+    saved(tab, 1)
+
+
+def test_ten_thousand_items_and_long_answers(serve, opened):
+    long = "many words, " * 1700  # 20 kB
+    items = [
+        {
+            "prompt": f"Question {i}?",
+            "completions": [f"{j} {long if i < 50 else ''}{i}" for j in range(4)],
+            "priority": float(i < 50),
+        }
+        for i in range(10_000)
+    ]
+    server = serve(items)
+    tab = opened(server.url)
+    start = time.time()
+    tab.reload()
+    tab.wait_for_selector(".card")
+    assert time.time() - start < 5
+    paint = tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    assert paint < 3000, paint
+    assert "0 of 10000" in tab.inner_text("#progress")
+    box = tab.query_selector(".card .body")
+    assert box.evaluate("node => node.scrollHeight > 3 * node.clientHeight") and box.bounding_box()["height"] < 500
+    tab.click(".card:nth-of-type(1) .whole")
+    assert box.bounding_box()["height"] > 1000
+    press(tab, "1 Enter")
+    saved(tab, 1)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("k", [2, 9])
+def test_no_sideways_scrolling(serve, opened, width, k):
+    long = [f"{j} " + "unbroken" * 60 + " and more words " * 30 for j in range(k)]
+    server = serve(
+        [
+            {
+                "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "W" * 300}],
+                "completions": long,
+            }
+        ]
+    )
+    tab = opened(server.url, width=width)
+    press(tab, "1 2")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    press(tab, "g")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.goto(server.url + "manage")
+    tab.wait_for_selector("#annotators td")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+# ------------------------------------------------------------------------------------------------------------ manager
+
+
+def test_the_manager_sees_progress_and_agreement_and_edits_the_guidelines(serve, opened):
+    server = serve(rows(12), overlap=2, repeats=0.2)
+    tabs = [opened(server.url), opened(server.url, name="Bob")]
+    for tab in tabs:
+        for count in range(1, 13):
+            press(tab, "1 2 Enter")
+            saved(tab, count)
+    manager = opened(server.url, name=None)
+    manager.goto(server.url + "manage")
+    manager.wait_for_selector("#table td")
+    words = manager.inner_text("main")
+    assert (
+        "Ada" in words
+        and "at work" in words
+        and "Kendall" in words
+        and "Krippendorff" in words
+        and "align export" in words
+    )
+    manager.fill("#text", "# New rules\n\n- Be **kind**.")
+    manager.click("#save")
+    until(manager, "#saved", lambda words: words == "Saved.")
+    assert (server.path.parent / "guidelines.md").read_text() == "# New rules\n\n- Be **kind**."
+    tabs[0].reload()
+    until(tabs[0], "#guidelines-text strong", lambda words: words == "kind")
+    (server.path.parent / "guidelines.md").write_text("changed by somebody else")
+    manager.fill("#text", "lost?")
+    manager.click("#save")
+    until(manager, "#saved", lambda words: words.startswith("Not saved:"))
+    assert (server.path.parent / "guidelines.md").read_text() == "changed by somebody else"
+
+
+def test_the_command_serves_a_run_and_ends_with_ctrl_c(tmp_path):
+    source = write_rows(tmp_path / "sampled.jsonl", rows(3) + [{"prompt": "same", "completions": ["x", "x", "x"]}])
+    command = [sys.executable, "-m", "align.cli", "label", str(source), "--port", "0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = ""
+    while "Ctrl-C" not in said:
+        said += process.stdout.readline() or pytest.fail(said + process.stderr.read())
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and "stopped; 0 answers" in out, (out, err)
+    assert "3 new; left out: 1 with identical completions" in said and "/manage" in said
+    assert f"align export {tmp_path / 'label'} --output_dir {tmp_path / 'people'}" in said
+    assert sorted(path.name for path in (tmp_path / "label").iterdir()) == ["guidelines.md", "labels.sqlite"]
