@@ -59,6 +59,7 @@ def find(name: str) -> tuple[Callable[[list[str]], None], str]:
 def main() -> None:
     """The console script. A user's error ends in its sentence and exit status 1."""
     words = sys.argv[1:]
+    sys.argv[0] = "align"  # also in messages and records where it was started as a module
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return

@@ -28,13 +28,14 @@ def main():
     program.check_models(args)
     tokenizer = model.load_tokenizer(sft)
     rows, report = prompts(data_args, tokenizer, args)
-    rows = program.held_out(rows, data_args, args)
+    rows, leaks = program.held_out(rows, data_args, args)
     runs = arms.plan(args, data_args)
     arms.check([arm for arm in runs if arm.stage is None], args, data_args)  # taken ones: before anything is trained
 
     config = resolved(args, data_args, judge)
     with record.start("compare", args.output_dir, config, overwrite=args.overwrite, reopen=True) as run:
-        run.note(parents=program.parents(args, data_args), data={"prompts": report.as_dict()})
+        run.note(parents=program.parents(args, data_args), leaks=leaks)
+        run.note(data={"prompts": report.as_dict()})
         arms.train(runs, args)
         arms.check(runs, args, data_args)
         results = program.compare(runs, Bench(args, tokenizer, rows, sft), judge)

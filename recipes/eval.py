@@ -21,10 +21,12 @@ def main():
     program.check_models(args)
     tokenizer = model.load_tokenizer(args.reference())
     rows, report = evaluation.prompts(data_args, tokenizer, args)
+    rows, leaks = program.held_out(rows, args)
 
     config = resolved(args, data_args, judge)
     with record.start("eval", args.output_dir, config, overwrite=args.overwrite, reopen=True) as run:
-        run.note(parents=record.lineage({**args.named(), **data_args.parents()}), data={"prompts": report.as_dict()})
+        run.note(parents=record.lineage({**args.named(), **data_args.parents()}), leaks=leaks)
+        run.note(data={"prompts": report.as_dict()})
         results, rows_of = evaluation.evaluate(args, tokenizer, rows, judge)
         page = program.write(results, rows_of, args, run.record)
         run.finish("complete", metrics=program.headline(results))

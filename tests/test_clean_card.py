@@ -166,6 +166,8 @@ def test_differences_by_hand():
     assert marked.difference("a b", "") == ("<del>a b</del>", "")
     left, right = marked.difference("w " * 3000, "w " * 3000)
     assert left.endswith(" …") and "<del>" not in left
+    words = "".join(f"w{i:03d} " for i in range(200))  # both cut at 600: the end is not a change
+    assert marked.difference(f"caf\u00c3\u00a9 {words}"[:600], f"caf\u00e9 {words}"[:600])[1].count("<ins>") == 1
     long = "".join(f"w{i:03d} " for i in range(100))  # 500 characters; 100 next to each change are shown
     left, right = marked.difference(f"{long}old {long}gone {long}", f"{long}new {long}{long}")
     assert left == f" … {long[-100:]}<del>old</del> {long[:99]} … {long[-100:]}<del>gone </del>{long[:100]} … "

@@ -407,23 +407,38 @@ def test_a_comparison_that_cannot_work_is_refused(bad, said):
         CompareConfig(**{**fine, **bad})
 
 
+def compare_arguments(folder, **given):
+    """The part of a comparison's configuration that its prompts are checked by."""
+    return SimpleNamespace(
+        seed=0, rankings=None, model_name_or_path=str(folder), reward_model_path=None, gold_model_path=None, take=[],
+        **{"accept_leaks": False, "leave_out_leaks": False, **given},
+    )  # fmt: skip
+
+
 def test_held_out_prompts_that_were_trained_on_are_refused(tmp_path):
     from align.compare.program import held_out
 
     rows = [{"prompt": "the cat"}, {"prompt": "a dog"}, {"prompt": "a tree"}]
     write_rows(tmp_path / "rows/train.jsonl", rows)
-    args = SimpleNamespace(seed=0, rankings=None)
+    args = compare_arguments(tmp_path)
     with pytest.raises(ConfigError, match="has no test split"):
         held_out(rows, DataArguments(dataset_name=str(tmp_path / "rows/train.jsonl")), args)
     write_rows(tmp_path / "rows/test.jsonl", rows[1:])
     folder = DataArguments(dataset_name=str(tmp_path / "rows"))
-    with pytest.raises(ConfigError, match="2 of 2 held-out prompts are also in the train split"):
+    with pytest.raises(RunError, match="2 of 2 held-out prompts were trained on") as error:
+        held_out(rows[1:], folder, args)
+    assert "--leave_out_leaks" in str(error.value) and "--accept_leaks" in str(error.value)
+    assert held_out(rows[1:], folder, compare_arguments(tmp_path, accept_leaks=True))[0] == rows[1:]
+    args = compare_arguments(tmp_path, leave_out_leaks=True)
+    with pytest.raises(RunError, match="too few would be left to judge by"):
         held_out(rows[1:], folder, args)
     new = [{"prompt": "a bird"}, {"prompt": "a house"}]
-    assert held_out([rows[0], *new], folder, args) == new  # one is left out, and said so
+    kept, notes = held_out([rows[0], *new], folder, args)
+    assert kept == new and "1 of 3 held-out prompts were trained on, and are left out" in notes[-1]
+    assert "'the cat'" in notes[-1] and "every PPO arm" in notes[-1]
     write_rows(tmp_path / "rank/train.jsonl", [{"prompt": "a bird", "completions": ["x", "y"], "ranking": [1, 2]}])
     args.rankings = str(tmp_path / "rank")
-    assert held_out(new, folder, args) == new[1:]
+    assert held_out(new, folder, args)[0] == new[1:]
 
 
 def test_the_nano_grader_is_not_fooled():

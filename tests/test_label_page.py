@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 
 import pytest
 from conftest import ROOT, write_rows
@@ -27,7 +26,7 @@ from align.label.server import _serve
 from align.label.store import Store
 from align.web.server import ServeArguments
 with Store(Path(sys.argv[1]), timeout=2.0) as store:
-    _serve(store, Path(sys.argv[1]), ServeArguments(port=int(sys.argv[2])))
+    _serve(store, Path(sys.argv[1]), ServeArguments(port=int(sys.argv[2]), token=sys.argv[3] or None))
 """
 HOSTILE = [
     "<script>window.hurt = 1</script><b>bold</b>", '<img src=x onerror="window.hurt = 2">', "</textarea><svg onload=window.hurt=3>",
@@ -45,24 +44,22 @@ def rows(count, k=3):
 class Server:
     """`align label` in a process of its own, that can be killed and started again on the same port."""
 
-    def __init__(self, path):
-        self.path, self.process = path, None
+    def __init__(self, path, token=""):
+        self.path, self.token, self.process, self.said = path, token, None, ""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
 
     def start(self):
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(self.path), str(self.port)], cwd=ROOT, stdout=subprocess.DEVNULL
-        )
-        for _ in range(200):
-            try:
-                urllib.request.urlopen(self.url)
-                return self
-            except OSError:
-                time.sleep(0.05)
-        raise AssertionError("the server did not come up")
+        command = [sys.executable, "-c", PROGRAM, str(self.path), str(self.port), self.token]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        self.said = ""
+        while "Ctrl-C" not in self.said:  # said once the port is ours
+            line = self.process.stdout.readline()
+            assert line, self.said
+            self.said += line
+        return self
 
     def kill(self):
         os.kill(self.process.pid, signal.SIGKILL)
@@ -73,10 +70,10 @@ class Server:
 def serve(tmp_path):
     started = []
 
-    def begin(items, **options):
+    def begin(items, token="", **options):
         with Store(tmp_path / "labels.sqlite") as store:
             store.add(items, **options)
-        started.append(Server(tmp_path / "labels.sqlite").start())
+        started.append(Server(tmp_path / "labels.sqlite", token).start())
         return started[-1]
 
     yield begin
@@ -479,6 +476,21 @@ def test_the_manager_sees_progress_and_agreement_and_edits_the_guidelines(serve,
     manager.click("#save")
     until(manager, "#saved", lambda words: words.startswith("Not saved:"))
     assert (server.path.parent / "guidelines.md").read_text() == "changed by somebody else"
+
+
+def test_with_tokens_the_manager_has_one_and_annotators_another(serve, opened):
+    server = serve(rows(3), token="annotators-token")
+    tab = opened(f"{server.url}?token=annotators-token")
+    assert "token" not in tab.url and server.said.count("?token=") == 2
+    press(tab, "1 Enter")
+    saved(tab, 1)
+    assert tab.is_hidden("#manage")
+    tab.goto(server.url + "manage")
+    until(tab, "#notice", lambda words: "manager" in words)
+    tab.goto(next(word for word in server.said.split() if "/manage?token=" in word))
+    tab.wait_for_selector("#annotators td")
+    stranger = opened(server.url, name=None)
+    assert "address with the token" in stranger.inner_text("body")
 
 
 def test_the_command_serves_a_run_and_ends_with_ctrl_c(tmp_path):

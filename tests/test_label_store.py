@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_rows
 
 from align.config import DataError
 from align.label import items
@@ -128,6 +128,18 @@ def test_each_item_goes_to_overlap_persons_and_models_count_for_nobody(store):
     assert len(asked) == 12 and all(len(names) == 2 for names in asked.values())
     assert len({task.item for task in finish(store, model)}) == 12
     assert [len(list(store.rankings(kinds=["model"]))), len(list(store.rankings(annotators=["A"])))] == [12, 8]
+
+
+def test_a_model_may_rank_in_an_order_of_its_own(store):
+    store.add(rows(3))
+    model, wanted = store.annotator("judge", "model"), list(store.items())[2]["item"]
+    task = store.task_of(model, wanted)
+    assert task.item == wanted and store.task_of(model, wanted).id == task.id
+    store.answer(task.id, model, ranking=[1, 2, 3])
+    assert len(finish(store, model)) == 2
+    for who, item in ((store.annotator("Ada"), wanted), (model, "nothing")):
+        with pytest.raises(DataError):
+            store.task_of(who, item)
 
 
 def test_the_open_task_comes_again_and_priority_comes_first(store):
@@ -313,7 +325,7 @@ def test_a_foreign_file_is_left_alone(tmp_path):
         Store(other)
     assert other.read_bytes() == before
     with Store(tmp_path / "z.sqlite") as store:
-        store._db.execute("PRAGMA user_version = 99")
+        store.db.execute("PRAGMA user_version = 99")
     with pytest.raises(RunError, match="version 99"):
         Store(tmp_path / "z.sqlite")
     with pytest.raises(RunError, match="does not exist"):
@@ -341,8 +353,8 @@ def test_a_full_file_system_ends_in_a_sentence_and_the_rest_is_kept(store):
     store.add(rows(3))
     ada = store.annotator("Ada")
     finish(store, ada, limit=1)
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite says "database or disk is full" from here on
+    pages = store.db.execute("PRAGMA page_count").fetchone()[0]
+    store.db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite says "database or disk is full" from here on
     with pytest.raises(RunError, match="disk is full"):
         store.add(rows(500))
     assert store.counts()["items"] == 3 and store.counts()["answers"] == 1
@@ -358,7 +370,7 @@ def test_a_read_only_folder_ends_in_a_sentence(tmp_path):
 
 
 def test_a_read_only_database_ends_in_a_sentence(store):
-    store._db.execute("PRAGMA query_only = 1")  # the same error as of a read-only file, also for root
+    store.db.execute("PRAGMA query_only = 1")  # the same error as of a read-only file, also for root
     with pytest.raises(RunError, match="read-only"):
         store.annotator("Ada")
 
@@ -382,6 +394,7 @@ def writer(path, name):
     )
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_loses_nothing_confirmed(tmp_path):
     path = tmp_path / "labels.sqlite"
     with Store(path) as store:
@@ -397,11 +410,12 @@ def test_a_kill_in_the_middle_loses_nothing_confirmed(tmp_path):
         process.wait()
     with Store(path) as store:
         kept = [row["item"] for row in store.rankings()]
-        assert store._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        assert store.db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     assert set(confirmed) <= set(kept) and len(kept) == len(set(kept)) and len(confirmed) > 50
     assert len(kept) - len(confirmed) <= 4  # at most one a kill was written and not yet confirmed
 
 
+@pytest.mark.slow
 def test_processes_that_ask_at_once_never_get_the_same_place(tmp_path):
     path = tmp_path / "labels.sqlite"
     with Store(path) as store:
@@ -461,3 +475,75 @@ def test_align_merge(tmp_path, capsys):
         main(["--inputs", paths[0], "--output", str(tmp_path / "d.sqlite")])
     with Store(tmp_path / "c.sqlite") as store:
         assert json.dumps(sorted(row["annotator"] for row in store.rankings())) == '["a", "a", "b", "b"]'
+
+
+# ---------------------------------------------------------------------------------------------------- what is ranked
+
+
+@pytest.mark.parametrize(
+    ("source_rows", "said"),
+    [
+        ([{"prompt": "p", "completions": ["a"]}], "rows.jsonl, train, row 1.completions: 1 of them; ranking takes 2 to 9"),
+        ([{"prompt": "p", "chosen": "a", "rejected": "b"}], "has the columns prompt, chosen, rejected; ranking needs prompt and completions"),
+        ([], "the file is empty"),
+        (None, "rows.jsonl does not exist"),
+    ],
+)  # fmt: skip
+def test_a_source_that_cannot_be_ranked_ends_in_a_sentence_and_leaves_nothing(tmp_path, source_rows, said):
+    from align.label.server import main
+
+    source = tmp_path / "rows.jsonl"
+    if source_rows is not None:
+        write_rows(source, source_rows)
+    with pytest.raises(ValueError, match=said):
+        main(["--source", str(source)])
+    assert not (tmp_path / "label").exists()
+
+
+def test_a_run_a_folder_and_a_labels_file_are_sources(tmp_path, monkeypatch, capsys):
+    from align.label import server
+
+    served = []
+    monkeypatch.setattr(server, "_serve", lambda store, file, web: served.append((file, store.counts()["items"])))
+    run = tmp_path / "run" / "sample"
+    write_rows(run / "data" / "train.jsonl", [{**row, "kind": "x", "stopped": [True] * 3} for row in rows(4)])
+    write_rows(run / "data" / "test.jsonl", rows(6)[4:])
+    (run / "run.json").write_text('{"status": "running", "command": "python recipes/sample.py"}')
+    with pytest.raises(ValueError, match="did not finish"):
+        server.main(["--source", str(run)])
+    (run / "run.json").write_text('{"status": "complete"}')
+    file = tmp_path / "run" / "label" / "labels.sqlite"
+    server.main(["--source", str(run), "--overlap", "2", "--repeats", "0.5"])
+    server.main(["--source", str(run)])  # again: nothing new, and the overlap stays
+    server.main(["--source", str(file.parent)])
+    server.main(["--source", str(file), "--overlap", "3"])
+    assert served == [(file, 6)] * 4 and "6 prompts" in capsys.readouterr().out
+    with Store(file) as store:
+        assert [(item["split"], item["overlap"]) for item in store.items()] == [("train", 3)] * 4 + [("test", 3)] * 2
+        assert next(store.items())["meta"] == {"kind": "x", "stopped": [True] * 3}
+    for argv, said in (
+        ([], "source is needed"),
+        ([str(run), "--overlap", "0"], "overlap=0"),
+        ([str(run), "--prot", "1"], "did you mean port"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            server.main(["--source", *argv] if argv else argv)
+
+
+def test_the_command_line(capsys, monkeypatch):
+    from align import cli
+
+    assert cli.arguments("source", ["runs/x", "--port", "1"]) == ["--source", "runs/x", "--port", "1"]
+    assert cli.arguments("inputs", ["a", "b", "--output", "c"]) == ["--inputs", "a", "b", "--output", "c"]
+    assert cli.arguments("source", ["--source", "x"]) == ["--source", "x"]
+    for words in ([], ["--help"]):
+        monkeypatch.setattr(sys, "argv", ["align", *words])
+        cli.main()
+        out = capsys.readouterr().out
+        assert all(f"  align {name} " in out for name in cli.COMMANDS) and max(map(len, out.splitlines())) < 100
+    monkeypatch.setattr(sys, "argv", ["align", "exprot"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert "did you mean align export?" in capsys.readouterr().err
+    for name in cli.COMMANDS:
+        assert callable(cli.find(name)[0])

@@ -93,17 +93,17 @@ def test_files_are_of_many_kinds_and_the_truth_is_not_in_them(pages, tmp_path):
     pytest.importorskip("datatrove")
     import pyarrow.parquet
 
-    counts = raw.write(tmp_path, pages, 0)
+    counts = raw.write(tmp_path, pages)
     assert counts == Counter(page.kind for page in pages)
     again = tmp_path / "again"
-    raw.write(again, raw.pages(0, 2000), 0)
+    raw.write(again, raw.pages(0, 2000))
     for file in raw.FILES.values():
         assert (tmp_path / "raw" / file).read_bytes() == (again / "raw" / file).read_bytes(), file
     unpacked = gzip.decompress((tmp_path / "raw/web.jsonl.gz").read_bytes()).decode()
     rows = [json.loads(line) for line in unpacked.splitlines()]
     rows += pyarrow.parquet.read_table(tmp_path / "raw/forum.parquet").to_pylist()
     rows += [json.loads(line) for line in (tmp_path / "raw/letters.jsonl").open()]
-    assert {tuple(row) for row in rows} == {("text", "url")}
+    assert {tuple(row) for row in rows} == {("text",)}
     with pytest.raises(UnicodeDecodeError):
         (tmp_path / "raw/books.txt").read_bytes().decode()
     books = (tmp_path / "raw/books.txt").read_bytes().decode("cp1252").split("\n\n")
@@ -148,6 +148,25 @@ def test_score_by_hand():
     missed = score_clean.score(truth, {**where, "d": ["kept"]}, {**texts, "f": "Write to max@mill-1.org for more."})
     assert missed["found"]["junk"] == 0 and missed["personal"]["masked"] == 0
     assert "lost" in score_clean.show(found)
+
+
+def test_pages_that_differ_in_numbers_alone_are_near_copies_by_themselves(tmp_path):
+    """As FineWeb's MinHash sees them: with the numbers made one, the first two pages are the same, the third is not."""
+    rows = [
+        {"id": "a", "text": "3 plus 4 is 7. 5 plus 9 is 14."},
+        {"id": "b", "text": "Milk is white, I believe, today."},
+    ]
+    (tmp_path / "dropped/near").mkdir(parents=True)
+    with gzip.open(tmp_path / "dropped/near/00000.jsonl.gz", "wt") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
+    kept = {"c": "1 plus 2 is 3. 6 plus 2 is 8."}
+    assert score_clean.alike(tmp_path, kept, {"a", "b"}) == {"a"}
+    assert score_clean.alike(tmp_path, kept, {"b"}) == set()
+    truth = [{"id": "a", "kind": "document", "expect": "keep"}, {"id": "c", "kind": "document", "expect": "keep"}]
+    where = {"a": ["near"], "c": ["kept"]}
+    assert score_clean.score(truth, where, kept)["documents_kept"] == 0.5
+    found = score_clean.score(truth, where, kept, {"a"})
+    assert found["documents_kept"] == 1 and found["kinds"]["near copy by itself"]["pages"] == 1
 
 
 def sampled(prompt, said, kind="capital", entity="France", answer="Paris"):
@@ -204,3 +223,19 @@ def test_the_cleaning_stage_finds_what_was_planted(tmp_path):
     assert found["personal"]["masked"] >= 0.95 and found["encodings"]["mended"] >= 0.95, said
     rows = [json.loads(line) for line in sorted(Path(home / "clean/data").glob("test-*.jsonl"))[0].open()]
     assert rows and set(rows[0]) >= {"text", "id", "source"}
+
+
+def test_a_stage_that_draws_nothing_gets_no_seed(monkeypatch):
+    import yaml
+    from conftest import ROOT
+
+    from align import pipeline
+
+    monkeypatch.chdir(ROOT)
+    told = yaml.safe_load(Path("recipes/nano/pipeline.yaml").read_text())
+    args = pipeline.PipelineConfig(output_dir="runs/other", stages=told["stages"], seed=2)
+    stages = {entry["name"]: pipeline.plan(entry, args) for entry in args.stages}
+    assert "--seed" not in stages["clean"].argv and "--seed" not in stages["score"].argv
+    assert stages["world"].argv[2:4] == ["--seed", "2"]
+    assert stages["clean"].argv[2:4] == ["--input", "runs/other/world/raw"]
+    assert "runs/other/clean-decisions.jsonl" in stages["clean"].argv

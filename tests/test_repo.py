@@ -94,21 +94,36 @@ def test_commands_in_the_readme_parse(command, monkeypatch, tmp_path):
         return
     if words[0] == "accelerate" and "--config_file" in words:
         assert (ROOT / words[words.index("--config_file") + 1]).is_file()
-    at = next(i for i, word in enumerate(words) if word.startswith("recipes/"))
-    assert (ROOT / words[at]).is_file()
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("align.config._parent_problems", lambda *_: [])  # the example's files are the reader's
-    monkeypatch.setattr(sys, "argv", words[at:])
     stop = RuntimeError("parsed")
 
     def parsed(*_, **__):
         raise stop
 
     monkeypatch.setattr("align.config._build", parsed)
+    with pytest.raises(RuntimeError, match="parsed"):
+        run_words(words, monkeypatch)
+
+
+def run_words(words, monkeypatch):
+    """What a command line starts: one of `align`'s commands, a module of ours, or a recipe."""
     import runpy
 
-    with pytest.raises(RuntimeError, match="parsed"):
-        runpy.run_path(words[at], run_name="__main__")
+    if words[0] == "align":
+        from align import cli
+
+        function, key = cli.find(words[1])
+        function(cli.arguments(key, words[2:]))
+        return
+    if "-m" in words:
+        monkeypatch.setattr(sys, "argv", words[words.index("-m") + 1 :])
+        runpy.run_module(words[words.index("-m") + 1], run_name="__main__")
+        return
+    at = next(i for i, word in enumerate(words) if word.startswith("recipes/"))
+    assert (ROOT / words[at]).is_file()
+    monkeypatch.setattr(sys, "argv", words[at:])
+    runpy.run_path(words[at], run_name="__main__")
 
 
 def test_yaml_holds_only_known_keys_and_no_default_twice():

@@ -15,7 +15,7 @@ from conftest import ROOT
 
 from align.config import ConfigError
 from align.record import RunError
-from align.web import server
+from align.web import guard, server
 from align.web.server import Problem, ServeArguments, application, get, post, role
 
 pytest.importorskip("starlette", reason="starlette is not installed")
@@ -131,7 +131,7 @@ def test_reading_across_sites_is_refused_but_a_link_to_the_page_works(page):
 
 def test_long_and_broken_bodies_are_refused(page):
     web = client(page)
-    assert web.post("/api/echo", content=b"x" * (server.BODY_LIMIT + 1), headers=OURS).status_code == 413
+    assert web.post("/api/echo", content=b"x" * (guard.BODY_LIMIT + 1), headers=OURS).status_code == 413
 
     def chunks():  # no length is announced
         for _ in range(40):

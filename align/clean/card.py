@@ -89,7 +89,7 @@ def _review(card: dict[str, Any]) -> Section | None:
     found = card.get("review")
     if not found:
         return None
-    said = f"{plural(found.get('waiting') or 0, 'document')} waiting, {number(found.get('decided') or 0)} decided."
+    said = f"{plural(found.get('waiting') or 0, 'document')} in the queue, {number(found.get('decided') or 0)} decided."
     table = card_tables.review(card)
     return Section("review", "Review by people", markup.paragraphs([said]) + (markup.table(table) if table else ""))
 

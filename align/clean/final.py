@@ -73,6 +73,7 @@ class Final(Block):
                 tally.length("lengths_out", words)
                 tally.timed(start)
                 tally.leave(doc)
+        tally.add("totals", "tokens_out", 0)  # also where nothing came
         tally.save(self.counts, rank)
 
 

@@ -273,5 +273,9 @@ def hub(name: str, config: str | None, split: str, column: str) -> Iterator[Row]
     """The rows of a hub data set, streamed."""
     import datasets
 
-    for row in datasets.load_dataset(name, config, split=split, streaming=True):
+    try:
+        rows = datasets.load_dataset(name, config, split=split, streaming=True)
+    except Exception as error:  # the hub client raises many kinds; each means that the rows cannot be had
+        raise Damaged(f"is neither here nor to be had from the hub: {error}") from error
+    for row in rows:
         yield _row(dict(row), column, ())

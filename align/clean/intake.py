@@ -70,10 +70,11 @@ class Read(Block):
     def _skip(self, source: Source, problem: str, count: int, tally: Tally) -> None:
         if problem != "is empty" and self.args.on_damaged == "stop":
             raise DataError(
-                f"{source.path} {problem}, after {count:,} documents. Mend the file or take it out, or keep what was "
-                "read before the damage: --on_damaged skip"
+                f"{source.path} {problem.rstrip('.')}, after {count:,} documents. Mend it or take it out, or keep what "
+                "was read before: --on_damaged skip"
             )
-        tally.add("files", f"{source.path} {problem}; {count:,} documents read before")
+        before = "" if problem == "is empty" else f", {count:,} documents read before"
+        tally.add("files", f"{source.path} {problem.rstrip('.')}{before}")
 
 
 def _document(text: str, metadata: dict[str, Any], source: str) -> Document:

@@ -14,6 +14,7 @@ from typing import Any
 
 WORD = re.compile(r"\s+|\w+|[^\w\s]")
 AROUND = 100  # characters of unchanged text shown on either side of a change
+SAMPLE = 300  # characters from which two texts of one length are taken for samples cut there
 COMPARED = 4000  # characters: `SequenceMatcher` is quadratic, and a sample is to be read
 # Controls, marks of direction (which outlive a <mark> and reorder what follows), zero-width characters and halves of
 # surrogate pairs are named by their number; few fonts have pictures for them.
@@ -58,11 +59,16 @@ def marked(text: str, spans: Iterable[Sequence[int]]) -> str:
 def difference(before: str, after: str) -> tuple[str, str]:
     """Both versions escaped; what left is in `<del>`, what came is in `<ins>`. Words are the units.
 
-    Of long stretches that are the same only the ends are shown, with an ellipsis between.
+    Of long stretches that are the same only the ends are shown, with an ellipsis between. Two samples that were cut at
+    the same length end at different words where anything before became longer or shorter: that end is no change.
     """
     old, new = WORD.findall(before[:COMPARED]), WORD.findall(after[:COMPARED])
     left, right = [], []
     changes = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    if len(before) == len(after) >= SAMPLE and changes[-1][0] != "equal":
+        _, a, b, c, d = changes[-1]
+        if max(len("".join(old[a:b])), len("".join(new[c:d]))) < AROUND:
+            changes[-1] = ("equal", b, b, d, d)
     for i, (kind, a, b, c, d) in enumerate(changes):
         gone, came = "".join(old[a:b]), "".join(new[c:d])
         if kind == "equal":
@@ -72,7 +78,8 @@ def difference(before: str, after: str) -> tuple[str, str]:
         else:
             left.append(f"<del>{safe(gone)}</del>" if gone else "")
             right.append(f"<ins>{safe(came)}</ins>" if came else "")
-    cut = [" …" if len(text) > COMPARED else "" for text in (before, after)]
+    sampled = len(before) == len(after) >= SAMPLE
+    cut = [" …" if len(text) > COMPARED or sampled else "" for text in (before, after)]
     return "".join(left) + cut[0], "".join(right) + cut[1]
 
 

@@ -154,7 +154,7 @@ def _quality(path: Path, decisions: Any) -> list[dict[str, Any]]:
 
 def _notes(found: dict[str, Any]) -> list[str]:
     files = found["read"]["tables"].get("files", {})
-    return [f"Not read to the end: {name}" for name in files]
+    return [f"Not used to the end: {name}" for name in files]
 
 
 def table(card: dict[str, Any], folder: str) -> str:

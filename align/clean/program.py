@@ -127,6 +127,11 @@ def clean(args: CleanConfig, rules: RuleConfig, sources: list[Source], run: Run)
     card = outcome.card(args, rules, run, on, time.perf_counter() - begun)
     _free(folder / "work", args)
     (folder / "data" / ".clean.part").unlink()
+    if not card["totals"]["documents_out"]:
+        raise RunError(
+            f"no document is left of {card['totals']['documents_in']:,}; {folder}/report.html says which step took "
+            "them. The thresholds are for web pages: lower those that do not fit (--min_words 10), or --skip a step"
+        )
     return card
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-# What ftfy may change in a text of ASCII letters: entities, terminal escapes and other control characters
-_SUSPECT = re.compile(r"[&\x00-\x08\x0b\x0e-\x1f\x7f]")
+# What ftfy may change: entities, terminal escapes and other control characters, and all that is beyond ASCII but for
+# typographers' marks, which no pattern of ftfy's takes for mojibake when they stand among ASCII only (a test tries all)
+_SUSPECT = re.compile("[&\x00-\x08\x0b\x0e-\x1f\x7f]|[^\x00-\x7f‘’“”–—…]")
 _LINE_ENDS = re.compile("\r\n?|\u2028|\u2029|\x85")
 
 
@@ -33,10 +34,10 @@ def encoding(text: str) -> str:
     """
     if "&" in text:
         return _ftfy()(text)
-    if text.isascii() and not _SUSPECT.search(text):
+    if not _SUSPECT.search(text):
         return text
     fix = _ftfy()
-    return "\n".join(line if line.isascii() and not _SUSPECT.search(line) else fix(line) for line in text.split("\n"))
+    return "\n".join(fix(line) if _SUSPECT.search(line) else line for line in text.split("\n"))
 
 
 def line_ends(text: str) -> str:

@@ -14,6 +14,7 @@ from align.compare.verdict import best_settings, gold_is_trained_on, halves, ver
 from align.config import ConfigError, DataArguments
 from align.data import DataError
 from align.evaluate import policy
+from align.evaluate.held_out import check
 from align.evaluate.judge import Endpoint, JudgeConfig
 from align.evaluate.policy import Bench, Rows
 from align.evaluate.program import setup, short_hash, write_report
@@ -35,34 +36,23 @@ def check_models(args: CompareConfig) -> None:
         check_checkpoint(path, reward_model=True)
 
 
-def held_out(rows: Rows, prompts: DataArguments, args: CompareConfig) -> Rows:
-    """The prompts that decide: those that no arm is trained on. What is left out is counted on the screen.
+def held_out(rows: Rows, prompts: DataArguments, args: CompareConfig) -> tuple[Rows, list[str]]:
+    """The prompts that decide: those that no arm is trained on and no common parent was, and notes for the report.
 
     Raises:
-        DataError: where there is no test split, or where fewer than half of its prompts are left.
+        DataError: where there is no test split.
+        RunError: where some were trained on, unless `leave_out_leaks` or `accept_leaks` says what to do.
     """
-    splits = data.load_splits(prompts, seed=args.seed)
-    if splits["test"] is None or prompts.test_split_size:
+    if data.load_splits(prompts, seed=args.seed)["test"] is None or prompts.test_split_size:
         raise DataError(
             f"{prompts.dataset_name} has no test split, so the arms would be judged on prompts that they were trained "
             "on: give a folder or hub data set with train and test, or name the split with --dataset_test_split"
         )
-    kept = rows
-    sources = {str(prompts.dataset_name): splits["train"]}
+    arms = {"every PPO arm": prompts}
     if args.rankings:
-        train = data.load_splits(DataArguments(dataset_name=args.rankings), seed=args.seed)["train"]
-        sources[args.rankings] = train
-    for name, train in sources.items():
-        known = data.normalise(train, "prompt", name, prompts.columns if name == prompts.dataset_name else [])
-        seen = {policy.text_of(prompt) for prompt in known["prompt"]}
-        left = [row for row in kept if policy.text_of(row["prompt"]) not in seen]
-        if len(left) < len(kept):
-            said = f"{len(kept) - len(left)} of {len(kept)} held-out prompts are also in the train split of {name}"
-            if len(left) < len(rows) / 2:
-                raise DataError(f"{said}: too few are left to judge by; name other held-out prompts")
-            print(f"{said}: left out", flush=True)
-        kept = left
-    return kept
+        arms["every DPO arm"] = DataArguments(dataset_name=args.rankings)
+    models = [args.model_name_or_path, args.reward_model_path, args.gold_model_path, *args.take]
+    return check(rows, filter(None, models), args, arms)
 
 
 def compare(arms: list[Arm], bench: Bench, judge: JudgeConfig) -> dict[str, Any]:
@@ -158,6 +148,7 @@ def write(results: dict[str, Any], args: CompareConfig, run: dict[str, Any]) -> 
     seconds = sum(r["seconds"] for e in results["settings"] for r in e["runs"] if r["status"] == "complete") / args.jobs
     made |= {"seeds": sorted({r["seed"] for e in results["settings"] for r in e["runs"]})}
     made |= {"budgets": results.pop("budgets"), "seconds_in_all": seconds}
+    results["notes"] += run["leaks"]
     results |= {"command": run["command"], "setup": made}
     return write_report(results, page.comparison(results), markdown.comparison(results), args)
 

@@ -50,6 +50,12 @@ class MeasureArguments(RunArguments):
     temperature: float = field(default=1.0, metadata={"help": "Of sampling."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Sequences at once."})
     seed: int = field(default=0, metadata={"help": "Of sampling and bootstrap."})
+    leave_out_leaks: bool = field(
+        default=False, metadata={"help": "Leave out the prompts, equal or nearly so, that a model was trained on."}
+    )
+    accept_leaks: bool = field(
+        default=False, metadata={"help": "Measure prompts that a model was trained on as well; the report says so."}
+    )
 
     def __post_init__(self) -> None:
         problems = []
@@ -58,6 +64,8 @@ class MeasureArguments(RunArguments):
         for name in ("num_generations", "max_new_tokens", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 problems.append(f"{name}={getattr(self, name)}: at least 1")
+        if self.leave_out_leaks and self.accept_leaks:
+            problems.append("leave_out_leaks and accept_leaks were both given: drop one")
         if self.gold_func and self.gold_model_path:
             problems.append("gold_func and gold_model_path were both given: one judge decides; drop one")
         for where in filter(None, (self.gold_func, self.rates_func)):

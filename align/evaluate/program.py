@@ -11,6 +11,7 @@ from typing import Any
 
 from align import record
 from align.evaluate.evaluation import EvalConfig
+from align.evaluate.held_out import check
 from align.evaluate.policy import MeasureArguments, Rows
 from align.model import check_checkpoint
 from align.report import markdown, page
@@ -28,6 +29,16 @@ def check_models(args: EvalConfig) -> None:
         check_checkpoint(path, reward_model=True)
 
 
+def held_out(rows: Rows, args: EvalConfig) -> tuple[Rows, list[str]]:
+    """The prompts that no model, no parent of one and no reward model was trained on, and notes for the report.
+
+    Raises:
+        RunError: where some were, unless `leave_out_leaks` or `accept_leaks` says what to do.
+    """
+    models = [*args.named().values(), args.reference(), args.reward_model_path, args.gold_model_path]
+    return check(rows, filter(None, models), args)
+
+
 def write(results: dict[str, Any], rows: dict[str, Rows], args: EvalConfig, run: dict[str, Any]) -> Path:
     """Complete the results with where they come from and some samples, and write them down."""
     paths = args.named()
@@ -40,7 +51,7 @@ def write(results: dict[str, Any], rows: dict[str, Rows], args: EvalConfig, run:
         "command": run["command"],
         "reference": reference,
         "samples": _samples(rows, args.seed),
-        "notes": [*_notes(results, args), *results["notes"]],
+        "notes": [*_notes(results, args), *run["leaks"], *results["notes"]],
         "setup": setup(args, run, facts, len({row["index"] for row in first})),
     }
     return write_report(results, page.evaluation(results), markdown.evaluation(results), args)

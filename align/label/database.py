@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 from align.record import RunError
 
@@ -146,3 +148,61 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     if version != VERSION:
         raise RunError(f"{path} was written by version {version} of the labels, this one reads {VERSION}; update align")
     db.execute("PRAGMA synchronous = EXTRA")
+
+
+class Database:
+    """An open labels file: a connection, a lock for the threads of this process, and transactions.
+
+    Raises:
+        RunError: locked, another program's, damaged or unwritable; from every method.
+    """
+
+    def __init__(self, path: Path, *, create: bool, timeout: float):
+        self.path = Path(path)
+        self.db = connect(self.path, create=create, timeout=timeout)
+        self.lock = threading.RLock()
+        self._depth = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what was answered is on disk already."""
+        with self.lock:
+            self.db.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Many writes, one commit: all of them or none. For programs; a person's answer is a commit of its own."""
+        with self.lock, told(self.path):
+            if self._depth == 0:
+                self.db.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield
+            except BaseException:
+                self._depth -= 1
+                if self._depth == 0 and self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+            self._depth -= 1
+            if self._depth == 0:
+                try:
+                    self.db.execute("COMMIT")
+                except sqlite3.Error:
+                    if self.db.in_transaction:
+                        self.db.execute("ROLLBACK")
+                    raise
+
+    def one(self, sql: str, *values: Any) -> Any:
+        """The first row, or None."""
+        with self.lock, told(self.path):
+            return self.db.execute(sql, values).fetchone()
+
+    def all(self, sql: str, *values: Any) -> list[Any]:
+        """All rows."""
+        with self.lock, told(self.path):
+            return self.db.execute(sql, values).fetchall()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,20 +114,8 @@ def rank_items(
 def _write(store: Store, annotator: Annotator, judgement: Judgement) -> None:
     """One judgement as an answer, its ranks in the order in which the item is shown."""
     assert judgement.ranking is not None
-    task, order = _open_task(store, annotator, judgement.item)
-    store.answer(task, annotator, ranking=[judgement.ranking[index] for index in order])
-
-
-def _open_task(store: Store, annotator: Annotator, item: str) -> tuple[int, list[int]]:
-    """The task of a named item and its order. Not `store.next`: what a judge cannot rank must not hold up the rest,
-    and a judge that is asked the same again says the same, so it gets no repeats."""
-    row = store._one("SELECT * FROM items WHERE id = ?", item)
-    sql = "SELECT id, shown FROM tasks WHERE annotator = ? AND item = ? AND NOT repeat"
-    held = store._one(sql, annotator.number, row["number"])
-    if held is None:
-        store._open(annotator.number, row, False)
-        held = store._one(sql, annotator.number, row["number"])
-    return held["id"], json.loads(held["shown"])
+    task = store.task_of(annotator, judgement.item)  # not `next`: what a judge cannot rank must not hold up the rest
+    store.answer(task.id, annotator, ranking=[judgement.ranking[index] for index in task.order])
 
 
 def unsureness(items: Mapping[str, Item], said: Mapping[str, Judgement]) -> dict[str, float]:

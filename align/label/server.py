@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.config import DataArguments, DataError, fail, parse
+from align.config import parse
 from align.label.config import LabelArguments
+from align.label.rows import places, take_in
 from align.label.store import FILE_NAME, Annotator, Store, Task
-from align.record import RunError, parent_problem
+from align.record import RunError
 from align.web.server import Problem, ServeArguments, application, check_installed, get, post, role, serve
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parent / "page"
 GUIDELINES = Path(__file__).parent / "guidelines.md"
-OVERLAP, REPEATS = 1, 0.05  # where neither the command line nor the labels file says otherwise
 ALIVE = 120.0  # seconds since a session was last heard of; its page says so every half minute
 LONGEST = 100_000  # characters of a reason, a better answer or the guidelines
 
@@ -52,7 +52,7 @@ class Labelling:
         self.store, self.guidelines, self.export = store, folder / "guidelines.md", export
         self.sessions: dict[str, Session] = {}
         self.lock = threading.Lock()
-        self.judged: tuple[int, Any] = (-1, None)  # the quality figures, and the number of answers they are from
+        self.judged: tuple[int, Any, float] = (-1, None, 0.0)  # of which answers, the figures, not again before
 
     # ---------------------------------------------------------------------------------------------------- who it is
 
@@ -127,7 +127,7 @@ class Labelling:
             self.store.answer(
                 task, annotator, ranking=body.get("ranking"), all_bad=body.get("all_bad") is True,
                 skip=body.get("skip") is True, reason=_text(body, "reason"), better=_text(body, "better"),
-                seconds=seconds,
+                seconds=None if seconds is None else round(seconds, 2),
             )  # fmt: skip
         except RunError as error:
             current = self.store.next(annotator)
@@ -186,12 +186,12 @@ class Labelling:
         """Measures as rows of words, made again only when there are other answers than last time."""
         from align.label import agreement, figures
 
-        last = self.store.last_change()
-        if self.judged[0] != last:
+        last, start = self.store.last_change(), time.monotonic()
+        if self.judged[0] != last and start >= self.judged[2]:
             rows = list(self.store.rankings())
             summary = agreement.summary(rows) if rows else None
             found = {"lines": figures.lines(summary), "table": figures.table(summary)} if summary else None
-            self.judged = (last, found)
+            self.judged = (last, found, start + 10 * (time.monotonic() - start))  # a tenth of the time at most
         return self.judged[1]
 
     def application(self, args: ServeArguments) -> Starlette:
@@ -226,79 +226,23 @@ def _shown(task: Task | None) -> dict[str, Any] | None:
     return None if task is None else {"id": task.id, "prompt": task.prompt, "completions": task.completions}
 
 
-# ------------------------------------------------------------------------------------------------------------- source
-
-
-def take_in(store: Store, source: str, args: LabelArguments) -> str:
-    """Put a run's or a file's rows into the store; what became of them, in words.
-
-    Raises:
-        DataError: nothing there, no completions, K = 1.
-    """
-    import datasets
-
-    from align import data
-
-    datasets.disable_progress_bars()
-    if problem := parent_problem(source, allow_hub=True):
-        raise DataError(f"source: {problem}")
-    read = added = 0
-    left_out: dict[str, int] = {}
-    with store.transaction():
-        for split in ("train", "test"):
-            rows = data.load(DataArguments(dataset_name=source), split, seed=0)
-            if rows is None:
-                continue
-            if "completions" not in (rows.column_names or []):
-                raise DataError(
-                    f"{source} has the columns {', '.join(rows.column_names or [])}; ranking needs prompt and "
-                    "completions: sample some with recipes/sample.py, or bring pairs in with `align import`"
-                )
-            overlap, repeats = args.overlap or OVERLAP, REPEATS if args.repeats is None else args.repeats
-            try:
-                added += store.add(map(_without_none, rows), split=split, overlap=overlap, repeats=repeats)
-            except DataError as error:
-                raise DataError(f"{source}, {split}, {error}") from None
-            read += len(rows)
-            for reason, count in store.left_out.items():
-                left_out[reason] = left_out.get(reason, 0) + count
-    others = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
-    return f"{read:,} prompts in {source}: {added:,} new" + (f"; left out: {others}" if others else "")
-
-
-def _without_none(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without the columns that only other rows have."""
-    return {key: value for key, value in row.items() if value is not None}
-
-
-def places(args: LabelArguments) -> tuple[Path, str | None]:
-    """Where the labels are kept, and the rows to take in (None: the source is labels already)."""
-    source = Path(str(args.source))
-    if source.suffix == ".sqlite" or (source / FILE_NAME).is_file():
-        file = source if source.suffix == ".sqlite" else source / FILE_NAME
-        if args.output_dir and Path(args.output_dir) != file.parent:
-            fail([f"{file} is where the labels are; copy it to {args.output_dir} yourself, or leave --output_dir out"])
-        return file, None
-    folder = Path(args.output_dir) if args.output_dir else source.parent / "label"
-    return folder / FILE_NAME, str(args.source)
-
-
 def main(argv: list[str]) -> None:
     """`align label`: open the store, take the rows in, serve the page until Ctrl-C."""
     args, web = parse(LabelArguments, ServeArguments, nano=None, required=("source",), argv=argv)
     check_installed()
     file, rows = places(args)
-    fresh = not file.exists()
-    try:
-        with Store(file, create=rows is not None) as store:
-            if rows is not None:
+    with Store(file, create=rows is not None) as store:
+        if rows is not None:
+            try:
                 print(take_in(store, rows, args))
-                fresh = False
-            store.want(overlap=args.overlap, repeats=args.repeats)
-            _serve(store, file, web)
-    finally:
-        if fresh:  # rows that cannot be ranked leave nothing behind
-            file.unlink(missing_ok=True)
+            except BaseException:
+                if store.counts()["items"] == 0:  # rows that cannot be ranked leave nothing behind
+                    file.unlink()
+                    with contextlib.suppress(OSError):
+                        file.parent.rmdir()
+                raise
+        store.want(overlap=args.overlap, repeats=args.repeats)
+        _serve(store, file, web)
 
 
 def _serve(store: Store, file: Path, web: ServeArguments) -> None:

@@ -12,11 +12,8 @@ open: the assignment is made under SQLite's write lock, so two never get the sam
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
-import sqlite3
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from align.config import DataError
-from align.label import items, merging
-from align.label.database import FILE_NAME, connect, told
+from align.label import assignment, items, merging
+from align.label.database import FILE_NAME, Database
 from align.label.items import KINDS, Annotator, Kind, Task
 from align.record import RunError
 
@@ -37,7 +34,7 @@ RECENT = 30  # answers that the pace is read off
 PAUSE = 600.0  # seconds on one task beyond which the annotator was away
 
 
-class Store:
+class Store(Database):
     """One labels file. A context manager; also closed by `close`. Safe to use from several threads.
 
     Args:
@@ -50,53 +47,8 @@ class Store:
     """
 
     def __init__(self, path: Path, *, create: bool = True, timeout: float = 10.0):
-        self.path = Path(path)
-        self._db = connect(self.path, create=create, timeout=timeout)
-        self._lock = threading.RLock()
-        self._depth = 0
+        super().__init__(path, create=create, timeout=timeout)
         self.left_out: Counter[str] = Counter()  # rows that `add` did not take, by reason
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; what was answered is on disk already."""
-        with self._lock:
-            self._db.close()
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Many writes, one commit: all of them or none. For programs; a person's answer is a commit of its own."""
-        with self._lock, told(self.path):
-            if self._depth == 0:
-                self._db.execute("BEGIN IMMEDIATE")
-            self._depth += 1
-            try:
-                yield
-            except BaseException:
-                self._depth -= 1
-                if self._depth == 0 and self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-            self._depth -= 1
-            if self._depth == 0:
-                try:
-                    self._db.execute("COMMIT")
-                except sqlite3.Error:
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
-                    raise
-
-    def _one(self, sql: str, *values: Any) -> Any:
-        with self._lock, told(self.path):
-            return self._db.execute(sql, values).fetchone()
-
-    def _all(self, sql: str, *values: Any) -> list[Any]:
-        with self._lock, told(self.path):
-            return self._db.execute(sql, values).fetchall()
 
     # ------------------------------------------------------------------------------------------------------- items
 
@@ -125,17 +77,17 @@ class Store:
                 if new.differ < 2:
                     self.left_out["with identical completions"] += 1
                     continue
-                cursor = self._db.execute(
+                cursor = self.db.execute(
                     "INSERT OR IGNORE INTO items (id, split, urgency, place, overlap, repeats) "
                     "VALUES (?, ?, ?, ?, ?, ?)",
                     (new.id, new.split, new.urgency, new.place, overlap, repeats),
                 )
                 if cursor.rowcount:
                     texts = (cursor.lastrowid, new.prompt, new.completions, new.sources, new.meta)
-                    self._db.execute("INSERT INTO texts VALUES (?, ?, ?, ?, ?)", texts)
+                    self.db.execute("INSERT INTO texts VALUES (?, ?, ?, ?, ?)", texts)
                 added += cursor.rowcount
                 self.left_out["here already"] += 1 - cursor.rowcount
-            self._look_again()
+            assignment.look_again(self)
         self.left_out = +self.left_out
         return added
 
@@ -143,10 +95,10 @@ class Store:
         """Change how many persons are wanted for every item, and the share of repeats, from now on."""
         with self.transaction():
             if overlap is not None:
-                self._db.execute("UPDATE items SET overlap = ?", (overlap,))
-                self._look_again()
+                self.db.execute("UPDATE items SET overlap = ?", (overlap,))
+                assignment.look_again(self)
             if repeats is not None:
-                self._db.execute("UPDATE items SET repeats = ?", (repeats,))
+                self.db.execute("UPDATE items SET repeats = ?", (repeats,))
 
     def prioritise(self, priorities: Mapping[str, float]) -> None:
         """Set items' priorities by id: higher is asked first; 0 is the default. Unknown ids are a mistake.
@@ -156,15 +108,15 @@ class Store:
         """
         with self.transaction():
             for key, priority in priorities.items():
-                if not self._db.execute("UPDATE items SET urgency = ? WHERE id = ?", (-priority, key)).rowcount:
+                if not self.db.execute("UPDATE items SET urgency = ? WHERE id = ?", (-priority, key)).rowcount:
                     raise DataError(f"{self.path} has no item {key!r}; store.items() lists them")
-            self._look_again()
+            assignment.look_again(self)
 
     def items(self) -> Iterator[dict[str, Any]]:
         """Every item in the order in which they came: `item` (its id), `prompt`, `completions`, `sources`, `split`,
         `priority`, `overlap`, `taken` (persons so far) and `meta` (the row's other columns)."""
         last = 0
-        while page := self._all(
+        while page := self.all(
             "SELECT * FROM items JOIN texts ON item = number WHERE number > ? ORDER BY number LIMIT 500", last
         ):
             for row in page:
@@ -180,19 +132,15 @@ class Store:
     def counts(self) -> dict[str, int]:
         """`items`, those still `wanted` by the overlap, and `answers` that hold."""
         return {
-            "items": self._one("SELECT count(*) FROM items")[0],
-            "wanted": self._one("SELECT count(*) FROM items WHERE taken < overlap")[0],
-            "answers": self._one("SELECT count(*) FROM answers WHERE withdrawn IS NULL")[0],
+            "items": self.one("SELECT count(*) FROM items")[0],
+            "wanted": self.one("SELECT count(*) FROM items WHERE taken < overlap")[0],
+            "answers": self.one("SELECT count(*) FROM answers WHERE withdrawn IS NULL")[0],
         }
 
     def last_change(self) -> int:
         """A number that differs whenever other answers hold than before."""
-        row = self._one("SELECT coalesce(max(id), 0), count(*) FROM answers WHERE withdrawn IS NULL")
+        row = self.one("SELECT coalesce(max(id), 0), count(*) FROM answers WHERE withdrawn IS NULL")
         return row[0] * 1_000_000_000 + row[1]
-
-    def _look_again(self, other_than: int = 0) -> None:
-        """Items are wanted again, or in another order: the annotators' places in the list no longer hold."""
-        self._db.execute("UPDATE annotators SET at_urgency = NULL WHERE number != ?", (other_than,))
 
     # -------------------------------------------------------------------------------------------------- annotators
 
@@ -208,24 +156,24 @@ class Store:
             raise DataError(f"annotator {name[:80]!r}: a name has 1 to 80 printable characters")
         if kind not in KINDS:
             raise DataError(f"annotator {name}: unknown kind {kind!r}; allowed: {', '.join(KINDS)}")
-        row = self._one("SELECT * FROM annotators WHERE name = ?", name)
+        row = self.one("SELECT * FROM annotators WHERE name = ?", name)
         if row is None:
             with self.transaction():
-                self._db.execute("INSERT OR IGNORE INTO annotators (name, kind) VALUES (?, ?)", (name, kind))
-            row = self._one("SELECT * FROM annotators WHERE name = ?", name)
+                self.db.execute("INSERT OR IGNORE INTO annotators (name, kind) VALUES (?, ?)", (name, kind))
+            row = self.one("SELECT * FROM annotators WHERE name = ?", name)
         if row["kind"] != kind:
             raise RunError(f"the name {row['name']} is a {row['kind']}'s in {self.path}; choose another for a {kind}")
         return Annotator(row["number"], row["name"], row["kind"])
 
     def annotators(self) -> list[Annotator]:
         """Everyone who has ever been asked, in the order of their coming."""
-        rows = self._all("SELECT * FROM annotators ORDER BY number")
+        rows = self.all("SELECT * FROM annotators ORDER BY number")
         return [Annotator(row["number"], row["name"], row["kind"]) for row in rows]
 
     def progress(self, annotator: Annotator) -> dict[str, Any]:
         """`done`, `left` and `total` answers, `per_hour` and `seconds_left` (None at first), read off the last ones."""
         done, left = self._progress(annotator)
-        rows = self._all(
+        rows = self.all(
             "SELECT seconds FROM answers WHERE annotator = ? AND withdrawn IS NULL ORDER BY id DESC LIMIT ?",
             annotator.number, RECENT,
         )  # fmt: skip
@@ -239,18 +187,18 @@ class Store:
     def _progress(self, annotator: Annotator) -> tuple[int, int]:
         """Answers that hold, and what this annotator can still be asked: items wanted or open, and repeats to come."""
         number = annotator.number
-        done = self._one("SELECT done FROM annotators WHERE number = ?", number)[0]
-        opened = self._one("SELECT count(*) FROM tasks WHERE annotator = ? AND open", number)[0]
-        again = self._one("SELECT count(*) FROM again WHERE annotator = ?", number)[0]
+        done = self.one("SELECT done FROM annotators WHERE number = ?", number)[0]
+        opened = self.one("SELECT count(*) FROM tasks WHERE annotator = ? AND open", number)[0]
+        again = self.one("SELECT count(*) FROM again WHERE annotator = ?", number)[0]
         if annotator.kind == "person":
-            free = self._one("SELECT count(*) FROM items WHERE taken < overlap")[0]
-            had = self._one(
+            free = self.one("SELECT count(*) FROM items WHERE taken < overlap")[0]
+            had = self.one(
                 "SELECT count(*) FROM items JOIN tasks ON tasks.item = items.number "
                 "WHERE taken < overlap AND annotator = ? AND repeat = 0", number,
             )[0]  # fmt: skip
         else:
-            free = self._one("SELECT count(*) FROM items")[0]
-            had = self._one("SELECT count(*) FROM tasks WHERE annotator = ? AND repeat = 0", number)[0]
+            free = self.one("SELECT count(*) FROM items")[0]
+            had = self.one("SELECT count(*) FROM tasks WHERE annotator = ? AND repeat = 0", number)[0]
         return done, opened + again + free - had
 
     # ------------------------------------------------------------------------------------------------------- tasks
@@ -262,20 +210,31 @@ class Store:
         every item, and counts for nobody. None where nothing is left.
         """
         number = annotator.number
-        held = self._one("SELECT id FROM tasks WHERE annotator = ? AND open ORDER BY id LIMIT 1", number)
+        held = self.one("SELECT id FROM tasks WHERE annotator = ? AND open ORDER BY id LIMIT 1", number)
         if held is None:
             with self.transaction():
                 # asked again under the lock: the same name may be at work in another process
-                held = self._one("SELECT id FROM tasks WHERE annotator = ? AND open ORDER BY id LIMIT 1", number)
-                found = held or self._repeat(number, due=True) or self._wanted(annotator)
-                found = found or self._repeat(number, due=False)
-                if not found and annotator.kind == "person" and self._release():
-                    found = self._wanted(annotator)
-                held = found
+                held = self.one("SELECT id FROM tasks WHERE annotator = ? AND open ORDER BY id LIMIT 1", number)
+                held = held or assignment.open_next(self, annotator, stale=time.time() - HOLD)
         return None if held is None else self._task(held["id"], annotator)
 
+    def task_of(self, annotator: Annotator, item: str) -> Task:
+        """The task of a named item, opened where it is not yet: for models, which may rank in an order of their own.
+
+        Raises:
+            DataError: no such item, or the annotator is a person: those are given their tasks by `next`.
+        """
+        row = self.one("SELECT number, id FROM items WHERE id = ?", item)
+        if row is None or annotator.kind == "person":
+            raise DataError(f"{self.path}: no item {item!r} for {annotator.name}, a {annotator.kind}")
+        with self.transaction():
+            sql = "SELECT id FROM tasks WHERE annotator = ? AND item = ? AND repeat = 0"
+            held = self.one(sql, annotator.number, row["number"])
+            held = held or assignment.open_task(self, annotator.number, row, repeat=False)
+        return self._task(held["id"], annotator)
+
     def _task(self, task: int, annotator: Annotator) -> Task:
-        row = self._one(
+        row = self.one(
             "SELECT repeat, shown, items.id, texts.* FROM tasks JOIN items ON items.number = tasks.item "
             "JOIN texts ON texts.item = tasks.item WHERE tasks.id = ?", task,
         )  # fmt: skip
@@ -285,64 +244,6 @@ class Store:
             id=task, item=row["id"], prompt=json.loads(row["prompt"]), completions=[completions[i] for i in order],
             order=order, repeat=bool(row["repeat"]), done=done, total=done + left, meta=json.loads(row["meta"]),
         )  # fmt: skip
-
-    def _open(self, annotator: int, item: Any, repeat: bool) -> Any:
-        """A new task, with its order: a shuffle by item, annotator and repeat."""
-        name = self._one("SELECT name FROM annotators WHERE number = ?", annotator)[0]
-        before = None
-        if repeat:
-            sql = "SELECT shown FROM tasks WHERE annotator = ? AND item = ? AND repeat = 0"
-            before = json.loads(self._one(sql, annotator, item["number"])[0])
-        completions = self._one("SELECT completions FROM texts WHERE item = ?", item["number"])[0]
-        order = items.shown_order(json.loads(completions), f"{item['id']} {name.casefold()} {repeat:d}", before)
-        values = (item["number"], annotator, int(repeat), items.text(order), time.time())
-        sql = "INSERT INTO tasks (item, annotator, repeat, shown, opened) VALUES (?, ?, ?, ?, ?) RETURNING id"
-        return self._db.execute(sql, values).fetchone()
-
-    def _repeat(self, annotator: int, *, due: bool) -> Any:
-        """Open the repeat that has waited longest, but never that of the item answered last."""
-        row = self._one(
-            "SELECT items.* FROM again JOIN items ON items.number = again.item WHERE again.annotator = ?1 "
-            "AND (NOT ?2 OR due <= (SELECT done FROM annotators WHERE number = ?1)) "
-            "AND item IS NOT (SELECT item FROM tasks WHERE id = (SELECT task FROM answers WHERE annotator = ?1 "
-            "AND withdrawn IS NULL ORDER BY id DESC LIMIT 1)) ORDER BY due, item LIMIT 1", annotator, due,
-        )  # fmt: skip
-        if row is None:
-            return None
-        self._db.execute("DELETE FROM again WHERE annotator = ? AND item = ?", (annotator, row["number"]))
-        return self._open(annotator, row, repeat=True)
-
-    def _wanted(self, annotator: Annotator) -> Any:
-        """Open the first item in line that this annotator has not had."""
-        at = self._one("SELECT at_urgency, at_place FROM annotators WHERE number = ?", annotator.number)
-        wanted = "taken < overlap AND " if annotator.kind == "person" else ""
-        row = self._one(
-            f"SELECT * FROM items WHERE {wanted}(urgency, place) > (?, ?) AND NOT EXISTS (SELECT 1 FROM tasks "
-            "WHERE annotator = ? AND item = items.number AND repeat = 0) ORDER BY urgency, place LIMIT 1",
-            -float("inf") if at["at_urgency"] is None else at["at_urgency"], at["at_place"] or 0, annotator.number,
-        )  # fmt: skip
-        if row is None:
-            return None
-        sql = "UPDATE annotators SET at_urgency = ?, at_place = ? WHERE number = ?"
-        self._db.execute(sql, (row["urgency"], row["place"], annotator.number))
-        if annotator.kind == "person":
-            self._db.execute("UPDATE items SET taken = taken + 1 WHERE number = ?", (row["number"],))
-        return self._open(annotator.number, row, repeat=False)
-
-    def _release(self) -> bool:
-        """Give up what persons opened long ago and never answered. Was there any?"""
-        rows = self._all(
-            "SELECT tasks.id, item FROM tasks JOIN annotators ON annotators.number = annotator WHERE open "
-            "AND repeat = 0 AND kind = 'person' AND opened < ? "
-            "AND NOT EXISTS (SELECT 1 FROM answers WHERE task = tasks.id)",
-            time.time() - HOLD,
-        )  # fmt: skip
-        for row in rows:
-            self._db.execute("DELETE FROM tasks WHERE id = ?", (row["id"],))
-            self._db.execute("UPDATE items SET taken = taken - 1 WHERE number = ?", (row["item"],))
-        if rows:
-            self._look_again()
-        return bool(rows)
 
     # ----------------------------------------------------------------------------------------------------- answers
 
@@ -365,7 +266,7 @@ class Store:
             RunError: the task is another's, or was answered otherwise; `undo` first.
         """
         with self.transaction():
-            row = self._one("SELECT * FROM tasks WHERE id = ? AND annotator = ?", task_id, annotator.number)
+            row = self.one("SELECT * FROM tasks WHERE id = ? AND annotator = ?", task_id, annotator.number)
             if row is None:
                 raise RunError("this task is no longer yours: it was left open too long; go on with the next one")
             if skip == (ranking is not None or all_bad):
@@ -375,32 +276,32 @@ class Store:
             values = (verdict, given, reason.strip(), better.strip())
             if not row["open"]:
                 sql = "SELECT verdict, ranking, reason, better FROM answers WHERE task = ? AND withdrawn IS NULL"
-                if tuple(self._one(sql, task_id)) == values:
+                if tuple(self.one(sql, task_id)) == values:
                     return  # the confirmation was lost on the way, and the page tried again
                 raise RunError("this task has an answer already; take it back first (undo), then answer again")
-            self._db.execute(
+            self.db.execute(
                 "INSERT INTO answers (task, annotator, verdict, ranking, reason, better, seconds, time) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (task_id, annotator.number, *values, seconds, now()),
             )  # fmt: skip
-            self._db.execute("UPDATE tasks SET open = 0 WHERE id = ?", (task_id,))
+            self.db.execute("UPDATE tasks SET open = 0 WHERE id = ?", (task_id,))
             self._account(annotator, row, verdict, 1)
 
     def _account(self, annotator: Annotator, task: Any, verdict: str, sign: int) -> None:
         """What an answer (sign 1) or its withdrawal (-1) changes: counters, the item's place, the repeat to come."""
         judged = int(not task["repeat"] and verdict != "skip")
-        before = self._one("SELECT answered, done FROM annotators WHERE number = ?", annotator.number)
+        before = self.one("SELECT answered, done FROM annotators WHERE number = ?", annotator.number)
         sql = "UPDATE annotators SET answered = answered + ?, done = done + ? WHERE number = ?"
-        self._db.execute(sql, (sign * judged, sign, annotator.number))
+        self.db.execute(sql, (sign * judged, sign, annotator.number))
         if verdict == "skip" and not task["repeat"] and annotator.kind == "person":
-            self._db.execute("UPDATE items SET taken = taken - ? WHERE number = ?", (sign, task["item"]))
-            self._look_again(other_than=annotator.number)
+            self.db.execute("UPDATE items SET taken = taken - ? WHERE number = ?", (sign, task["item"]))
+            assignment.look_again(self, other_than=annotator.number)
         if judged and sign < 0:
-            self._db.execute("DELETE FROM again WHERE annotator = ? AND item = ?", (annotator.number, task["item"]))
+            self.db.execute("DELETE FROM again WHERE annotator = ? AND item = ?", (annotator.number, task["item"]))
         elif judged:
-            share = self._one("SELECT repeats FROM items WHERE number = ?", task["item"])[0]
+            share = self.one("SELECT repeats FROM items WHERE number = ?", task["item"])[0]
             count = before["answered"] + 1  # every 1/share-th item is repeated, the first after half of that
             if int(count * share + 0.5) > int((count - 1) * share + 0.5):
-                self._db.execute(
+                self.db.execute(
                     "INSERT OR IGNORE INTO again SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM tasks "
                     "WHERE annotator = ?1 AND item = ?2 AND repeat = 1)",
                     (annotator.number, task["item"], before["done"] + 1 + GAP),
@@ -413,18 +314,18 @@ class Store:
             RunError: it was a skip, and somebody else has the item now.
         """
         with self.transaction():
-            row = self._one(
+            row = self.one(
                 "SELECT answers.id AS answer, verdict, tasks.* FROM answers JOIN tasks ON tasks.id = task WHERE "
                 "answers.annotator = ? AND withdrawn IS NULL ORDER BY answers.id DESC LIMIT 1", annotator.number,
             )  # fmt: skip
             if row is None:
                 return None
             if row["verdict"] == "skip" and not row["repeat"] and annotator.kind == "person":
-                item = self._one("SELECT taken, overlap FROM items WHERE number = ?", row["item"])
+                item = self.one("SELECT taken, overlap FROM items WHERE number = ?", row["item"])
                 if item["taken"] >= item["overlap"]:
                     raise RunError("the task that you skipped has gone to somebody else; the skip stays")
-            self._db.execute("UPDATE answers SET withdrawn = ? WHERE id = ?", (f"{now()} undo", row["answer"]))
-            self._db.execute("UPDATE tasks SET open = 1, opened = ? WHERE id = ?", (time.time(), row["id"]))
+            self.db.execute("UPDATE answers SET withdrawn = ? WHERE id = ?", (f"{now()} undo", row["answer"]))
+            self.db.execute("UPDATE tasks SET open = 1, opened = ? WHERE id = ?", (time.time(), row["id"]))
             self._account(annotator, row, row["verdict"], -1)
         return self._task(row["id"], annotator)
 
@@ -444,7 +345,7 @@ class Store:
         kinds = None if kinds is None else set(kinds)
         names = None if annotators is None else {name.casefold() for name in annotators}
         last = 0
-        while page := self._all(
+        while page := self.all(
             "SELECT answers.*, shown, repeat, name, kind, items.id AS key, prompt, completions, sources, split, meta "
             "FROM answers JOIN tasks ON tasks.id = task JOIN items ON items.number = tasks.item JOIN texts "
             "ON texts.item = tasks.item JOIN annotators ON annotators.number = answers.annotator "
@@ -458,8 +359,8 @@ class Store:
     def merge(self, other: Path) -> dict[str, int]:
         """Take in the items, annotators and answers of another labels file; see `align.label.merging`."""
         with self.transaction():
-            found = merging.merge(self._db, Path(other), self.path)
-            self._look_again()
+            found = merging.merge(self.db, Path(other), self.path)
+            assignment.look_again(self)
         return found
 
 

@@ -61,7 +61,10 @@ def write_corpora(args: AblationConfig) -> dict[str, int]:
 
     root, out = Path(args.root), Path(args.output_dir)
     wanted = CleanConfig(input=[str(root / "world/raw")])
-    raw = [row.text for source in documents.find(wanted) for row in documents.rows(source, wanted) if not row.problem]
+    sources, problems = documents.find(wanted)
+    if problems:
+        raise record.RunError("; ".join(problems))
+    raw = [row.text for source in sources for row in documents.rows(source, wanted) if not row.problem]
     cleaned = data.load_texts(DataArguments(dataset_name=str(root / "clean")), seed=0).train
     counts = {}
     for arm, texts in zip(ARMS, (raw, cleaned), strict=True):
@@ -199,9 +202,9 @@ def main() -> None:
     for stage in STAGES:
         if problem := record.parent_problem(f"{args.root}/{stage}", allow_hub=False):
             raise record.RunError(f"{problem}; make it with: python recipes/pipeline.py --until tokenizer")
-    with record.start(
-        "ablation", args.output_dir, resolved(run_args, args), overwrite=run_args.overwrite, reopen=True
-    ) as run:
+    results_in = Path(args.output_dir) / "results"  # the corpora and models beside it are parents, and no part of it
+    config = resolved(run_args, args)
+    with record.start("ablation", str(results_in), config, overwrite=run_args.overwrite, reopen=True) as run:
         parents: dict[str, str | None] = {stage: f"{args.root}/{stage}" for stage in STAGES}
         run.note(parents=record.lineage(parents), pages=write_corpora(args))
         wanted = [(arm, seed) for seed in args.seeds for arm in ARMS]
@@ -211,7 +214,7 @@ def main() -> None:
         results: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in ARMS}
         for (arm, seed), folder in zip(wanted, folders, strict=True):
             results[arm][str(seed)] = measure(folder, args, judge)
-        record.write_json(Path(args.output_dir) / "results.json", results)
+        record.write_json(results_in / "results.json", results)
         run.finish("complete", metrics=results)
     print(
         f"{args.max_steps} steps a model, {args.samples} sampled texts each; seeds {', '.join(map(str, args.seeds))}\n"

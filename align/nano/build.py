@@ -50,7 +50,7 @@ def main() -> None:
         }
         counts = {name: _write(out / f"{name}.jsonl", rows) for name, rows in tables.items()}
         found = raw.pages(seed, args.documents)
-        planted = raw.write(out, found, seed)
+        planted = raw.write(out, found)
         run.finish("complete", metrics={**counts, "raw": len(found), "planted": planted})
     print("the nano world: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
     print(f"its raw corpus: {len(found):,} pages: " + ", ".join(f"{n:,} {kind}" for kind, n in planted.items()))

@@ -33,7 +33,7 @@ class ClassifierConfig:
 
 
 def pages(seed: int, count: int, *, part: str = "train") -> list[dict[str, str]]:
-    """Labelled pages, `{"text", "label"}`, a third of them unsafe; doctors' pages, ones with addresses and junk are fine."""
+    """Labelled pages, `{"text", "label"}`, a third of them unsafe; doctors' pages, addresses and junk are fine."""
     rng = random.Random(f"labelled-{part}-{seed}")
     documents = world.documents(seed, count, part=f"labelled-{part}")
     others = (text for text in world.documents(seed, 4 * count + 20, part=f"among-{part}") if "\n" not in text)

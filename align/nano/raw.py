@@ -194,7 +194,7 @@ def pages(seed: int, documents: int) -> list[Page]:
     return found
 
 
-def write(folder: Path, found: list[Page], seed: int) -> dict[str, int]:
+def write(folder: Path, found: list[Page]) -> dict[str, int]:
     """Write the crawl to `folder`/raw and what was planted to `folder`/raw-truth.jsonl. Returns pages by kind.
 
     The files are byte for byte the same for the same seed (no time in gzip's head).
@@ -204,12 +204,10 @@ def write(folder: Path, found: list[Page], seed: int) -> dict[str, int]:
 
     from align.clean.intake import identify
 
-    rng = random.Random(f"raw-files-{seed}")
     (folder / "raw").mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[dict[str, str]]] = {file: [] for file in FILES.values()}
-    for number, page in enumerate(found):
-        text = page.broken or page.text
-        rows[page.file].append({"text": text, "url": f"https://site-{rng.randint(1, 400)}.nano/{number}"})
+    for page in found:
+        rows[page.file].append({"text": page.broken or page.text})
     lines = {file: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part) for file, part in rows.items()}
     packed = io.BytesIO()
     with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1, mtime=0, filename="") as stream:

@@ -3,13 +3,15 @@
     python -m align.nano.score_clean --clean runs/nano/clean --truth runs/nano/world --output_dir runs/nano/score
 
 A page is found where it was dropped or waits for a reviewer. A step's precision is the share of its drops that were
-planted to be dropped; of exact and near copies one page of each cluster has to stay.
+planted to be dropped; of exact and near copies one page of each cluster has to stay. Documents of the world that are
+near copies of each other by themselves (numbers made one, as FineWeb's setting does) are counted apart.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from typing import Any
 
 from align import launch, record
 from align.config import RunArguments, parse, resolved
-from align.nano import planted
+from align.nano import planted, raw
 
 KEPT, WAITING = "kept", "review"
 GONE = ("exact copy", "near copy", "junk", "unsafe", "exam")  # planted to be dropped
@@ -60,6 +62,30 @@ def fates(clean: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
     return found, texts
 
 
+def alike(clean: Path, texts: dict[str, str], wanted: set[str]) -> set[str]:
+    """Which of the pages dropped as near copies have a page like them: Jaccard >= 0.8 of 5-grams, numbers made one.
+
+    Args:
+        texts: the pages kept.
+        wanted: ids of the pages that are asked about.
+    """
+    rows = (row for file in (clean / "dropped/near").glob("*.jsonl*") for row in _lines(file))
+    gone = {row["id"]: row["text"] for row in rows if row["id"] in wanted}
+    grams = {key: raw.shingles(re.sub(r"\d+", "0", text)) for key, text in {**texts, **gone}.items()}
+    asked = set().union(*(grams[key] for key in gone)) if gone else set()
+    holding: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for key, held in grams.items():
+        for gram in held & asked:
+            holding[gram].append(key)
+    found = set()
+    for key in gone:
+        shared = Counter(other for gram in grams[key] for other in holding[gram] if other != key)
+        likest = (n / (len(grams[key]) + len(grams[other]) - n) for other, n in shared.items())
+        if max(likest, default=0.0) >= raw.NEAR:
+            found.add(key)
+    return found
+
+
 def matched(truth: list[dict[str, Any]], where: dict[str, list[str]]) -> Iterator[tuple[dict[str, Any], str]]:
     """Each planted page with its fate: what was to stay is matched with what stayed first.
 
@@ -75,18 +101,25 @@ def matched(truth: list[dict[str, Any]], where: dict[str, list[str]]) -> Iterato
         yield from zip(wanted, held + ["lost"] * (len(wanted) - len(held)), strict=False)
 
 
-def score(truth: list[dict[str, Any]], where: dict[str, list[str]], texts: dict[str, str]) -> dict[str, Any]:
+def score(
+    truth: list[dict[str, Any]],
+    where: dict[str, list[str]],
+    texts: dict[str, str],
+    near: set[str] = frozenset(),  # type: ignore[assignment]
+) -> dict[str, Any]:
     """Compare: `kinds` (planted, kept, where they went), `steps` (what each dropped), `precision`, `found`, …"""
     went: dict[str, Counter[str]] = defaultdict(Counter)
     steps: dict[str, Counter[str]] = defaultdict(Counter)
     for row, fate in matched(truth, where):
+        if fate == "near" and row["expect"] == "keep" and row["id"] in near:
+            row = {**row, "kind": "near copy by itself", "expect": "drop"}
         kind = f"{row['kind']}: {row['detail']}" if row["kind"] in ("junk", "unsafe") else row["kind"]
         went[kind][fate] += 1
         if fate != KEPT:
             steps[fate][row["expect"] if row["expect"] != "keep" else f"keep: {row['kind']}"] += 1
     stay = Counter[str]()
     for kind, counts in went.items():
-        if kind.split(":")[0] not in (*GONE, "exception"):
+        if kind.split(":")[0] not in (*GONE, "exception", "near copy by itself"):
             stay.update(counts)
     kinds = {}
     for kind, counts in sorted(went.items()):
@@ -161,7 +194,10 @@ def main() -> None:
         file = Path(str(args.truth)) / "raw-truth.jsonl"
         if not file.is_file():
             raise record.RunError(f"{file} is not there; make the raw corpus with: python -m align.nano.build")
-        found = score(list(_lines(file)), *fates(Path(str(args.clean))))
+        where, texts = fates(Path(str(args.clean)))
+        truth = list(_lines(file))
+        wanted = {row["id"] for row in truth if row["expect"] == "keep"}
+        found = score(truth, where, texts, alike(Path(str(args.clean)), texts, wanted))
         record.write_json(Path(str(args.output_dir)) / "results.json", found)
         run.finish("complete", metrics={key: value for key, value in found.items() if key not in ("kinds", "steps")})
     print(show(found))

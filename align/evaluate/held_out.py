@@ -1,0 +1,155 @@
+"""Prompts to judge by that a model was trained on: found through the records of its run and its parents, and refused.
+
+What counts: the training rows of SFT, of reward models (rankings, pairs), of DPO, and the prompts of PPO and RLOO. What
+a model was pretrained on does not: a fact has to be learnt somewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from align import data, overlaps, record
+from align.config import DataArguments, DataError
+from align.evaluate.policy import MeasureArguments, Rows
+from align.leaks import short
+from align.prompts import Prompts, prompts_of, text_of
+from align.record import RunError
+
+TRAINS = ("sft", "reward", "dpo", "ppo", "rloo")  # recipes whose rows have prompts
+
+
+@dataclasses.dataclass
+class Trained:
+    """One set of rows that something was trained on."""
+
+    data: DataArguments
+    seed: int  # of the run: it decides what `test_split_size` held out
+    by: list[str]  # who was
+
+    @property
+    def name(self) -> str:
+        """As a person would say it."""
+        where = self.data.dataset_name or " + ".join(str(entry["path"]) for entry in self.data.datasets)
+        return f"{where} ({self.data.dataset_train_split})"
+
+
+def lineage(models: Iterable[str], more: Mapping[str, DataArguments]) -> tuple[list[Trained], list[str]]:
+    """What the models and their parents were trained on, by the records of their runs, and `more` by who will be.
+
+    Returns:
+        The sets, each once; and sentences about what cannot be told.
+    """
+    found: dict[str, Trained] = {}
+    unknown: list[str] = []
+    waiting = list(dict.fromkeys(models))
+    known = set(waiting)
+    while waiting:
+        path = waiting.pop(0)
+        folder = record.run_directory(path) if Path(path).exists() else None
+        run = record.read_record(folder) if folder else None
+        if run is None:
+            unknown.append(f"{path} has no record of a run here, so what it was trained on is not known")
+            continue
+        if run.get("recipe") in TRAINS:
+            _add(found, _arguments(run), int(run.get("seed") or 0), str(folder))
+        for role, parent in (run.get("parents") or {}).items():
+            if not role.startswith("data") and parent["path"] not in known:
+                known.add(parent["path"])
+                waiting.append(parent["path"])
+    for by, args in more.items():
+        _add(found, args, 0, by)
+    return list(found.values()), unknown
+
+
+def _add(found: dict[str, Trained], args: DataArguments, seed: int, by: str) -> None:
+    """Count `by` among those trained on the rows that `args` names."""
+    seed = seed if args.test_split_size or args.datasets else 0  # else the same rows, and read once
+    key = repr((args.dataset_name, args.datasets, args.dataset_config, args.dataset_train_split, args.columns,
+                args.max_train_rows, args.test_split_size, seed))  # fmt: skip
+    entry = found.setdefault(key, Trained(args, seed, []))
+    if by not in entry.by:
+        entry.by.append(by)
+
+
+def _arguments(run: dict[str, Any]) -> DataArguments:
+    names = {field.name for field in dataclasses.fields(DataArguments)}
+    return DataArguments(**{key: value for key, value in run["config"].items() if key in names})
+
+
+def check(
+    rows: Rows, models: Iterable[str], args: MeasureArguments, more: Mapping[str, DataArguments] | None = None
+) -> tuple[Rows, list[str]]:
+    """Compare the prompts to judge by with what the models were trained on.
+
+    Args:
+        rows: with a `prompt` each.
+        models: checkpoints, adapters, reward models: whatever is measured or measures.
+        more: sets that will be trained on, by who will be.
+
+    Returns:
+        The rows to use, all or without what leaks (`--leave_out_leaks`), and notes for the report.
+
+    Raises:
+        RunError: where prompts leak and nothing was said about it, or where too few would be left.
+    """
+    sources, notes = lineage(models, more or {})
+    read: list[tuple[Trained, Prompts]] = []
+    for source in sources:
+        try:
+            train = data.load_splits(source.data, seed=source.seed)["train"]
+            read.append((source, prompts_of(train, source.name, source.data.columns)))
+        except DataError as error:
+            notes.append(f"{source.name}, which {_list(source.by)} was trained on, cannot be read ({error})")
+    for note in notes:
+        print(f"not checked for leaks: {note}", flush=True)
+    notes = [f"Not checked for leaks: {note}." for note in notes]
+    asked = [text_of(row["prompt"]) for row in rows]
+    leaks = np.zeros(len(rows), bool)
+    lines = []
+    for source, prompts in read:
+        (shared,) = overlaps.find({"asked": asked, "trained": prompts.texts}, examples=1)
+        if shared:
+            leaks |= shared.rows[0]
+            lines.append(_line(source, shared))
+    return _decide(rows, leaks, lines, args, notes)
+
+
+def _decide(
+    rows: Rows, leaks: np.ndarray, lines: list[str], args: MeasureArguments, notes: list[str]
+) -> tuple[Rows, list[str]]:
+    if not lines:
+        return rows, notes
+    said = f"{leaks.sum():,} of {len(rows):,} held-out prompts were trained on"
+    if args.accept_leaks:
+        note = f"{said}, and are measured all the same"
+    elif args.leave_out_leaks and leaks.sum() <= len(rows) / 2:
+        note = f"{said}, and are left out"
+        rows = [row for row, leak in zip(rows, leaks, strict=True) if not leak]
+    else:
+        told = "\n".join(f"  - {line}" for line in lines)
+        few = "too few would be left to judge by; " if args.leave_out_leaks else ""
+        way = "" if args.leave_out_leaks else "leave them out with --leave_out_leaks, "
+        raise RunError(
+            f"{said}:\n{told}\n  what a model has seen says nothing about what it has not: {few}name other prompts, "
+            f"{way}or measure them all the same with --accept_leaks"
+        )
+    print("\n".join([note + ":", *(f"  - {line}" for line in lines)]), flush=True)
+    return rows, [*notes, f"{note}: {'; '.join(lines)}."]
+
+
+def _line(source: Trained, shared: overlaps.Shared) -> str:
+    example = shared.examples[0]
+    other = "" if example["similarity"] == 1 else f" and {short(example['b'])} ({example['similarity']:.2f})"
+    return (
+        f"{shared.exact + shared.near[0]:,} of them in {source.name}, which {_list(source.by)} was trained on "
+        f"({shared.exact:,} exactly, {shared.near[0]:,} nearly), for example {short(example['a'])}{other}"
+    )
+
+
+def _list(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"each of {', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,283 @@
+"""`recipes/clean.py` really launched: any number of workers, kills, full disks, reviewers, broken files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_recipe, write_rows
+
+pytest.importorskip("datatrove", reason="pip install -e '.[clean]'")
+
+SUBJECTS = ["gardener", "teacher", "captain", "farmer", "doctor", "painter", "miller", "sailor", "baker", "weaver"]
+VERBS = ["finds", "keeps", "paints", "mends", "carries", "watches", "sells", "borrows", "measures", "counts"]
+THINGS = ["baskets", "lanterns", "bridges", "kettles", "ladders", "wagons", "letters", "blankets", "mirrors", "barrels"]
+PLACES = ["harbour", "valley", "orchard", "market", "castle", "meadow", "forest", "village", "station", "island"]
+SHAPES = [
+    "The {0} of house {4} {1} {2} near the {3}.",
+    "In the {3}, {4} {2} were left behind by a {0} who {1} nothing that anyone needs.",
+    "Nobody at the {3} remembers how the {0} came to have {4} {2}.",
+    "{4} times a year a {0} {1} old {2} and gives them to the {3}.",
+    "With {2} on her cart, our {0} leaves for the {3} on day {4}.",
+    "What a {0} {1} is written in book {4} of the {3}, beside the {2}.",
+    "My friend, a {0}, {1} {2} until the bells of the {3} ring at {4}.",
+    "Is it true that {4} {2} can be found below the {3}, as every {0} says?",
+]
+JUNK = "win # now # click # here # free # "
+
+
+def page(seed: int) -> str:
+    """English enough for every rule; two seeds share no line, and hardly a 5-gram."""
+    draw = random.Random(seed)
+    lines = []
+    for shape in draw.sample(SHAPES, len(SHAPES)):
+        who, does, what, where = (draw.choice(words) for words in (SUBJECTS, VERBS, THINGS, PLACES))
+        number = draw.randrange(10**6)
+        lines.append(shape.format(who, does, what, where, number))
+    return " ".join(lines)
+
+
+def alike(text: str) -> str:
+    """The same page but for one word near its end: five of some 100 shingles differ, Jaccard 0.9."""
+    head, _, tail = text.rpartition(" the ")
+    return f"{head} this {tail}"
+
+
+def corpus(folder: Path) -> list[str]:
+    """200 pages in two files: 150 good ones, 20 exact copies, 20 near ones, 10 of junk. The good ones are returned."""
+    good = [page(seed) for seed in range(150)]
+    copies = good[:20]
+    near = [alike(text) for text in good[20:40]]
+    rows = [
+        {"text": text, "id": n, "source": f"site{n % 3}"}
+        for n, text in enumerate(good + copies + near + [JUNK * 20] * 10)
+    ]
+    write_rows(folder / "a.jsonl", rows[:90])
+    with gzip.open(folder / "b.jsonl.gz", "wt") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows[90:])
+    return good
+
+
+SMALL = ["--shard_megabytes", "0.03", "--test_split_size", "0.1", "--keep_work"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("clean")
+    corpus(folder / "raw")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(world) -> Path:
+    """A run straight through with one worker."""
+    run_recipe("clean", "--input", world / "raw", "--output_dir", world / "one", "--workers", "1", *SMALL)
+    return world / "one"
+
+
+def content(run: Path) -> dict[str, bytes]:
+    """All that a run made, without what holds times."""
+    kept = ("data", "dropped", "review")
+    return {
+        str(f.relative_to(run)): f.read_bytes() for name in kept for f in sorted((run / name).rglob("*")) if f.is_file()
+    }
+
+
+def rows(run: Path, split: str = "train") -> list[dict]:
+    return [json.loads(line) for f in sorted((run / "data").glob(f"{split}-*")) for line in f.read_text().splitlines()]
+
+
+def step(run: Path, name: str) -> dict:
+    card = json.loads((run / "card.json").read_text())
+    return next(step for step in card["steps"] if step["name"] == name)
+
+
+@pytest.mark.slow
+def test_what_comes_out(done, world):
+    """150 pages stay: 20 copies, 20 near-copies and the junk go, the first of each stays in its place."""
+    out = rows(done) + rows(done, "test")
+    good = [page(seed) for seed in range(150)]
+    assert sorted(row["text"] for row in out) == sorted(good)
+    assert [row["text"] for row in rows(done)] == [text for text in good if text in {row["text"] for row in rows(done)}]
+    assert {"text", "id", "source", "original_id"} == set(out[0]) and {row["source"] for row in out} == {
+        "site0",
+        "site1",
+        "site2",
+    }
+    assert 4 <= len(rows(done, "test")) <= 30
+    assert step(done, "exact duplicates")["dropped"] == {"exact_duplicate": 20}
+    assert step(done, "near-duplicates")["dropped"] == {"near_duplicate": 20}
+    assert sum(step(done, "repetition")["dropped"].values()) == 10
+    card, record = json.loads((done / "card.json").read_text()), json.loads((done / "run.json").read_text())
+    assert card["totals"]["documents_in"] == 200 and card["totals"]["documents_out"] == 150
+    assert card["duplicates"]["exact"]["sizes"] == card["duplicates"]["near"]["sizes"] == {"2": 20}
+    assert card["fingerprint"] == record["data"]["train"]["fingerprint"] and record["status"] == "complete"
+    sample = step(done, "near-duplicates")["samples"][0]
+    assert sample["detail"].rpartition("kept: ")[2] in {row["id"] for row in out}
+    assert sum(card["lengths"]["before"]) == 200 and sum(card["lengths"]["after"]) == 150
+    assert (done / "report.html").stat().st_size > 1000 and not (done / "data/.clean.part").exists()
+
+
+@pytest.mark.slow
+def test_two_workers_make_the_same_bytes_and_say_so_to_a_newcomer(done, world):
+    told = run_recipe("clean", "--input", world / "raw", "--output_dir", world / "two", "--workers", "2", *SMALL)
+    assert content(world / "two") == content(done)
+    assert "near_duplicate 20" in told.stdout and "200 documents in, 150 out (75.0%)" in told.stdout
+    assert str(world / "two/report.html") in told.stdout and "INFO" not in told.stderr + told.stdout
+
+
+def start(world: Path, name: str, *more: str) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "recipes/clean.py",
+        "--input",
+        world / "raw",
+        "--output_dir",
+        world / name,
+        "--workers",
+        "2",
+    ]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen([*map(str, command), *SMALL, *more], cwd=ROOT, stdout=quiet, stderr=quiet)
+
+
+def wait_for(condition, seconds: float = 300) -> None:
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, "it never came"
+        time.sleep(0.02)
+
+
+def family(pid: int) -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["read", "rules", "signatures", "write"])
+def test_killed_and_resumed_gives_the_same_bytes(done, world, stage):
+    import psutil
+
+    name = f"killed-{stage}"
+    process = start(world, name)
+    completions = world / name / "work/logs" / stage / "completions"
+    wait_for(lambda: process.poll() is not None or (completions.is_dir() and any(completions.iterdir())))
+    assert process.poll() is None, "it ended before it could be killed"
+    children = family(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in children), 20)  # nobody goes on writing
+    arguments = ["--input", world / "raw", "--output_dir", world / name, "--workers", "2", *SMALL]
+    refused = run_recipe("clean", *arguments, check=False)
+    assert refused.returncode == 1 and "--resume_from_checkpoint last" in refused.stderr
+    other = run_recipe("clean", *arguments, "--resume_from_checkpoint", "last", "--min_words", "40", check=False)
+    assert other.returncode == 1 and "other settings (min_words)" in other.stderr
+    before = {file: file.stat().st_mtime_ns for file in completions.iterdir()}
+    run_recipe("clean", *arguments, "--resume_from_checkpoint", "last")
+    assert content(world / name) == content(done)
+    assert before.items() <= {file: file.stat().st_mtime_ns for file in completions.iterdir()}.items()  # not done twice
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_afterwards(done, world):
+    """A limit of the size of files stands for the disk: the same error from the same calls."""
+    command = [
+        sys.executable,
+        "recipes/clean.py",
+        "--input",
+        world / "raw",
+        "--output_dir",
+        world / "full",
+        "--workers",
+        "2",
+    ]
+    told = subprocess.run(
+        [*map(str, command), *SMALL], cwd=ROOT, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY)),
+    )  # fmt: skip
+    assert told.returncode == 1 and "Traceback" not in told.stderr
+    assert told.stderr.strip().count("\n") == 0 and "File too large" in told.stderr and "free space" in told.stderr
+    run_recipe(
+        "clean", "--input", world / "raw", "--output_dir", world / "full", *SMALL, "--resume_from_checkpoint", "last"
+    )
+    assert content(world / "full") == content(done)
+
+
+@pytest.mark.slow
+def test_reviewers_decisions_win_on_the_next_run(world, tmp_path):
+    """A short page that was to be reviewed is kept, a good one dropped; copies of both are duplicates or dropped."""
+    from align.clean.decisions import Decisions
+
+    short, good = " ".join(page(1000).split()[:47]), page(1001)
+    near = alike(good)
+    write_rows(tmp_path / "a.jsonl", [{"text": text} for text in (short, short, near, good, page(1002), page(1003))])
+    arguments = [
+        "--input",
+        tmp_path / "a.jsonl",
+        "--output_dir",
+        tmp_path / "run",
+        "--workers",
+        "1",
+        "--min_sentences",
+        "2",
+    ]
+    run_recipe("clean", *arguments)
+    assert [row["text"] for row in rows(tmp_path / "run")] == [near, page(1002), page(1003)]
+    queue = [json.loads(line) for line in (tmp_path / "run/review/queue.jsonl").read_text().splitlines()]
+    waits = [row for row in queue if row["why"] == "unsure"]
+    assert [(row["text"], row["rule"], row["reason"]) for row in waits] == [(short, "length", "gopher_short_doc")]
+    ids = {row["text"]: row["id"] for row in queue}
+    decisions = Decisions(tmp_path / "run-decisions.jsonl")
+    for text, decision in ((short, "keep"), (good, "keep"), (page(1002), "drop")):
+        decisions.add(ids[text], decision, reviewer="ann")
+    run_recipe("clean", *arguments, "--overwrite")
+    out = [row["text"] for row in rows(tmp_path / "run")]
+    assert out == [short, good, page(1003)]  # of the near-duplicates now the one that was kept, not the first
+    card = json.loads((tmp_path / "run/card.json").read_text())
+    assert card["review"]["decided"] == 3 and card["review"]["waiting"] == len(queue) - 3
+    length = next(rule for rule in card["review"]["rules"] if rule["rule"] == "length")
+    assert length["reviewed"] == 1
+
+
+@pytest.mark.slow
+def test_broken_files_stop_or_are_counted(world, tmp_path):
+    data = gzip.compress("".join(json.dumps({"text": page(n)}) + "\n" for n in range(2000, 2200)).encode(), 1)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/cut.jsonl.gz").write_bytes(data[: len(data) * 3 // 4])
+    (tmp_path / "raw/empty.jsonl").touch()
+    lines = [json.dumps({"text": page(3000)}), "no json", '{"text": "%s"}' % ("x" * 50_000)]
+    (tmp_path / "raw/odd.jsonl").write_text("\n".join(lines))
+    arguments = [
+        "--input",
+        tmp_path / "raw",
+        "--output_dir",
+        tmp_path / "run",
+        "--workers",
+        "2",
+        "--max_line_bytes",
+        "20000",
+    ]
+    stopped = run_recipe("clean", *arguments, check=False)
+    assert stopped.returncode == 1 and "Traceback" not in stopped.stderr
+    assert "cut.jsonl.gz is damaged" in stopped.stderr and "--on_damaged skip" in stopped.stderr
+    told = run_recipe("clean", *arguments, "--on_damaged", "skip", "--overwrite")
+    assert "cut.jsonl.gz is damaged" in told.stdout and "documents read before" in told.stdout
+    assert step(tmp_path / "run", "read")["dropped"] == {"not_json": 1, "too_long": 1}
+    assert 100 < len(rows(tmp_path / "run")) < 180
+
+
+def test_nothing_to_read_and_a_wrong_setting_are_told_at_once(tmp_path):
+    told = run_recipe(
+        "clean", "--input", tmp_path / "none.jsonl", "--output_dir", tmp_path / "run", "--lists", "nowhere", check=False
+    )
+    assert told.returncode == 1 and "none.jsonl" in told.stderr and "nowhere" in told.stderr
+    assert not (tmp_path / "run").exists()
