@@ -252,7 +252,7 @@ def _config_path(argv: list[str], nano: str | None) -> tuple[str | None, list[st
         else:
             rest.append(token)
     names = {token.split("=")[0] for token in rest}
-    if path is None and not names & {"--model_name_or_path", "--dataset_name", "--help", "-h"}:
+    if path is None and not names & {"--model_name_or_path", "--dataset_name", "--input", "--help", "-h"}:
         path = nano
         if nano and not Path(nano).is_file():
             raise ConfigError(f"no --config given, and the nano family's {nano} is not here: run from the repository")

@@ -89,7 +89,7 @@ def _moved(value: Any, args: PipelineConfig) -> Any:
 
 
 def _paths(settings: dict[str, Any]) -> set[str]:
-    """What a stage reads: every value, or end of `name=value` (`name=value:split`), that is there, but its own folder."""
+    """What a stage reads: every value, or `path` of `name=path:split`, that is there, but its own folder."""
     values = [v for k, v in settings.items() if k != "output_dir"]
     found = [item for value in values for item in (value if isinstance(value, list) else [value])]
     found += [entry["path"] for entry in settings.get("datasets") or []]

@@ -28,6 +28,7 @@ PACKAGES = (
     "peft",
     "accelerate",
     "datasets",
+    "datatrove",
     "deepspeed",
     "tokenizers",
     "align-recipes",
@@ -141,7 +142,8 @@ def lineage(paths: dict[str, str | None]) -> dict[str, dict[str, Any]]:
         elif Path(path).is_dir():
             parents[role] = {"path": path, "hash": hash_files(Path(path))}
         elif Path(path).is_file():
-            parents[role] = {"path": path, "hash": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+            with Path(path).open("rb") as stream:
+                parents[role] = {"path": path, "hash": hashlib.file_digest(stream, "sha256").hexdigest()}
         else:
             parents[role] = {"path": path, "hash": None}
     return parents

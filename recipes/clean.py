@@ -10,19 +10,15 @@ each); any is left out with --skip. It streams, uses every core, and goes on aft
 --resume_from_checkpoint last; the output is the same for any number of workers.
 """
 
-import sys
-
 from align import launch, record
 from align.clean.config import CleanConfig, RuleConfig
 from align.config import RunArguments, parse, resolved
 
 
 def main():
-    named = any(word.startswith("--input") for word in sys.argv)
     run_args, args, rules = parse(
-        RunArguments, CleanConfig, RuleConfig, nano=None if named else "recipes/nano/clean.yaml",
-        required=("input", "output_dir"),
-    )  # fmt: skip
+        RunArguments, CleanConfig, RuleConfig, nano="recipes/nano/clean.yaml", required=("input", "output_dir")
+    )
     from align.clean import documents, outcome, program
 
     launch.check(launch.ONE_PROCESS)

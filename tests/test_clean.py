@@ -71,6 +71,9 @@ def test_datatrove_keeps_one_split_for_all_filters():
 def test_gopher_filters_say_what_datatroves_say(text):
     doc = Document(text, "")
     assert gopher.Repetition(language=WORDS).filter(doc) == GopherRepetitionFilter(language=WORDS).filter(doc)
+    ngrams = {f"dup_{what}_frac": None for what in ("line", "para", "line_char", "para_char")} | {"language": WORDS}
+    for off in (ngrams, ngrams | {"top_n_grams": ()}):
+        assert gopher.Repetition(**off).filter(doc) == GopherRepetitionFilter(**off).filter(doc)
     options = {"min_doc_words": 3, "language": WORDS}
     mine = gopher.Quality(**options).filter(doc)
     assert mine == GopherQualityFilter(**options).filter(doc)

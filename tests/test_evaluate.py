@@ -16,6 +16,7 @@ from align.compare import arms, results, verdict
 from align.compare.arms import Arm
 from align.config import ConfigError, DataArguments
 from align.evaluate import policy, wins
+from align.record import RunError
 
 
 def test_the_published_gap_is_one_standard_error():

@@ -17,7 +17,7 @@ from align.config import ConfigError
 
 # In the order in which they run; the names are those of the card, of `skip` and of the folders in dropped/.
 STEPS = (
-    "repair", "length", "repetition", "quality", "language", "boilerplate", "lists", "classifier",
+    "repair", "length", "language", "repetition", "quality", "boilerplate", "lists", "classifier",
     "decontamination", "exact", "near", "personal",
 )  # fmt: skip
 # Languages that are not written with spaces between words: the fast tokenizer would see one word a line.

@@ -239,7 +239,7 @@ class _Excluded:
             verdict = Verdict("drop", "near_duplicate", f"like an earlier document, in a cluster of {size:,}")
         self.tally.stop(doc, verdict)
         cluster = {"cluster": doc.metadata["minhash_cluster_id"]} if self.tally.step == "near" else {}
-        self.sink.write(stopped(doc, self.tally.step, verdict, **cluster))
+        self.sink.write(stopped(doc, self.tally.step, verdict, metadata=doc.metadata, **cluster))
 
 
 def exact_filter(run: Path, quiet: bool = False) -> Distinct:

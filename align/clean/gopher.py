@@ -17,6 +17,7 @@ from datatrove.utils.text import PUNCTUATION_SET
 
 from align.clean.words import split
 
+HEAD = 12  # characters; long enough to be rare, short enough that five words have them
 Verdict = bool | tuple[bool, str]
 
 
@@ -43,8 +44,9 @@ class Repetition(GopherRepetitionFilter):
             if top_ngram(spaced, starts, n) / len(text) > share:
                 return False, f"top_{n}_gram"
         joined, starts = "".join(words), list(accumulate(map(len, words), initial=0))
-        for n, share in self.dup_n_grams:
-            if repeated(joined, starts, n) / len(text) > share:
+        again = candidates(joined, starts, self.dup_n_grams[0][0]) if self.dup_n_grams else []
+        for n, share in self.dup_n_grams if again else ():
+            if repeated(joined, starts, again, n) / len(text) > share:
                 return False, f"duplicated_{n}_n_grams"
         return True
 
@@ -62,25 +64,38 @@ def top_ngram(spaced: str, starts: list[int], n: int) -> int:
     return len(gram) * count
 
 
-def repeated(joined: str, starts: list[int], n: int) -> int:
+def candidates(joined: str, starts: list[int], least: int) -> list[int]:
+    """The words at which an n-gram may begin that occurs twice, for any n from `least` on; usually few.
+
+    Equal n-grams begin with the same `HEAD` characters, so what begins unlike all else cannot be repeated. One that is
+    shorter than that is a candidate in any case.
+    """
+    heads = [joined[a : a + HEAD] for a in starts[:-1]]
+    counts = Counter(heads)
+    if len(counts) == len(heads):
+        return [i for i, (a, b) in enumerate(zip(starts, starts[least:], strict=False)) if b - a < HEAD]
+    pairs = enumerate(zip(starts, starts[least:], heads, strict=False))
+    return [i for i, (a, b, head) in pairs if counts[head] > 1 or b - a < HEAD]
+
+
+def repeated(joined: str, starts: list[int], again: list[int], n: int) -> int:
     """Characters of n-grams seen before, from left to right, each run of n words counted once.
 
     Args:
         joined: the words without space between them. starts: where each begins in it, and its length.
+        again: the words at which to look (see `candidates`).
     """
-    grams = [joined[a:b] for a, b in zip(starts, starts[n:], strict=False)]
-    if len(set(grams)) == len(grams):
-        return 0
     seen: set[str] = set()
     characters = at = 0
-    while at < len(grams):
-        gram = grams[at]
-        if gram in seen:
-            characters += len(gram)
-            at += n
-        else:
-            seen.add(gram)
-            at += 1
+    last = len(starts) - 1 - n
+    for i in again:
+        if at <= i <= last:
+            gram = joined[starts[i] : starts[i + n]]
+            if gram in seen:
+                characters += len(gram)
+                at = i + n
+            else:
+                seen.add(gram)
     return characters
 
 

@@ -190,7 +190,7 @@ class Decisions(Block):
                 decision = doc.metadata.get(DECISION)
                 if decision == "drop":
                     tally.stop(doc, verdict)
-                    dropped.write(stopped(doc, self.step, verdict))
+                    dropped.write(stopped(doc, self.step, verdict, metadata=doc.metadata))
                     continue
                 if decision == "keep":
                     tally.add("changed", "kept_by_a_reviewer")
@@ -226,7 +226,7 @@ class Lines(Block):
                 else:
                     verdict = Verdict("drop", "only_boilerplate", "no line is left")
                     tally.stop(doc, verdict)
-                    dropped.write(stopped(doc, self.step, verdict))
+                    dropped.write(stopped(doc, self.step, verdict, metadata=doc.metadata))
         tally.save(self.counts, rank)
 
     def _clean(self, doc: Document, tally: Tally, cleaner: Any, why: Callable[..., str]) -> None:

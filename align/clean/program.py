@@ -29,7 +29,7 @@ from align.clean.documents import Source
 from align.data import DataError
 from align.record import Run, RunError
 
-JUDGED = ("length", "repetition", "quality", "language", "lists", "classifier", "decontamination")
+JUDGED = ("length", "language", "repetition", "quality", "lists", "classifier", "decontamination")
 FINDERS = 4  # tasks that merge the hashes of exact duplicates; each has a quarter of the hashes
 # What may differ between a run and its resumption
 FREE = {"workers", "executor", "executor_options", "resume_from_checkpoint", "keep_work", "title", "output_dir"}
@@ -67,7 +67,10 @@ def _check_content(args: CleanConfig, rules: RuleConfig) -> None:
     if args.runs("classifier") and rules.classifier_path:
         from align.clean.classifier import check as check_classifier
 
-        check_classifier(rules.classifier_path, rules.classifier_label)
+        check_classifier(
+            rules.classifier_path, rules.classifier_label, threshold=rules.classifier_threshold,
+            review=tuple(rules.classifier_review),
+        )  # fmt: skip
 
 
 def steps(args: CleanConfig, rules: RuleConfig) -> list[str]:
