@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align import chat, rankings, schemas
+from align import chat, prompts, rankings, schemas
 from align.config import DataArguments, DataError
 from align.rankings import ALL, Pairing
 
@@ -338,12 +338,15 @@ class Splits:
     train: Any
     test: Any
     reports: dict[str, Report]
+    shared: dict[str, Any] | None = None  # prompts on both sides: `align.prompts.within`
 
     def __str__(self) -> str:
-        return "\n".join(f"  {name}: {report}" for name, report in self.reports.items())
+        lines = [f"  {name}: {report}" for name, report in self.reports.items()]
+        return "\n".join(lines + ([f"  {self.shared['line']}"] if self.shared else []))
 
     def as_dict(self) -> dict[str, Any]:
-        return {name: report.as_dict() for name, report in self.reports.items()}
+        found = {name: report.as_dict() for name, report in self.reports.items()}
+        return found | ({"shared_prompts": self.shared} if self.shared else {})
 
 
 def load_splits(args: DataArguments, *, seed: int) -> dict[str, Any]:
@@ -391,7 +394,8 @@ def prepare(args: DataArguments, schema: str, tokenizer: Any, *, max_length: int
     """Load, normalise and tokenise the train split and, where there is one, the test split."""
     done: dict[str, Any] = {"train": None, "test": None}
     reports = {}
-    for name, rows in load_splits(args, seed=seed).items():
+    splits = load_splits(args, seed=seed)
+    for name, rows in splits.items():
         if rows is None:
             continue
         source = f"{args.dataset_name or 'mixture'} ({name})"
@@ -400,7 +404,10 @@ def prepare(args: DataArguments, schema: str, tokenizer: Any, *, max_length: int
         report.fingerprint = fingerprint(rows)
         done[name] = tokenise(rows, schema, tokenizer, max_length=max_length, report=report)
         check_dropped(report, args.max_dropped)
-    return Splits(done["train"], done["test"], reports)
+    shared = None
+    if splits["test"] is not None and schema in ("sft", "preference"):
+        shared = prompts.within(splits["train"], splits["test"], args.dataset_name or "mixture", args.columns)
+    return Splits(done["train"], done["test"], reports, shared)
 
 
 def _pairing(args: DataArguments, split: str) -> Pairing:

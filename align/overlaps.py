@@ -1,41 +1,27 @@
 """Which prompts two sets share: the same text (exact), or nearly the same (Jaccard similarity of word n-grams).
 
-N prompts, W words of one prompt, G n-grams, P pairs.
+N prompts, G n-grams, P pairs.
 
-**The measure.** A prompt is the set of its 1-, 2- and 3-grams of words, padded at both ends: W words have 3 W + 3 of
-them, and every word counts alike wherever it stands. For prompts whose words all differ this gives, to check by hand:
-
-    one word replaced in W       (W - 1) / (W + 3)    at least 0.8 from 17 words on
-    one word added to W          W / (W + 3)          at least 0.8 from 12 words on
-
-So a long prompt with a word changed is near, and short ones that share a template are not: "What is the capital of
-Peru?" against Spain is 5 / 9, "What is 17 plus 25?" against 26 is 4 / 8. Characters' 5-grams put the latter at 0.87,
-because the sums differ in one character; unpadded 1- to 3-grams put templates of ten words that end in another name at
-0.8. The price: of prompts below 12 words, only equal ones are found at 0.8. Paraphrases are not what this finds: word
-overlap cannot see them (Yang et al. 2023, "Rethinking Benchmark and Contamination for Language Models with Rephrased
-Samples").
-
-**The search** takes the true similarity of the pairs that can be near. Two sets of n-grams as similar as asked share
-one of each set's rarest, so pairs are met in an index of those alone (prefix filter: Chaudhuri et al. 2006; Bayardo et
-al. 2007), at places that leave enough to share (positional filter: Xiao et al. 2008), and bitmaps rule out most of the
-rest (Sandes et al. 2020). None of this misses a pair. Where thousands of prompts share most of a long template, all
-pairs would be left; there each prompt is compared with `TRIES` others, those with which it shares the rarest first, so
-that a changed copy is found before its siblings. MinHash banding was tried: on templates with two blanks it proposes
-nearly all pairs, because their similarity, 0.6 to 0.7, is close to the threshold; what tells them apart is rare.
+The measure is that of `align.ngrams`. Two sets of n-grams as similar as asked share one of each set's rarest, so pairs
+are met in an index of those alone (prefix filter: Chaudhuri et al. 2006; Bayardo et al. 2007), at places that leave
+enough to share (positional filter: Xiao et al. 2008); bitmaps rule out most of the rest (Sandes et al. 2020), and the
+true similarity decides. None of this misses a pair. Where thousands of prompts share most of a long template, all pairs
+would be left; so each prompt is compared in vain with `TRIES` others at most, those with which it shares the rarest
+first: a changed copy is found before its siblings. MinHash banding was tried and proposes most pairs of a template with
+two blanks: their similarity, 0.6 to 0.7, is close to the threshold, and what tells them apart is rare.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
-import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import regex
+
+from align.ngrams import words
 
 THRESHOLD = 0.8  # near from here on: the nano evaluation's closest prompt to a trained one, worded anew, has 0.69
 PAIRS = 1 << 16  # candidates that are looked at together: bounds the memory
@@ -44,45 +30,8 @@ WORDS = 1 << 18  # words that are read together: the same
 COUNTERS = 1 << 22  # for how often an n-gram occurs; where two share one, the search is slower and as right
 BITMAP = 4  # times 64 bits
 EDGE = 1e-9  # a similarity of exactly the threshold counts, whatever its last digit
-PARTNERS = 64  # each rare n-gram of a prompt is tried with so many others at most, the rarest n-grams first
+PARTNERS = 1000  # each rare n-gram of a prompt is tried with so many others at most, the rarest n-grams first
 TRIES = 16  # and is compared so many times in vain at most
-
-# A letter of scripts that put no space between words is a word. Marks (Thai and Hindi vowels) belong to their letter.
-_LONE = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
-# Symbols carry the meaning of sums and code ("2 + 2", "C#"): they are words. A hyphen is one where a number follows.
-_TOKENS = regex.compile(
-    rf"\p{{Nd}}+(?:[.,]\p{{Nd}}+)*|{_LONE}\p{{M}}*|(?:(?!{_LONE})[\p{{L}}\p{{M}}\p{{N}}_])+"
-    r"|-(?=\s*\p{Nd})|[\p{Sm}\p{Sc}\p{So}^*/%#&@\\]"
-)
-
-_ASCII_TOKENS = re.compile(r"[0-9]+(?:[.,][0-9]+)*|[a-z_][a-z0-9_]*|-(?=\s*[0-9])|[$+<=>|~^*/%#&@\\]")
-
-
-def words(text: str) -> list[str]:
-    """The words of a prompt without case, spaces, sentence punctuation and Unicode forms.
-
-    Text of nothing but punctuation is one word, itself; empty text has none.
-    """
-    if text.isascii():  # the same rules, five times as fast
-        plain = text.lower().replace("'", "")
-        return _ASCII_TOKENS.findall(plain) or plain.split()
-    plain = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "").replace("'", "")
-    return _TOKENS.findall(plain) or plain.split()
-
-
-def grams(text: str) -> set[tuple[str, ...]]:
-    """The padded 1-, 2- and 3-grams of a prompt's words: what `similarity` compares."""
-    found: set[tuple[str, ...]] = set()
-    for size in (1, 2, 3):
-        padded = [""] * (size - 1) + words(text) + [""] * (size - 1)
-        found |= {tuple(padded[at : at + size]) for at in range(len(padded) - size + 1)}
-    return found
-
-
-def similarity(a: str, b: str) -> float:
-    """Jaccard similarity of two prompts, 0 to 1: the definition, for one pair at a time."""
-    one, other = grams(a), grams(b)
-    return len(one & other) / len(one | other) if words(a) and words(b) else 0.0
 
 
 # ------------------------------------------------------------------------------------------------------------- sets

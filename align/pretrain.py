@@ -147,7 +147,7 @@ def prepare(args: DataArguments, tokenizer: Any, *, length: int, seed: int) -> C
         told = [] if held_out is None else [r["text"] for r in data.normalise(held_out, "text", source, args.columns)]
         test = list(pack(_token_ids(told, tokenizer), length))
         kept = Dataset.from_list(test) if test else None
-        return Corpus(blocks, kept, {"train": data.Report(source)}, _packed_bytes(test, tokenizer))
+        return Corpus(blocks, kept, {"train": data.Report(source)}, test_bytes=_packed_bytes(test, tokenizer))
     texts = data.load_texts(args, seed=seed)
     train = list(pack(_token_ids(texts.train, tokenizer), length))
     test = list(pack(_token_ids(texts.test or [], tokenizer), length))
@@ -157,7 +157,7 @@ def prepare(args: DataArguments, tokenizer: Any, *, length: int, seed: int) -> C
         Dataset.from_list(train),
         Dataset.from_list(test) if test else None,
         texts.reports,
-        _packed_bytes(test, tokenizer),
+        test_bytes=_packed_bytes(test, tokenizer),
     )
 
 

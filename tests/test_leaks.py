@@ -11,10 +11,11 @@ import pytest
 from conftest import WORDS, run_recipe, stage_arguments, write_rows
 from datasets import Dataset
 
-from align import leaks, overlaps
+from align import leaks, ngrams
 from align.config import ConfigError
 from align.evaluate import held_out
-from align.overlaps import find, similarity, words
+from align.ngrams import similarity, words
+from align.overlaps import find
 from align.prompts import prompts_of, within
 from align.record import RunError
 
@@ -133,7 +134,7 @@ def test_all_that_is_near_is_found(threshold):
             copy[rng.randrange(len(copy))] = rng.choice(draw)
         b.append(copy)
     a, b = [" ".join(x) for x in a], [" ".join(x) for x in b]
-    grams = [[overlaps.grams(x) for x in side] for side in (a, b)]
+    grams = [[ngrams.grams(x) for x in side] for side in (a, b)]
     table = [[len(x & y) / len(x | y) >= threshold for y in grams[1]] for x in grams[0]]
     (shared,) = find({"a": a, "b": b}, threshold=threshold)
     assert shared.rows[0].tolist() == [any(row) for row in table]

@@ -146,9 +146,16 @@ class Classifier:
         import torch
 
         device = self.model.device
-        batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(device)
+        longest = max(map(len, ids))
+        left = self.tokenizer.padding_side == "left"
+        rows = torch.full((len(ids), longest), self.tokenizer.pad_token_id)  # [B, T]; not tokenizer.pad: slow
+        mask = torch.zeros_like(rows)
+        for row, found in enumerate(ids):
+            at = longest - len(found) if left else 0
+            rows[row, at : at + len(found)] = torch.tensor(found)
+            mask[row, at : at + len(found)] = 1
         with torch.inference_mode():
-            logits = self.model(**batch).logits.float()  # [B, L]
+            logits = self.model(input_ids=rows.to(device), attention_mask=mask.to(device)).logits.float()  # [B, L]
         config = self.model.config
         if config.num_labels == 1 and config.problem_type in (None, "regression"):
             return logits[:, 0].tolist()

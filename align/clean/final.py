@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,8 +63,10 @@ class Final(Block):
                 if doc.metadata.get("minhash_cluster_size", 1) > 1:
                     clusters.write({"cluster": doc.metadata["minhash_cluster_id"], "id": doc.id})
                 rest = {k: v for k, v in doc.metadata.items() if not k.startswith("_") and k not in INNER}
+                # one column of JSON text, as datatrove's readers take it: files have different columns
+                row = {"text": doc.text, "id": doc.id, "source": source, "metadata": json.dumps(rest, default=str)}
                 held_out = int(doc.id, 16) < self.test * 2**64
-                (test if held_out else train).write({"text": doc.text, "id": doc.id, "source": source} | rest)
+                (test if held_out else train).write(row)
                 words = len(doc.text.split())
                 tally.add("totals", "tokens_out", count(doc.text) if count else words)
                 tally.add("totals", "test_documents", int(held_out))

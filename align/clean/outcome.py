@@ -15,12 +15,12 @@ WHAT = {
     "read": ("files into documents", ""),
     "repair": ("encoding repaired, line ends and Unicode normalised", "ftfy with datatrove's settings"),
     "length": ("too few or too many words", "Gopher (arXiv:2112.11446)"),
+    "language": ("another language", "lid.176 (arXiv:1612.03651), FineWeb's threshold"),
     "repetition": ("lines, paragraphs or n-grams that repeat", "Gopher (arXiv:2112.11446)"),
     "quality": (
         "symbols, odd words, lists, short lines, code",
         "Gopher (arXiv:2112.11446), FineWeb (arXiv:2406.17557), C4 (JMLR 21, 2020)",
     ),
-    "language": ("another language", "lid.176 (arXiv:1612.03651), FineWeb's threshold"),
     "boilerplate": ("cookie, policy and JavaScript lines removed", "C4 (JMLR 21, 2020)"),
     "lists": ("terms of a list of unwanted words", ""),
     "classifier": ("a classifier's label", ""),

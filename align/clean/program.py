@@ -67,10 +67,10 @@ def _check_content(args: CleanConfig, rules: RuleConfig) -> None:
     if args.runs("classifier") and rules.classifier_path:
         from align.clean.classifier import check as check_classifier
 
+        low, high = rules.classifier_review
         check_classifier(
-            rules.classifier_path, rules.classifier_label, threshold=rules.classifier_threshold,
-            review=tuple(rules.classifier_review),
-        )  # fmt: skip
+            rules.classifier_path, rules.classifier_label, threshold=rules.classifier_threshold, review=(low, high)
+        )
 
 
 def steps(args: CleanConfig, rules: RuleConfig) -> list[str]:

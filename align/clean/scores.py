@@ -208,4 +208,5 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
     with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as stream:
         for line in stream:
             row = json.loads(line)
-            yield {**(row.get("metadata") or {}), **row}
+            other = row.get("metadata") or {}  # JSON text in data/
+            yield {**(json.loads(other) if isinstance(other, str) else other), **row}
