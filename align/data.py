@@ -400,14 +400,26 @@ def prepare(args: DataArguments, schema: str, tokenizer: Any, *, max_length: int
             continue
         source = f"{args.dataset_name or 'mixture'} ({name})"
         reports[name] = report = Report(source)
-        rows = normalise(rows, schema, source, args.columns, _pairing(args, name), report)
+        pairing = _pairing(args, name)
+        rows = normalise(rows, schema, source, args.columns, pairing, report)
         report.fingerprint = fingerprint(rows)
         done[name] = tokenise(rows, schema, tokenizer, max_length=max_length, report=report)
         check_dropped(report, args.max_dropped)
+        if report.rankings and report.dropped:
+            done[name] = _weighed_again(done[name], pairing)
     shared = None
     if splits["test"] is not None and schema in ("sft", "preference"):
         shared = prompts.within(splits["train"], splits["test"], args.dataset_name or "mixture", args.columns)
     return Splits(done["train"], done["test"], reports, shared)
+
+
+def _weighed_again(rows: Any, pairing: Pairing) -> Any:
+    """Pairs of which some were dropped: those that are left have weights with a mean of 1, as `rankings.weigh` says."""
+    from datasets import Dataset
+
+    kept = rows.to_list()
+    rankings.weigh(kept, pairing.weights)
+    return Dataset.from_list(kept)
 
 
 def _pairing(args: DataArguments, split: str) -> Pairing:

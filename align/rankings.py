@@ -141,10 +141,12 @@ def majority(rows: Iterable[dict]) -> list[dict]:
     The outcome (one better, the other, a tie) with the most votes; where two have as many, it is a tie. An annotator
     who compared the same two texts more than once (copies of a completion) has one vote, the sign of their sum. It is
     done by pairs, not by whole rankings, because a majority need not be a ranking (Condorcet's paradox).
-    `votes` holds the number of votes for the first, for a tie, and for the second.
+    `votes` holds the number of votes for the first, for a tie, and for the second; `kind` is the annotators', `mixed`
+    where people and models voted.
     """
     opinions: dict[tuple, dict[Any, int]] = defaultdict(lambda: defaultdict(int))
     told: dict[tuple, tuple[dict, Any, Any]] = {}
+    kinds: dict[tuple, set[str | None]] = defaultdict(set)
     for number, row in enumerate(rows):
         group = prompt_key(row["prompt"])
         for a, b, sign in compare(row):
@@ -152,6 +154,7 @@ def majority(rows: Iterable[dict]) -> list[dict]:
                 a, b, sign = b, a, -sign
             key = (group, text(a), text(b))
             told.setdefault(key, (row, a, b))
+            kinds[key].add(row.get("kind"))
             opinions[key][row.get("annotator") or number] += sign
     out = []
     for key, (row, a, b) in told.items():
@@ -162,7 +165,7 @@ def majority(rows: Iterable[dict]) -> list[dict]:
         rest = {name: row[name] for name in ("category", "split") if row.get(name) is not None}
         ranking = {1: [1, 2], -1: [2, 1], 0: [1, 1]}[sign]
         out.append({"prompt": row["prompt"], "completions": [a, b], "ranking": ranking, "annotator": "majority",
-                    "kind": row.get("kind"), "votes": [votes[1], votes[0], votes[-1]], **rest})  # fmt: skip
+                    "kind": row.get("kind") if len(kinds[key]) == 1 else "mixed", "votes": [votes[1], votes[0], votes[-1]], **rest})  # fmt: skip
     return out
 
 

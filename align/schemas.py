@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -54,13 +55,10 @@ def messages(value: Any, where: str) -> chat.Messages:
 
 def _transcript(text: str) -> chat.Messages:
     """`\\n\\nHuman: …\\n\\nAssistant: …` (Anthropic's HH format) to messages."""
-    out: chat.Messages = []
-    for part in (
-        text.replace("\n\nHuman:", "\x00user\x01").replace("\n\nAssistant:", "\x00assistant\x01").split("\x00")[1:]
-    ):
-        role, _, content = part.partition("\x01")
-        out.append({"role": role, "content": content.strip()})
-    return out
+    parts = re.split(r"\n\n(Human|Assistant):", text)[1:]
+    roles = {"Human": "user", "Assistant": "assistant"}
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    return [{"role": roles[name], "content": content.strip()} for name, content in turns]
 
 
 def _side(value: Any, where: str) -> str | chat.Messages:

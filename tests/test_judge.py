@@ -383,7 +383,7 @@ def test_a_key_that_cannot_be_sent_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_dummy_key_does_not_garble_verdicts(serve, tmp_path, monkeypatch):
-    """Local servers are often given a key such as `1`: it is kept out of the cache, but read in the verdict."""
+    """Local servers are often given a key such as `1`: too short to be a secret, it is left alone in the replies."""
     monkeypatch.setenv("OPENAI_API_KEY", "1")
     assert ask(serve(prefers_good), tmp_path / "j.db", ["p"], ["good"], ["bad"]).verdicts == [1.0]
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ KINDS = {
     ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".arrow": "arrow",
 }  # fmt: skip
 MOST = 20  # problems that are told
+HEAD = 20  # rows that are looked at before any work: one may lack its text, not all of them
 PACKED = {".gz": "gz", ".zst": "zst", ".bz2": "bz2", ".xz": "xz"}
 
 
@@ -126,18 +128,17 @@ def _wrong_start(source: Source, args: CleanConfig) -> str:
     """Can the first rows be read, and have they the column that holds the text?"""
     if source.kind in ("jsonl", "csv", "tsv"):
         with closing(rows(source, args)) as found:
-            first = next(found, None)
-        if first is None or not first.problem:
-            return ""
-        if first.problem == "not_json":
-            array = first.text.lstrip().startswith("[")
+            head = list(islice(found, HEAD))
+        if head and head[0].problem == "not_json":
+            array = head[0].text.lstrip().startswith("[")
             return "is one JSON array; write one object a line" if array else "is not JSON Lines: see its first line"
-        return _no_column(first.text, args) if first.problem == "no_text" else ""
+        without = head and all(row.problem == "no_text" for row in head)
+        return _no_column(head[0].text, args) if without else ""
     if source.kind in ("parquet", "arrow"):
         try:
             batch = next(formats._batches(Path(source.path), source.kind), None)
         except DAMAGE as error:
-            raise Damaged(f"is damaged: {str(error).splitlines()[0]}") from error
+            raise Damaged(f"is damaged: {_first_line(error)}") from error
         names = batch.schema.names if batch is not None else [args.text_column]
         return "" if args.text_column in names else _no_column(", ".join(names), args)
     with closing(rows(source, args)) as found:
@@ -160,16 +161,21 @@ def rows(source: Source, args: CleanConfig) -> Generator[Row, None, None]:
     except Damaged:
         raise
     except DAMAGE as error:
-        raise Damaged(f"is damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+        raise Damaged(f"is damaged: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What a library says of a damaged file, as part of a sentence of ours; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _rows(source: Source, args: CleanConfig) -> Iterator[Row]:
     path, most = Path(source.path), args.max_line_bytes
     if source.kind == "hub":
-        yield from formats.hub(source.path, args.hub_config, args.split, args.text_column)
+        yield from formats.hub(source.path, args.hub_config, args.split, args.text_column, most)
         return
     if source.kind in ("parquet", "arrow"):
-        yield from formats.columnar(path, source.kind, args.text_column)
+        yield from formats.columnar(path, source.kind, args.text_column, most)
         return
     with formats.open_bytes(path, source.compression) as stream:
         if source.kind == "jsonl":

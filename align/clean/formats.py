@@ -14,7 +14,7 @@ import io
 import lzma
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -170,7 +170,8 @@ def _row(row: Any, column: str, repaired: tuple[str, ...], line: bytes = b"") ->
     if not isinstance(text, str):
         shown = decode(line[:1000])[0] or str(row)[:1000]
         return Row(shown, problem="no_text" if text is None else "text_is_no_string")
-    return Row(text, row, repaired=repaired)
+    # datatrove's reader between the stages passes over an empty text without counting it
+    return Row(text, row, repaired=repaired, problem="" if text else "empty")
 
 
 def text_lines(stream: BinaryIO, most: int) -> Iterator[Row]:
@@ -238,11 +239,17 @@ def table(stream: BinaryIO, column: str, most: int, separator: str) -> Iterator[
             yield _row(row, column, ("undecodable_bytes",) if mixed else ())
 
 
-def columnar(path: Path, kind: str, column: str) -> Iterator[Row]:
+def columnar(path: Path, kind: str, column: str, most: int) -> Iterator[Row]:
     """The rows of a Parquet or Arrow file, a few hundred at a time."""
     for batch in _batches(path, kind):
         for row in batch.to_pylist():
-            yield _row({key: _plain(value) for key, value in row.items()}, column, ())
+            yield _within(_row({key: _plain(value) for key, value in row.items()}, column, ()), most)
+
+
+def _within(row: Row, most: int) -> Row:
+    """The row, or its head where its text is longer than `most` bytes: it came whole, but goes no further."""
+    too_long = len(row.text) > most or 4 * len(row.text) > most and len(row.text.encode()) > most
+    return replace(row, text=row.text[:1000], problem="too_long") if too_long else row
 
 
 def _plain(value: Any) -> Any:
@@ -269,7 +276,7 @@ def _batches(path: Path, kind: str) -> Iterator[Any]:
             yield from (batch.slice(i, ROWS) for i in range(0, batch.num_rows, ROWS))
 
 
-def hub(name: str, config: str | None, split: str, column: str) -> Iterator[Row]:
+def hub(name: str, config: str | None, split: str, column: str, most: int) -> Iterator[Row]:
     """The rows of a hub data set, streamed."""
     import datasets
 
@@ -278,4 +285,4 @@ def hub(name: str, config: str | None, split: str, column: str) -> Iterator[Row]
     except Exception as error:  # the hub client raises many kinds; each means that the rows cannot be had
         raise Damaged(f"is neither here nor to be had from the hub: {error}") from error
     for row in rows:
-        yield _row(dict(row), column, ())
+        yield _within(_row(dict(row), column, ()), most)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 from datatrove.data import Document
 from datatrove.pipeline.writers import JsonlWriter
 
@@ -36,7 +37,11 @@ class Read(Block):
         writer = JsonlWriter(str(self.folder / "work" / "read"), "${rank}-${part}.jsonl", None, as_dict)
         with writer, self.dropped(rank) as dropped:
             for doc in self._documents(self.groups[rank], tally, dropped):
-                writer.write(doc, rank, part=f"{part:05d}")
+                try:
+                    writer.write(doc, rank, part=f"{part:05d}")
+                except TypeError:  # a column holds what orjson does not: decimals, bytes in a list, deep nesting
+                    doc.metadata = {key: _storable(value) for key, value in doc.metadata.items()}
+                    writer.write(doc, rank, part=f"{part:05d}")
                 held += size(doc.text)
                 if held >= self.args.shard_megabytes * 1_000_000:
                     writer.close_file(f"{rank:05d}-{part:05d}.jsonl")
@@ -75,6 +80,15 @@ class Read(Block):
             )
         before = "" if problem == "is empty" else f", {count:,} documents read before"
         tally.add("files", f"{source.path} {problem.rstrip('.')}{before}")
+
+
+def _storable(value: Any) -> Any:
+    """A column's value as it is where JSON can hold it, else as text."""
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return value if isinstance(value, str) else str(value)
+    return value
 
 
 def _document(text: str, metadata: dict[str, Any], source: str) -> Document:

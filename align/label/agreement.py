@@ -268,8 +268,13 @@ def summary(rows: Iterable[dict]) -> dict[str, Any]:
 
 
 def _among(judged: list[tuple[dict[str, Ranks], dict[str, Ranks]]]) -> dict[str, Any]:
-    """`between` and `pair_alpha` of the same items."""
-    shared = [{**left, **right} for left, right in judged if right and len({**left, **right}) > 1]
+    """`between` and `pair_alpha` of the same items.
+
+    A model is compared with one person at a time: units of all together would say how far people agree, not the model.
+    """
+    shared: list[dict[str, Ranks]] = []
+    for left, right in judged:
+        shared += [left] if left is right else [{**left, name: said} for name, said in right.items()]
     return {**between(judged), **pair_alpha(shared)}
 
 

@@ -29,6 +29,9 @@ def open_next(db: Database, annotator: Annotator, *, stale: float) -> Any:
     found = _repeat(db, number, due=True) or _wanted(db, annotator) or _repeat(db, number, due=False)
     if not found and annotator.kind == "person" and _release(db, stale):
         found = _wanted(db, annotator)
+    if not found:
+        # all that can be left is the repeat of the item answered last: nothing comes between, so it is given up
+        db.db.execute("DELETE FROM again WHERE annotator = ?", (number,))
     return found
 
 

@@ -15,7 +15,7 @@ COLUMNS = {
     "completions": "the K answers, in the order in which they were sampled; a written one last",
     "ranking": "a rank for each, 1 is best, ties allowed; null where there is no ranking",
     "annotator": "who ranked",
-    "kind": "`person`, `model` or `simulated`",
+    "kind": "`person`, `model` or `simulated`; of a majority `mixed`, where several kinds voted",
     "time": "when the answer was saved, ISO 8601, UTC",
     "verdict": "`ranked`, `all_bad` (none is acceptable; with or without ranks) or `skip`",
     "reason": "why, in the annotator's words",
@@ -81,7 +81,7 @@ def readme(facts: dict[str, Any]) -> str:
         [name, *(f"{one.get(key, 0):,}" for key in ("rows", "prompts", "ranked", "all_bad", "skip"))]
         for name, one in facts["splits"].items()
     ]
-    sizes = ", ".join(f"{count:,} of {size}" for size, count in facts["completions"].items())
+    sizes = ", ".join(f"{size} in {count:,} rows" for size, count in facts["completions"].items())
     both = facts["prompts_in_both_splits"]
     warning = f"\n\n**{both:,} prompts are in both splits.**" if both else ""
     columns = [[f"`{name}`", COLUMNS.get(name, "from the rows that were ranked")] for name in facts["columns"]]

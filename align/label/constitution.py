@@ -36,7 +36,7 @@ def load(path: str | Path) -> tuple[Principle, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"constitution {path} cannot be read ({error}); the one here is recipes/constitution.yaml"
-        ) from (error)
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, list) or not values:

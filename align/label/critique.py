@@ -1,9 +1,9 @@
 """Critique and revise: what a model is asked, the chain of steps, and how revised answers join a prompt's others.
 
-Bai et al. 2022, "Constitutional AI" (arXiv:2212.08073), section 3.1: an answer is criticised by a principle, then
-revised in the light of the critique, and so on with other principles. Departures: there, a base assistant continued one
-transcript and examples showed it how; here, a chat model reads the conversation between tags in a fresh request, so
-that nothing in an answer is taken for an instruction, and it sees the last critique only.
+The supervised phase of Bai et al. 2022, "Constitutional AI" (arXiv:2212.08073): an answer is criticised by a principle,
+then revised in the light of the critique, and so on with other principles. What is asked and how is ours: a chat model
+reads the conversation between tags in a fresh request, so that nothing in an answer is taken for an instruction, and it
+sees the last critique only.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def _like(row: Mapping[str, Any], text: str) -> str | Messages:
 
 
 def demonstrations(row: Mapping[str, Any], chains: Sequence[Chain]) -> list[dict[str, Any]]:
-    """Rows for SFT: the prompt with each chain's last answer, as for SL-CAI. An answer that had nothing to be changed
-    is one too; a chain that ended early gives its last revision, and none without one."""
+    """Rows for SFT: the prompt with each chain's last answer. An answer that had nothing to be changed is one too; a
+    chain that ended early gives its last revision, and none without one."""
     rows: list[dict[str, Any]] = []
     for text in dict.fromkeys(chain.answer for chain in chains if chain.steps):
         if isinstance(row["prompt"], str):

@@ -58,7 +58,8 @@ class ExportConfig:
 def with_written(row: dict[str, Any]) -> dict[str, Any]:
     """The row with its written better answer, if there is one, as one more completion that is ranked first.
 
-    Where the K shown ones have no ranks (all bad), they are tied behind it. A skip stays a skip.
+    Where the K shown ones have no ranks (all bad), they are tied behind it. A skip stays a skip; and a copy of an answer
+    that was shown is no new one: the ranks say how good it is.
     """
     row = dict(row)
     better = str(row.pop("better", None) or "").strip()
@@ -66,6 +67,8 @@ def with_written(row: dict[str, Any]) -> dict[str, Any]:
     if not better or row.get("verdict") == "skip" or row["written"]:
         return row
     count = len(row["completions"])
+    if better in (rankings.text(completion).strip() for completion in row["completions"]):
+        return row
     plain = isinstance(row["completions"][0], str)
     row["completions"] = [*row["completions"], better if plain else [{"role": "assistant", "content": better}]]
     row["ranking"] = [*(rank + 1 for rank in row["ranking"] or [1] * count), 1]
@@ -114,13 +117,11 @@ def split(rows: list[dict[str, Any]], size: float | None, seed: int) -> dict[str
 # -------------------------------------------------------------------------------------------------------------- write
 
 
-def guidelines_of(labels: str | Path) -> str:
-    """The guidelines that annotators saw: the folder's own `guidelines.md`, else the ones that come with the page."""
-    folder = Path(labels) if Path(labels).is_dir() else Path(labels).parent
-    for file in (folder / "guidelines.md", Path(__file__).with_name("guidelines.md")):
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-    return ""
+def guidelines_of(name: str) -> str:
+    """The guidelines that annotators saw, which the page keeps beside its labels; empty where there are none."""
+    labels = source.labels_file(name)
+    file = labels.with_name("guidelines.md") if labels else None
+    return file.read_text(encoding="utf-8", errors="replace") if file and file.is_file() else ""
 
 
 def write(

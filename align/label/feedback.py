@@ -89,12 +89,15 @@ def rank_items(
 ) -> Counter[str]:
     """Let a judge rank every item that it has not ranked yet, and write each batch down before the next.
 
+    What people have ranked comes first, so that a judge stopped early, or by `most`, can be compared with them.
+
     Returns:
         `ranked`, `before` (ranked by an earlier run), and under `unranked: …` the others by reason.
     """
     known = {row["item"] for row in store.rankings(annotators=[annotator.name])}
     counts = Counter(before=len(known))
-    todo = [item for item in store.items() if item["item"] not in known][:most]
+    todo = [item for item in store.items() if item["item"] not in known]
+    todo = sorted(todo, key=lambda item: not item["taken"])[:most]
     for start in range(0, len(todo), judge.at_once):
         some = todo[start : start + judge.at_once]
         judgements = judge.judge(some)

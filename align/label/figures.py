@@ -30,7 +30,8 @@ def _groups(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def lines(found: dict[str, Any]) -> list[list[str]]:
     """A summary's measures as rows of two cells: what, and the number in words."""
-    out = [["rankings", f"{found['rankings']:,} of {found['items']:,} items, {found['shared']:,} of them by several"]]
+    out = [["answers", f"{found['rankings']:,}, on {found['items']:,} items"]]
+    out.append(["items ranked by two or more", f"{found['shared']:,}"])
     for name, one in _groups(found):
         out.append([f"{name}: Kendall's tau-b", said(one["tau_b"])])
         out.append([f"{name}: the same on a pair, ties included", said(one["raw"], percent=True)])
@@ -53,13 +54,13 @@ def table(found: dict[str, Any]) -> list[list[str]]:
     heads = [
         "annotator",
         "kind",
-        "rankings",
+        "answers",
         "skipped",
         "all bad",
         "tau-b with others",
-        "with themselves",
-        "first best",
-        "s",
+        "tau-b with themselves",
+        "first shown is best",
+        "seconds each",
     ]
     out = [heads]
     for one in found["annotators"]:

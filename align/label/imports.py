@@ -86,6 +86,12 @@ def convert(rows: list[dict[str, Any]], where: str, args: ImportConfig) -> tuple
             found = list(READERS[kind](row, f"{where}, row {number}", args, counts))
         except KeyError as error:
             raise DataError(f"{where}, row {number}: no field {error}; it has {', '.join(row)}") from error
+        except DataError:
+            raise
+        except (AttributeError, IndexError, TypeError, ValueError) as error:  # text for a list, a number for a record …
+            raise DataError(
+                f"{where}, row {number}: not built as the exports of {kind} are ({error}): {str(row)[:120]}"
+            ) from error
         for one in found:
             rankings.check(one, f"{where}, row {number}")
         out += [{**one, "kind": args.kind} for one in found]

@@ -92,10 +92,13 @@ def _annotators(
     db: sqlite3.Connection, source: sqlite3.Connection, counts: Counter[str], other: Path
 ) -> dict[int, int]:
     numbers = {}
+    known = {row["name"].casefold(): row for row in db.execute("SELECT number, name, kind FROM annotators")}
     for row in source.execute("SELECT number, name, kind FROM annotators ORDER BY number"):
-        sql = "INSERT OR IGNORE INTO annotators (name, kind) VALUES (?, ?)"
-        counts["annotators"] += db.execute(sql, (row["name"], row["kind"])).rowcount
-        mine = db.execute("SELECT number, kind FROM annotators WHERE name = ?", (row["name"],)).fetchone()
+        if row["name"].casefold() not in known:
+            sql = "INSERT INTO annotators (name, kind) VALUES (?, ?) RETURNING number, kind"
+            known[row["name"].casefold()] = db.execute(sql, (row["name"], row["kind"])).fetchone()
+            counts["annotators"] += 1
+        mine = known[row["name"].casefold()]
         if mine["kind"] != row["kind"]:
             raise RunError(
                 f"{row['name']} is a {mine['kind']} in one file and a {row['kind']} in {other}; these are not the "

@@ -94,7 +94,7 @@ def _words(who: str, found: dict[str, Any], measured: dict[str, Any]) -> list[st
     tied += [] if alpha is None else [f"Krippendorff's alpha on pairs {alpha:.2f}"]
     share = f"{found['value']:.0%}{interval}"
     return [
-        f"{who}, on {found['n']:,} items:",
+        f"{who}, on {found['n']:,} item{'s' if found['n'] != 1 else ''}:",
         f"  the same order in {share} of {found['pairs']:,} pairs that both decided (chance: 50 %)",
         f"  ties included: {', '.join(tied) or 'not known'}",
     ]

@@ -45,15 +45,15 @@ class ReviseArguments(RunArguments):
     constitution: str = field(default="recipes/constitution.yaml", metadata={"help": "The principles (YAML)."})
     model_name_or_path: str | None = field(default=None, metadata={"help": "A chat model that is loaded here."})
     completions_per_prompt: int = field(
-        default=1,  # as in the paper: one answer to each prompt
+        default=1,  # each costs two questions a revision; prompts are worth more than answers to the same one
         metadata={"help": "How many of a prompt's differing completions are revised; drawn by the seed."},
     )
     revisions: int = field(
-        default=1,  # the paper made four, and found that the first removed most of what was harmful
+        default=1,  # each costs two questions more
         metadata={"help": "How many times in a row, each by another principle. Every revision joins the completions."},
     )
     max_new_tokens: int = field(default=512, metadata={"help": "Longest critique and longest answer; cut ones fail."})
-    temperature: float = field(default=1.0, metadata={"help": "Of the sampling; the paper's is 1."})
+    temperature: float = field(default=1.0, metadata={"help": "Of the sampling; 0 takes the likeliest tokens."})
     max_prompts: int | None = field(default=None, metadata={"help": "At most so many prompts of each split."})
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Questions at once, of a model here."})
     label_dir: str | None = field(default=None, metadata={"help": "Labels that the rows are added to as well."})

@@ -8,6 +8,7 @@ from typing import Any
 from align.config import DataArguments, DataError, fail
 from align.label.config import LabelArguments
 from align.label.database import FILE_NAME
+from align.label.source import DATABASES
 from align.label.store import Store
 from align.record import parent_problem
 
@@ -18,7 +19,7 @@ def take_in(store: Store, source: str, args: LabelArguments) -> str:
     """Put a run's or a file's rows into the store; what became of them, in words.
 
     Raises:
-        DataError: nothing there, no completions, K = 1.
+        DataError: nothing there, no completions, K = 1, nothing but completions that are all the same.
     """
     import datasets
 
@@ -46,6 +47,10 @@ def take_in(store: Store, source: str, args: LabelArguments) -> str:
             for reason, count in store.left_out.items():
                 left_out[reason] = left_out.get(reason, 0) + count
     others = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+    if not store.counts()["items"]:
+        raise DataError(
+            f"{source}: none of its {read:,} prompts has anything to rank ({others or 'there are no rows'})"
+        )
     return f"{read:,} prompts in {source}: {added:,} new" + (f"; left out: {others}" if others else "")
 
 
@@ -57,8 +62,8 @@ def _without_none(row: dict[str, Any]) -> dict[str, Any]:
 def places(args: LabelArguments) -> tuple[Path, str | None]:
     """Where the labels are kept, and the rows to take in (None: the source is labels already)."""
     source = Path(str(args.source))
-    if source.suffix == ".sqlite" or (source / FILE_NAME).is_file():
-        file = source if source.suffix == ".sqlite" else source / FILE_NAME
+    if source.suffix in DATABASES or (source / FILE_NAME).is_file():
+        file = source if source.suffix in DATABASES else source / FILE_NAME
         if args.output_dir and Path(args.output_dir) != file.parent:
             fail([f"{file} is where the labels are; copy it to {args.output_dir} yourself, or leave --output_dir out"])
         return file, None

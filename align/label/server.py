@@ -159,11 +159,14 @@ class Labelling:
             if self.read_guidelines(request, {})["text"] != before:
                 raise Problem(409, "The guidelines were changed meanwhile: copy your text, reload, and put it in.")
             part = self.guidelines.with_name(self.guidelines.name + ".part")
-            with part.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(self.guidelines)
+            try:
+                with part.open("w", encoding="utf-8") as stream:
+                    stream.write(text)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                part.replace(self.guidelines)
+            except (OSError, UnicodeEncodeError) as error:
+                raise Problem(409, f"{self.guidelines} cannot be written ({error}); copy your text") from error
         return {"text": text}
 
     # ----------------------------------------------------------------------------------------------------- manager

@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -151,19 +152,25 @@ class Store(Database):
             DataError: an empty or overlong name, an unknown kind.
             RunError: the name belongs to another kind of annotator.
         """
-        name = " ".join(name.split())
+        name = unicodedata.normalize("NFC", " ".join(name.split()))
         if not 1 <= len(name) <= 80 or not name.isprintable():
             raise DataError(f"annotator {name[:80]!r}: a name has 1 to 80 printable characters")
         if kind not in KINDS:
             raise DataError(f"annotator {name}: unknown kind {kind!r}; allowed: {', '.join(KINDS)}")
-        row = self.one("SELECT * FROM annotators WHERE name = ?", name)
+        row = self._named(name)
         if row is None:
             with self.transaction():
-                self.db.execute("INSERT OR IGNORE INTO annotators (name, kind) VALUES (?, ?)", (name, kind))
-            row = self.one("SELECT * FROM annotators WHERE name = ?", name)
+                if (row := self._named(name)) is None:  # asked again under the lock
+                    self.db.execute("INSERT INTO annotators (name, kind) VALUES (?, ?)", (name, kind))
+                    row = self._named(name)
         if row["kind"] != kind:
             raise RunError(f"the name {row['name']} is a {row['kind']}'s in {self.path}; choose another for a {kind}")
         return Annotator(row["number"], row["name"], row["kind"])
+
+    def _named(self, name: str) -> Any:
+        """The annotator of that name, whatever its capitals (SQLite's NOCASE knows those of ASCII only), or None."""
+        rows = self.all("SELECT * FROM annotators ORDER BY number")
+        return next((row for row in rows if row["name"].casefold() == name.casefold()), None)
 
     def annotators(self) -> list[Annotator]:
         """Everyone who has ever been asked, in the order of their coming."""

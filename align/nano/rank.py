@@ -21,6 +21,7 @@ from align.config import DataArguments, RunArguments, parse, resolved
 from align.label import export, items
 from align.label.database import FILE_NAME
 from align.label.store import Store
+from align.label.uncertainty import ranks
 from align.nano.grade import gold_score, grade
 
 
@@ -34,7 +35,8 @@ class RankConfig:
         metadata={"help": "Of the Bradley-Terry noise: P(a over b) = sigmoid((gold_a - gold_b) / temperature)."},
     )
     just_noticeable: float = field(
-        default=1.0, metadata={"help": "Perceived scores closer than this are ranked as ties."}
+        default=1.0,  # people have ties too, where they see no difference (Rao and Kupper 1967)
+        metadata={"help": "Perceived scores no further apart than this are ranked as ties."},
     )
     seed: int = field(default=0, metadata={"help": "Of the noise."})
 
@@ -48,20 +50,6 @@ def perceived(gold: list[float], temperature: float, rng: random.Random) -> list
     if temperature == 0:
         return gold
     return [score - temperature * math.log(-math.log(max(rng.random(), 1e-12))) for score in gold]
-
-
-def ranks(values: list[float], just_noticeable: float = 0.0) -> list[int]:
-    """1 for the highest value; values within `just_noticeable` of the best one of their group share its rank.
-
-    `ranks([0.5, 2.0, 0.4], 0.2)` is `[2, 1, 2]`. That is how ties arise for people too (Rao and Kupper 1967).
-    """
-    out: dict[float, int] = {}
-    leader = math.inf
-    for position, value in enumerate(sorted(values, reverse=True), 1):
-        if leader - value > just_noticeable or position == 1:
-            leader, rank = value, position
-        out[value] = rank
-    return [out[value] for value in values]
 
 
 def label(row: dict[str, Any], temperature: float, just_noticeable: float, rng: random.Random) -> dict[str, Any]:

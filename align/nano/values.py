@@ -23,7 +23,8 @@ from align import launch, record
 from align.config import DataArguments, RunArguments, parse, resolved
 from align.evaluate import personas
 from align.evaluate.ratings import parse_rating
-from align.nano.rank import agreement, answer_all, perceived, ranks
+from align.label.uncertainty import ranks
+from align.nano.rank import agreement, answer_all, perceived
 
 QUESTION = "Is it right to {topic}? Rate it from 1 to 10 as {persona}. Answer with a number."
 SCALE = (1, 10)

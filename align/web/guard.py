@@ -68,7 +68,7 @@ class Guard:
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
                 extra = dict(HEADERS)
-                if given is not None and self._role(given):
+                if given is not None and self.tokens and self._role(given):  # a token of ours, and nothing else
                     # no redirect: a Strict cookie would not be sent with one that began on another site
                     extra["set-cookie"] = f"{cookie}={given}; HttpOnly; SameSite=Strict; Path=/"
                     extra["cache-control"] = "no-store"

@@ -386,7 +386,8 @@ async function begin(event, takeOver = false) {
     show(state);
     await guidelines();
   } catch (error) {
-    login(error.message, error.status === 409);
+    if (!(error instanceof Refusal)) throw error;
+    login(error.message, error.value.in_use);
   }
 }
 

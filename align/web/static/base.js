@@ -8,11 +8,12 @@ if (address.searchParams.has("token")) {
   history.replaceState(null, "", address);
 }
 
-/** An answer of the server that is a refusal (`status`), or no answer at all (`status` 0). */
+/** An answer of the server that is a refusal (`status`, `value`), or no answer at all (`status` 0). */
 export class Refusal extends Error {
-  constructor(message, status) {
+  constructor(message, status, value = {}) {
     super(message);
     this.status = status;
+    this.value = value;
   }
 }
 
@@ -31,7 +32,7 @@ export async function api(path, body, { timeout = 30000 } = {}) {
   } catch {
     throw new Refusal("The server does not answer.", 0);
   }
-  if (!response.ok) throw new Refusal(value.error || `The server answered ${response.status}.`, response.status);
+  if (!response.ok) throw new Refusal(value.error || `The server answered ${response.status}.`, response.status, value);
   return value;
 }
 
