@@ -115,7 +115,7 @@ class DataArguments:
     )
     pairs_together: bool = field(
         default=True,  # Ouyang et al. 2022, section 3.5
-        metadata={"help": "Train on the pairs of one prompt next to each other, and not on every pair by itself."},
+        metadata={"help": "Train on the pairs of one prompt next to each other. The reward model does, DPO does not."},
     )
 
     def parents(self) -> dict[str, str | None]:

@@ -164,8 +164,9 @@ def majority(rows: Iterable[dict]) -> list[dict]:
         sign = winners[0] if len(winners) == 1 else 0
         rest = {name: row[name] for name in ("category", "split") if row.get(name) is not None}
         ranking = {1: [1, 2], -1: [2, 1], 0: [1, 1]}[sign]
+        kind = row.get("kind") if len(kinds[key]) == 1 else "mixed"
         out.append({"prompt": row["prompt"], "completions": [a, b], "ranking": ranking, "annotator": "majority",
-                    "kind": row.get("kind") if len(kinds[key]) == 1 else "mixed", "votes": [votes[1], votes[0], votes[-1]], **rest})  # fmt: skip
+                    "kind": kind, "votes": [votes[1], votes[0], votes[-1]], **rest})  # fmt: skip
     return out
 
 

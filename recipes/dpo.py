@@ -25,6 +25,7 @@ DEFAULTS = dict(
     global_batch_size=64,  # Rafailov et al. 2023, appendix B
     per_device_train_batch_size=4,
     lora_dropout=0.0,  # dropout would make the margins random
+    pairs_together=False,  # measured: LOG.md, rankings
     **launch.TRAINER_DEFAULTS,
 )
 LORA_DEFAULTS = dict(learning_rate=5e-6)

@@ -91,6 +91,14 @@ def test_models_are_measured_against_people_only():
     assert found["everybody"]["items"] == 1
 
 
+def test_a_models_alpha_is_with_each_person_and_not_between_people():
+    """Three people agree on every item; the model says the opposite: each of its pairs of opinions differs."""
+    rows = [row(name, said, item=f"i{number}") for number, said in enumerate(([1, 2, 3], [3, 1, 2])) for name in "abc"]
+    rows += [row("m", said, item=f"i{number}", kind="model") for number, said in enumerate(([3, 2, 1], [1, 3, 2]))]
+    found = agreement.summary(rows)
+    assert found["people"]["alpha"] == 1 and found["models"]["m"]["alpha"] < -0.9
+
+
 def test_self_consistency_is_of_an_annotators_own_repeats():
     rows = [row("ann", [1, 2, 3]), row("ann", [1, 3, 2], repeat=True), row("bob", [1, 2, 3])]
     found = {one["name"]: one for one in agreement.summary(rows)["annotators"]}

@@ -91,7 +91,7 @@ def test_the_headline_by_hand(page):
         "14 documents wait for a person to decide and are not in the output." in page
         and "review queue holds" not in page
     )
-    assert f"12{thin}345{thin}678 tokens are left." in page
+    assert f"12{thin}345{thin}678 words are left." in page
 
 
 def test_the_same_card_gives_the_same_bytes_and_stays_as_it_was(tmp_path):

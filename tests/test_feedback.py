@@ -393,6 +393,6 @@ def test_agreement_by_hand():
     assert same_order(people, people, items)["value"] == 0.5
     assert same_order(mine, [row("Di", "person", [1, 1, 1, 1])], items) is None
     said = report("m", Counter(ranked=1), items, {}, [*mine, *people, row("sim", "simulated", [1, 2, 3, 3])])
-    assert "agreement with people, on 1 items:\n  the same order in 80% of 5 pairs" in said
-    assert "people with each other, on 1 items:\n  the same order in 50% of 2 pairs" in said
-    assert "agreement with simulated labelers, on 1 items:\n  the same order in 100% of 3 pairs" in said
+    assert "agreement with people, on 1 item:\n  the same order in 80% of 5 pairs" in said
+    assert "people with each other, on 1 item:\n  the same order in 50% of 2 pairs" in said
+    assert "agreement with simulated labelers, on 1 item:\n  the same order in 100% of 3 pairs" in said

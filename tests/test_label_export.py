@@ -402,3 +402,23 @@ def test_an_import_is_a_run_and_can_be_ranked_again(tmp_path, capsys, tokenizer)
     assert json.loads((out / "run.json").read_text())["imported"] == {"rows": 10, "rankings": 10}
     with Store(tmp_path / "again.sqlite") as store:
         assert store.add(rows_of(out)) == 8
+
+
+def test_a_better_answer_that_was_shown_is_no_new_completion():
+    row = {"prompt": "q", "completions": ["a", "b"], "ranking": [1, 2], "verdict": "ranked", "better": " b\n"}
+    assert export.with_written(row) == {**{k: v for k, v in row.items() if k != "better"}, "written": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("argilla", {"fields": {"prompt": "q", "a": "x", "b": "y"}, "responses": {"rank": [1]}}),
+        ("argilla", {"prompt": "q", "a": "x", "rank.responses": [["a", "b"]], "rank.responses.status": 1}),
+        ("label_studio", {"data": {"prompt": "q"}, "annotations": 1}),
+        ("label_studio", {"data": {"prompt": "q"}, "annotations": [{"result": [
+            {"type": "rating", "to_name": [], "value": {"rating": 3}}]}]}),
+    ],
+)  # fmt: skip
+def test_a_row_of_another_build_is_named(kind, row):
+    with pytest.raises(DataError, match=f"f, row 1: not built as the exports of {kind} are"):
+        imports.convert([row], "f", imports.ImportConfig(format=kind))

@@ -16,6 +16,8 @@ from conftest import ROOT, write_rows
 
 from align.config import DataError
 from align.label import items
+from align.label.config import LabelArguments
+from align.label.rows import take_in
 from align.label.store import GAP, HOLD, Store
 from align.record import RunError
 
@@ -245,6 +247,24 @@ def test_names(store):
     for name in ("", "  ", "x" * 81, "a\x00b"):
         with pytest.raises(DataError):
             store.annotator(name)
+
+
+def test_names_differ_in_more_than_capitals_in_every_script_and_merging_knows_it(store, tmp_path):
+    store.add(rows(1))
+    first = store.annotator("\u00c9lan")
+    assert store.annotator("\u00e9LAN") == store.annotator("e\u0301lan") == first
+    with Store(tmp_path / "other.sqlite") as other:
+        other.annotator("\u00e9lan")
+        other.annotator("Bob")
+    assert store.merge(tmp_path / "other.sqlite")["annotators"] == 1
+    assert [one.name for one in store.annotators()] == ["\u00c9lan", "Bob"]
+
+
+def test_a_repeat_that_nothing_can_come_before_is_given_up_and_not_counted_as_left(store):
+    store.add(rows(1), repeats=1.0)
+    ada = store.annotator("Ada")
+    store.answer(store.next(ada).id, ada, ranking=[1, 2, 3])
+    assert store.next(ada) is None and store.progress(ada)["left"] == 0
 
 
 def test_progress(store):
@@ -547,3 +567,20 @@ def test_the_command_line(capsys, monkeypatch):
     assert "did you mean align export?" in capsys.readouterr().err
     for name in cli.COMMANDS:
         assert callable(cli.find(name)[0])
+
+
+def test_rows_that_join_later_are_wanted_as_often_as_those_that_are_here(store):
+    assert store.settings() is None
+    store.add(rows(1), overlap=3, repeats=0.2)
+    later = store.path.with_name("later.jsonl")
+    write_rows(later, [{"prompt": "later", "completions": ["a", "b"]}])
+    take_in(store, str(later), LabelArguments())
+    assert store.settings() == (3, 0.2) and [item["overlap"] for item in store.items()] == [3, 3]
+
+
+def test_a_model_has_no_repeats_to_come(store):
+    store.add(rows(3), repeats=1.0)
+    judge = store.annotator("judge", "model")
+    for item in list(store.items()):
+        store.answer(store.task_of(judge, item["item"]).id, judge, ranking=[1, 2, 3])
+    assert store.progress(judge)["total"] == 3 and store.next(judge) is None

@@ -107,6 +107,12 @@ def test_majorities(votes, outcome):
     assert found["ranking"] == ([1, 2] if outcome else [1, 1]) and sum(found["votes"]) == len(votes)
 
 
+def test_a_majority_of_people_and_models_is_nobodys_kind():
+    said = [row([1, 2], annotator=name, kind=kind) for name, kind in (("Ada", "person"), ("m", "model"))]
+    assert [found["kind"] for found in rankings.majority(said)] == ["mixed"]
+    assert [found["kind"] for found in rankings.majority(said[:1])] == ["person"]
+
+
 def test_annotators_are_filtered_by_name_and_a_wrong_name_is_told():
     rows = [row([1, 2], annotator="ann"), row([2, 1], annotator="bob")]
     assert told(rankings.pairs(rows, "x", Pairing(annotators=("bob",)))[0]) == [("b", "a", 1.0)]
@@ -182,6 +188,14 @@ def test_rows_carry_weight_and_group_and_the_report_says_what_was_left_out(tmp_p
     assert list(splits.test["weight"]) == [1.0] * 6, "held-out pairs have no ties and weigh the same"
     assert splits.reports["train"].as_dict()["rankings"]["skipped"] == 1
     assert "3 rankings, 1 tied pairs taken half each way, 1 skipped, 8 pairs; 8 rows in" in str(splits.reports["train"])
+
+
+def test_weights_still_have_a_mean_of_one_after_rows_were_dropped(tmp_path, tokenizer):
+    """p has three pairs, two of them with a completion that is too long; q has one. Left are two, each of weight 1."""
+    rows = [row([1, 2, 3], completions=["a", "b", "a " * 100]), row([1, 2], prompt="q")]
+    write_rows(tmp_path / "train.jsonl", rows)
+    args = DataArguments(dataset_name=str(tmp_path), max_dropped=0.6)
+    assert list(data.prepare(args, "preference", tokenizer, max_length=64, seed=0).train["weight"]) == [1.0, 1.0]
 
 
 def test_columns_may_be_null_for_the_first_ten_megabytes(tmp_path, tokenizer):

@@ -179,6 +179,12 @@ def test_a_token_counts_on_loopback_too_once_it_is_given(page):
     assert web.app.state.manager_token is None
 
 
+def test_without_a_token_what_stands_in_the_address_is_not_echoed_into_a_cookie(page):
+    for given in ("mine", "a%0d%0aset-cookie: b=c"):
+        answered = client(page).get(f"/?token={given}")
+        assert answered.status_code == 200 and "set-cookie" not in answered.headers
+
+
 def test_arguments():
     for wrong in ({"port": 70000}, {"token": "short"}, {"token": "with;semicolon "}, {"token": "é" * 20}):
         with pytest.raises(ValueError):

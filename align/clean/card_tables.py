@@ -70,7 +70,8 @@ def sentences(card: dict[str, Any]) -> list[str]:
         said.append(f"The review queue holds {more}: a sample of what was kept and dropped, to grade the rules by.")
     if totals.get("tokens_out") is not None:
         before = f" of {number(totals['tokens_in'])}" if totals.get("tokens_in") else ""
-        said.append(f"{number(totals['tokens_out'])}{before} tokens are left.")
+        counted = "tokens" if card.get("settings", {}).get("tokenizer") else "words"
+        said.append(f"{number(totals['tokens_out'])}{before} {counted} are left.")
     if totals.get("test_documents"):
         said.append(f"{number(totals['test_documents'])} of the documents out are the test split.")
     return said

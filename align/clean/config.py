@@ -1,6 +1,6 @@
 """What `recipes/clean.py` takes: where the documents are, which steps run, and each rule's thresholds.
 
-The thresholds' defaults are the papers'; the line names the paper. A rule's field that is left empty is off.
+The thresholds' defaults are the papers' as datatrove has them; the line names the paper. A rule's field that is left empty is off.
     Gopher   Rae et al. 2021, arXiv:2112.11446, section A1.1 and table A1
     C4       Raffel et al. 2020, JMLR 21, section 2.2
     FineWeb  Penedo et al. 2024, arXiv:2406.17557, sections 3.3 to 3.6
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from align.clean.personal import KINDS
 from align.config import ConfigError
 
 # In the order in which they run; the names are those of the card, of `skip` and of the folders in dropped/.
@@ -114,7 +115,7 @@ class CleanConfig:
 
     def decisions_path(self) -> Path:
         """Where the reviewers' decisions are: beside the run, so that `--overwrite` does not take them."""
-        return Path(self.decisions or f"{str(self.output_dir).rstrip('/')}-decisions.jsonl")
+        return Path(self.decisions or f"{Path(str(self.output_dir)).resolve()}-decisions.jsonl")
 
 
 @dataclass
@@ -151,7 +152,7 @@ class RuleConfig:
     max_ellipsis_lines: float | None = field(default=0.3, metadata={"help": "Share of lines. Gopher."})
     min_alphabetic_words: float | None = field(default=0.8, metadata={"help": "Share of words. Gopher."})
     min_stop_words: int | None = field(default=2, metadata={"help": "Different ones of eight English. Gopher."})
-    # quality (FineWeb section 3.6)
+    # quality (FineWeb section 3.6; the figures are those of its code, datatrove's defaults)
     min_punctuated_lines: float | None = field(default=0.12, metadata={"help": "Share of lines. FineWeb."})
     max_short_lines: float | None = field(default=0.67, metadata={"help": "Share of lines. FineWeb."})
     short_line: int = field(default=30, metadata={"help": "Characters of a short line. FineWeb."})
@@ -195,6 +196,12 @@ class RuleConfig:
     minhash_ngram: int = field(default=5, metadata={"help": "Words of a shingle. FineWeb."})
     minhash_buckets: int = field(default=14, metadata={"help": "FineWeb."})
     minhash_hashes: int = field(default=8, metadata={"help": "In each bucket. FineWeb."})
+    minhash_keep_numbers: bool = field(
+        default=False,
+        metadata={
+            "help": "Texts that differ in numbers differ. FineWeb, and so the default, takes all numbers as one."
+        },
+    )
     # personal data
     personal_kinds: list[str] = field(default_factory=list, metadata={"help": "What is masked; all kinds where empty."})
 
@@ -214,5 +221,10 @@ class RuleConfig:
                 problems.append(f"{key}: at most {most} numbers, got {len(self.__dict__[key])}")
         if len(self.classifier_review) != 2:
             problems.append(f"classifier_review={self.classifier_review}: two probabilities, low and high")
+        if unknown := [kind for kind in self.personal_kinds if kind not in KINDS]:
+            problems.append(f"personal_kinds: unknown {', '.join(unknown)}; there are {', '.join(KINDS)}")
+        for key in ("minhash_ngram", "minhash_buckets", "minhash_hashes", "decontaminate_ngram"):
+            if self.__dict__[key] < 1:
+                problems.append(f"{key}={self.__dict__[key]}: at least 1")
         if problems:
             raise ConfigError("; ".join(problems))

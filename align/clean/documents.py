@@ -55,6 +55,15 @@ def find(args: CleanConfig) -> tuple[list[Source], list[str]]:
         if run_directory(path) and (problem := parent_problem(name, allow_hub=False)):
             problems.append(problem)
             continue
+        if path.is_dir() and any(
+            made.resolve().is_relative_to(path.resolve())
+            for made in (Path(str(args.output_dir)), args.decisions_path())
+        ):
+            problems.append(
+                f"{name} holds the output_dir {args.output_dir} or the decisions {args.decisions_path()}: the next run "
+                "would read what this one wrote; name an output_dir outside of it"
+            )
+            continue
         files = [path] if path.is_file() else _files(path, args.split)
         if not files:
             problems.append(f"{name}: no file that can be read; kinds: {', '.join(KINDS)}, also with .gz .zst .bz2 .xz")

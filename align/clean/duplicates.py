@@ -31,7 +31,7 @@ from datatrove.pipeline.dedup import (
     MinhashDedupFilter,
     MinhashDedupSignature,
 )
-from datatrove.utils.text import simplify_text
+from datatrove.utils.text import TextNormConfig, simplify_text
 
 from align.clean.blocks import DECISION, Block, Sink, stopped
 from align.clean.config import RuleConfig
@@ -69,7 +69,8 @@ def exact_find(run: Path) -> ExactFindDedups:
 
 def minhash(rules: RuleConfig) -> MinhashConfig:
     """The setting of MinHash."""
-    return MinhashConfig(rules.minhash_ngram, rules.minhash_buckets, rules.minhash_hashes)
+    numbers = TextNormConfig(norm_numbers=not rules.minhash_keep_numbers)
+    return MinhashConfig(rules.minhash_ngram, rules.minhash_buckets, rules.minhash_hashes, norm_config=numbers)
 
 
 class Signatures(MinhashDedupSignature):

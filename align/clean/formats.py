@@ -248,7 +248,7 @@ def columnar(path: Path, kind: str, column: str, most: int) -> Iterator[Row]:
 
 def _within(row: Row, most: int) -> Row:
     """The row, or its head where its text is longer than `most` bytes: it came whole, but goes no further."""
-    too_long = len(row.text) > most or 4 * len(row.text) > most and len(row.text.encode()) > most
+    too_long = len(row.text) > most or 4 * len(row.text) > most and len(row.text.encode("utf-8", "replace")) > most
     return replace(row, text=row.text[:1000], problem="too_long") if too_long else row
 
 

@@ -87,7 +87,7 @@ def _storable(value: Any) -> Any:
     try:
         orjson.dumps(value)
     except TypeError:
-        return value if isinstance(value, str) else str(value)
+        return str(value).encode("utf-8", "replace").decode()
     return value
 
 

@@ -172,7 +172,11 @@ def table(card: dict[str, Any], folder: str) -> str:
         f"{card['speed']['megabytes_per_second']:.2f} MB/s with {card['speed']['workers']} worker(s)"
     )
     if totals["waiting"]:
-        lines.append(f"{totals['waiting']:,} documents wait for people: align review {folder}")
+        unsure = min(totals["waiting"], sum(sum(step["review"].values()) for step in card["steps"]))
+        lines.append(
+            f"for people to decide: {unsure:,} documents that rules were unsure of, and a sample of "
+            f"{totals['waiting'] - unsure:,} others to grade the rules by: align review {folder}"
+        )
     return "\n".join([*lines, *card.get("notes", []), f"report: {folder}/report.html"])
 
 

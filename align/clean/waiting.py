@@ -49,7 +49,7 @@ class Queue:
             told = f"it is a {record.get('recipe')} run, {record.get('status')}"
             raise RunError(f"{run} is no finished cleaning run: {told}; run recipes/clean.py to its end")
         config = record.get("config", {})
-        self.decisions_path = Path(config.get("decisions") or f"{str(self.run).rstrip('/')}-decisions.jsonl")
+        self.decisions_path = Path(config.get("decisions") or f"{self.run.resolve()}-decisions.jsonl")
         self.documents: dict[str, list[dict[str, Any]]] = {}
         for file in sorted((self.run / "review").glob("*.jsonl")):
             self._index(file)

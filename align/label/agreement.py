@@ -233,8 +233,8 @@ def summary(rows: Iterable[dict]) -> dict[str, Any]:
     Returns:
         `rankings`, `items`, `shared` (items with two annotators or more), `verdicts`; `people` and `everybody`:
         agreement between annotators (`items`, `tau_b`, `raw`, `alpha`, `alpha_ordinal`); `models`: each annotator that
-        is not a person against the people on the items that both ranked; `position`, `length`, `pace` over people (or,
-        without any, over everybody); `annotators`: a row for each.
+        is not a person against the people on the items that both ranked; `position` over people, who see an order;
+        `length`, `pace` over people (or, without any, over everybody); `annotators`: a row for each.
     """
     rows = list(rows)
     kinds = {who(row): str(row.get("kind") or "person") for row in rows}
@@ -260,7 +260,7 @@ def summary(rows: Iterable[dict]) -> dict[str, Any]:
         "people": _among([(one, one) for one in of_people.values()]),
         "everybody": _among([(one, one) for one in said.values()]),
         "models": models,
-        "position": position_bias(people or rows),
+        "position": position_bias(people),
         "length": length_bias(people or rows),
         "pace": pace(people or rows),
         "annotators": [_one(name, kinds[name], mine, said) for name, mine in by.items()],
@@ -291,7 +291,7 @@ def _one(name: str, kind: str, mine: list[dict], said: dict[str, dict[str, Ranks
         "repeats": sum(bool(row.get("repeat")) for row in mine),
         "others": with_others,
         "self": consistency(mine),
-        "position": position_bias(mine),
+        "position": position_bias(mine) if kind == "person" else None,  # the others never see the order shown
         "length": length_bias(mine),
         "pace": pace(mine),
     }

@@ -58,8 +58,8 @@ class ExportConfig:
 def with_written(row: dict[str, Any]) -> dict[str, Any]:
     """The row with its written better answer, if there is one, as one more completion that is ranked first.
 
-    Where the K shown ones have no ranks (all bad), they are tied behind it. A skip stays a skip; and a copy of an answer
-    that was shown is no new one: the ranks say how good it is.
+    Where the K shown ones have no ranks (all bad), they are tied behind it. A skip stays a skip. A copy of an answer
+    that was shown is no new one: its rank says how good it is.
     """
     row = dict(row)
     better = str(row.pop("better", None) or "").strip()

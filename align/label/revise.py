@@ -45,7 +45,7 @@ class ReviseArguments(RunArguments):
     constitution: str = field(default="recipes/constitution.yaml", metadata={"help": "The principles (YAML)."})
     model_name_or_path: str | None = field(default=None, metadata={"help": "A chat model that is loaded here."})
     completions_per_prompt: int = field(
-        default=1,  # each costs two questions a revision; prompts are worth more than answers to the same one
+        default=1,  # each costs two questions a revision
         metadata={"help": "How many of a prompt's differing completions are revised; drawn by the seed."},
     )
     revisions: int = field(
@@ -236,10 +236,12 @@ def _settings(args: ReviseArguments, chat: Chat, principles: Any, rows: list[dic
 
 
 def _add(label_dir: str, joined: dict[str, list[dict[str, Any]]]) -> int:
-    """Add the rows to labels that are there, wanted as often as those. Returns how many are new."""
+    """Add the rows to labels that are there, wanted and repeated as often as those. Returns how many are new."""
+    from align.label.rows import OVERLAP, REPEATS
     from align.label.store import Store
 
     with Store(store_path(label_dir), create=False) as store:
-        overlap = max((item["overlap"] for item in store.items()), default=1)
+        overlap, repeats = store.settings() or (OVERLAP, REPEATS)
         with store.transaction():
-            return sum(store.add(rows, split=split, overlap=overlap) for split, rows in joined.items())
+            added = (store.add(rows, split=s, overlap=overlap, repeats=repeats) for s, rows in joined.items())
+            return sum(added)

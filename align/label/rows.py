@@ -28,6 +28,8 @@ def take_in(store: Store, source: str, args: LabelArguments) -> str:
     datasets.disable_progress_bars()
     read = added = 0
     left_out: dict[str, int] = {}
+    held = store.settings() or (OVERLAP, REPEATS)
+    overlap, repeats = args.overlap or held[0], held[1] if args.repeats is None else args.repeats
     with store.transaction():
         for split in ("train", "test"):
             rows = data.load(DataArguments(dataset_name=source), split, seed=0)
@@ -38,7 +40,6 @@ def take_in(store: Store, source: str, args: LabelArguments) -> str:
                     f"{source} has the columns {', '.join(rows.column_names or [])}; ranking needs prompt and "
                     "completions: sample some with recipes/sample.py, or bring pairs in with `align import`"
                 )
-            overlap, repeats = args.overlap or OVERLAP, REPEATS if args.repeats is None else args.repeats
             try:
                 added += store.add(map(_without_none, rows), split=split, overlap=overlap, repeats=repeats)
             except DataError as error:

@@ -101,6 +101,11 @@ class Store(Database):
             if repeats is not None:
                 self.db.execute("UPDATE items SET repeats = ?", (repeats,))
 
+    def settings(self) -> tuple[int, float] | None:
+        """The overlap and the share of repeats of the items that are here, the largest of each; None without items."""
+        row = self.one("SELECT max(overlap), max(repeats) FROM items")
+        return None if row[0] is None else (row[0], row[1])
+
     def prioritise(self, priorities: Mapping[str, float]) -> None:
         """Set items' priorities by id: higher is asked first; 0 is the default. Unknown ids are a mistake.
 
@@ -304,7 +309,7 @@ class Store(Database):
             assignment.look_again(self, other_than=annotator.number)
         if judged and sign < 0:
             self.db.execute("DELETE FROM again WHERE annotator = ? AND item = ?", (annotator.number, task["item"]))
-        elif judged:
+        elif judged and annotator.kind != "model":  # a judge goes by `task_of`, and is asked once
             share = self.one("SELECT repeats FROM items WHERE number = ?", task["item"])[0]
             count = before["answered"] + 1  # every 1/share-th item is repeated, the first after half of that
             if int(count * share + 0.5) > int((count - 1) * share + 0.5):
