@@ -398,7 +398,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for name in args.what:
             print(name, flush=True)
-            found[name] = parts[name](args, Path(args.folder or temporary))
+            folder = Path(args.folder or temporary)
+            folder.mkdir(parents=True, exist_ok=True)
+            found[name] = parts[name](args, folder)
             file.write_text(json.dumps(found, indent=1) + "\n")
     show(found)
 

@@ -184,7 +184,7 @@ def test_language_is_identified_offline():
     german = "Der Hund und die Katze sitzen im Garten und warten darauf, dass es endlich zu regnen aufhört."
     verdict = judge("language", german)
     assert verdict.action == "drop" and verdict.reason == "language" and "de" in verdict.detail
-    assert judge("language", german, languages=["de"]).action == "keep"
+    assert judge("language", german, languages=["de"], min_stop_words=None).action == "keep"
     assert judge("language", PROSE * 3).action == "keep"
 
 
@@ -391,6 +391,54 @@ def test_undecodable_bytes_nul_and_lines_that_are_no_rows(tmp_path):
     ]
     assert [row.problem for row in rows if row.problem] == ["not_json", "no_text", "text_is_no_string", "not_json"]
     assert rows[1].repaired == ("undecodable_bytes",) and rows[2].repaired == ("nul",)
+
+
+def test_a_first_row_without_a_text_is_no_missing_column(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": "here"}\n')
+    (tmp_path / "b.jsonl").write_text('{"body": "x"}\n{"body": "y"}\n')
+    args = [CleanConfig([str(tmp_path / name)], str(tmp_path / "run")) for name in ("a.jsonl", "b.jsonl")]
+    assert documents.find(args[0])[1] == []
+    assert "no column text" in documents.find(args[1])[1][0]
+
+
+def test_an_input_folder_that_holds_the_output_is_refused(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.txt").write_text("some text")
+    assert "outside of it" in documents.find(CleanConfig([str(tmp_path / "raw")], str(tmp_path / "raw/run")))[1][0]
+    assert documents.find(CleanConfig([str(tmp_path / "raw")], str(tmp_path / "run")))[1] == []
+
+
+def test_empty_and_long_texts_of_columns_are_counted(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["", "x" * 3000, "\u00e9" * 600, "ok"]}), tmp_path / "a.parquet")
+    found = formats.columnar(tmp_path / "a.parquet", "parquet", "text", 1000)
+    assert [row.problem for row in found] == ["empty", "too_long", "too_long", ""]
+
+
+def test_columns_that_json_cannot_hold_become_text(tmp_path):
+    from decimal import Decimal
+
+    deep: dict = {}
+    for _ in range(400):
+        deep = {"a": deep}
+    for value in (Decimal("1.5"), 1 << 80, deep, "\ud83d"):
+        assert isinstance(intake._storable(value), str)
+    assert intake._storable([1, None]) == [1, None]
+
+
+def test_settings_that_would_do_nothing_are_refused():
+    for wrong in ({"personal_kinds": ["mail"]}, {"minhash_hashes": 0}, {"decontaminate_ngram": 0}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            RuleConfig(**wrong)
+
+
+@pytest.mark.parametrize(("keep", "alike"), [(False, True), (True, False)])
+def test_numbers_are_one_for_minhash_unless_they_are_kept(tmp_path, keep, alike):
+    signer = duplicates.near_signatures(tmp_path, RuleConfig(minhash_keep_numbers=keep))
+    one, other = (signer.get_shingles(f"in the year {year} the old mill burned").tolist() for year in (1905, 1911))
+    assert (one == other) is alike
 
 
 def test_a_line_of_100_megabytes_is_counted_and_never_held(tmp_path):

@@ -1,6 +1,7 @@
 """What `recipes/clean.py` takes: where the documents are, which steps run, and each rule's thresholds.
 
-The thresholds' defaults are the papers' as datatrove has them; the line names the paper. A rule's field that is left empty is off.
+The thresholds' defaults are the papers' as datatrove has them; the line names the paper. A rule's
+field that is left empty is off.
     Gopher   Rae et al. 2021, arXiv:2112.11446, section A1.1 and table A1
     C4       Raffel et al. 2020, JMLR 21, section 2.2
     FineWeb  Penedo et al. 2024, arXiv:2406.17557, sections 3.3 to 3.6
@@ -215,6 +216,11 @@ class RuleConfig:
         if unspaced and self.word_tokenizer == "fast":
             problems.append(
                 f"languages={','.join(unspaced)}: not written with spaces, so --word_tokenizer datatrove is needed"
+            )
+        if self.languages and "en" not in self.languages and self.min_stop_words:
+            problems.append(
+                f"languages={','.join(self.languages)}: min_stop_words counts English words; switch it off in YAML with "
+                "min_stop_words: null"
             )
         for key, most in (("max_top_ngrams", 3), ("max_duplicate_ngrams", 6)):
             if len(self.__dict__[key]) > most:
