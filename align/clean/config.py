@@ -219,8 +219,8 @@ class RuleConfig:
             )
         if self.languages and "en" not in self.languages and self.min_stop_words:
             problems.append(
-                f"languages={','.join(self.languages)}: min_stop_words counts English words; switch it off in YAML with "
-                "min_stop_words: null"
+                f"languages={','.join(self.languages)}: min_stop_words counts English words; switch it off in YAML "
+                "with min_stop_words: null"
             )
         for key, most in (("max_top_ngrams", 3), ("max_duplicate_ngrams", 6)):
             if len(self.__dict__[key]) > most:
