@@ -22,8 +22,8 @@ browser: ## Chromium (Debian, Ubuntu), in which the tests open the reports; with
 compare: setup ## PPO against DPO on the demo's models: 4 strengths x 3 seeds of each, and best-of-n
 	HF_HUB_OFFLINE=1 $(BIN)/python recipes/compare.py
 
-demo: setup ## the whole road on a laptop's CPU: text, tokenizer, pretraining, SFT, rankings, reward model, DPO, PPO
-	HF_HUB_OFFLINE=1 $(BIN)/python recipes/pipeline.py
+demo: setup ## the whole road on a laptop's CPU: raw text, cleaned, pretraining, SFT, rankings, reward model, DPO, PPO
+	HF_HUB_OFFLINE=1 $(BIN)/python recipes/pipeline.py $(if $(UNTIL),--until $(UNTIL))
 
 seeds: setup ## the demo for seeds 0, 1 and 2, and the mean
 	HF_HUB_OFFLINE=1 $(BIN)/python -m align.nano.seeds
