@@ -391,7 +391,8 @@ def test_recipes_train_on_rankings_and_repeat_and_resume_bitwise(stage, world, r
     shutil.copytree(runs[0] / "checkpoint-20", runs[2] / "checkpoint-20")
     write_rows(runs[2] / "run.json", [{"status": "running"}])
     run_recipe(stage, *arguments, "--output_dir", str(runs[2]), "--resume_from_checkpoint", "last")
-    run_recipe(stage, *arguments, "--no_pairs_together", "--output_dir", str(runs[3]))
+    other_way = {"reward": "--no_pairs_together", "dpo": "--pairs_together"}[stage]  # neither is the recipe's default
+    run_recipe(stage, *arguments, other_way, "--output_dir", str(runs[3]))
     saved = [load_file(str(run / "model.safetensors")) for run in runs]
     for other in saved[1:3]:
         assert all(torch.equal(saved[0][name], other[name]) for name in other)
