@@ -206,14 +206,19 @@ def serve(app: Starlette, args: ServeArguments, say: Callable[[str], Any]) -> No
     bound = _bind(args.host, args.port)
     port = bound.getsockname()[1]
     url = address(args.host, port, app.state.token)
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            say(url)  # not before: from here on Ctrl-C is uvicorn's, and cannot get lost in an import
+            if args.open_browser:
+                webbrowser.open(url)
+
     try:
-        say(url)
-        if args.open_browser:
-            webbrowser.open(url)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
         )
-        uvicorn.Server(config).run(sockets=[bound])
+        Server(config).run(sockets=[bound])
     except KeyboardInterrupt:
         pass  # uvicorn has shut down in order, and then raises the signal again
     finally:
