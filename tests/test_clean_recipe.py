@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_recipe, write_rows
 
+from align import data
+from align.config import DataArguments
+
 pytest.importorskip("datatrove", reason="pip install -e '.[clean]'")
 
 SUBJECTS = ["gardener", "teacher", "captain", "farmer", "doctor", "painter", "miller", "sailor", "baker", "weaver"]
@@ -121,6 +124,11 @@ def test_what_comes_out(done, world):
     assert card["totals"]["documents_in"] == 200 and card["totals"]["documents_out"] == 150
     assert card["duplicates"]["exact"]["sizes"] == card["duplicates"]["near"]["sizes"] == {"2": 20}
     assert card["fingerprint"] == record["data"]["train"]["fingerprint"] and record["status"] == "complete"
+    read = data.load_texts(DataArguments(dataset_name=str(done)), seed=0)  # what a training run reads and records
+    assert (
+        card["fingerprint"] == read.reports["train"].fingerprint
+        and len(read.train) == record["data"]["train"]["rows_out"]
+    )
     sample = step(done, "near-duplicates")["samples"][0]
     assert sample["detail"].rpartition("kept: ")[2] in {row["id"] for row in out}
     assert sum(card["lengths"]["before"]) == 200 and sum(card["lengths"]["after"]) == 150
