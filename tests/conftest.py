@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -160,3 +162,33 @@ def losses(run: Path) -> list[float]:
     if any("loss" in row for row in rows):
         return [row["loss"] for row in rows if "loss" in row]
     return [row["loss/policy_avg"] + row["loss/value_avg"] for row in rows if "loss/policy_avg" in row]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; tests that need it are skipped where there is none."""
+    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    with sync.sync_playwright() as tool:
+        found = tool.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def serve():
+    """Start OpenAI-compatible servers that behave as told."""
+    from test_judge import Server
+
+    servers = []
+
+    def start(behave) -> Any:
+        servers.append(Server(behave))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shutil
 
 import pytest
 from test_report import CONTRAST, Reader
@@ -236,18 +235,6 @@ def test_many_sources_are_summed():
     }
     text = card.render(given)
     assert "file-039" in text and "file-040" not in text and ">20 more</th>" in text
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("no Chromium on this machine")
-    with sync.sync_playwright() as tool:
-        found = tool.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from collections import Counter
 
 import pytest
 from conftest import ROOT, make_checkpoint
-from test_judge import Server, answer, parts
+from test_judge import answer, parts
 
 from align.config import ConfigError
 from align.evaluate import judge as judging
@@ -38,20 +38,6 @@ from align.record import RunError
 def quick(monkeypatch):
     monkeypatch.setattr(judging, "FIRST_WAIT", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(behave) -> Server:
-        servers.append(Server(behave))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.http.shutdown()
-        server.http.server_close()
 
 
 # ------------------------------------------------------------------------------------------------------ by hand

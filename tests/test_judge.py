@@ -82,20 +82,6 @@ class Server:
         self.thread.start()
 
 
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(behave) -> Server:
-        servers.append(Server(behave))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.http.shutdown()
-        server.http.server_close()
-
-
 def ask(server, cache, prompts, a, b, **config):
     with Endpoint(JudgeConfig(judge_url=server.url, judge_model="m", **config), cache) as judge:
         return judge.compare(prompts, a, b)

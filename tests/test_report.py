@@ -10,7 +10,6 @@ import html
 import math
 import random
 import re
-import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -455,18 +454,6 @@ CONTRAST = """() => {
   }
   return {bad, seen, marks};
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("no Chromium on this machine")
-    with sync.sync_playwright() as tool:
-        found = tool.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from collections import Counter
 
 import pytest
 from conftest import ROOT, make_checkpoint, write_rows
-from test_judge import Server, answer
+from test_judge import answer
 
 from align.config import ConfigError
 from align.data import DataError
@@ -29,20 +29,6 @@ SHIPPED = ROOT / "recipes" / "constitution.yaml"
 def quick(monkeypatch):
     monkeypatch.setattr(judging, "FIRST_WAIT", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(behave) -> Server:
-        servers.append(Server(behave))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.http.shutdown()
-        server.http.server_close()
 
 
 def inside(text: str, tag: str) -> str:
