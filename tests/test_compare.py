@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 from conftest import WORDS, make_checkpoint, pairs, run_recipe, write_rows
-from test_judge import prefers_good, serve  # noqa: F401 (a fixture)
+from test_judge import prefers_good
 
 pytestmark = pytest.mark.slow
 QUICK = {"global_batch_size": 8, "per_device_train_batch_size": 4, "max_steps": 2, "save_strategy": "no",
