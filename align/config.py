@@ -370,8 +370,11 @@ def parse(
     explicit = {**from_file, **from_line}
     use_peft = str(explicit.get("use_peft", False)).lower() in ("true", "1", "yes")
     recipe_defaults = {**(defaults or {}), **((lora_defaults or {}) if use_peft else {})}
-    values = {**_device_defaults(reader.known, explicit), **recipe_defaults, **explicit}
-    problems += _unsupported_here(explicit) + _parent_problems(values, gates)
+    values = {**recipe_defaults, **explicit}
+    if {"bf16", "dtype"} & set(reader.known):  # a program without a model is spared loading torch, a second and 300 MB
+        values = {**_device_defaults(reader.known, explicit), **values}
+        problems += _unsupported_here(explicit)
+    problems += _parent_problems(values, gates)
     if DataArguments in classes and not (values.get("dataset_name") or values.get("datasets")):
         problems.append("dataset_name is needed: --dataset_name rows.jsonl (or a hub id, a folder, a finished run)")
     if values.get("dataset_streaming") in (True, "true", "True") and not any("Pretrain" in c.__name__ for c in classes):

@@ -63,22 +63,34 @@ def asked_kind() -> str:
     return _ASKED[1]
 
 
+def refuse(refused: Mapping[str, str]) -> None:
+    """Stop where the launcher was asked for a kind of several processes that this recipe cannot do.
+
+    Args:
+        refused: such kinds, each with the reason and what to use instead.
+
+    Raises:
+        ConfigError: for one of them.
+    """
+    if reason := refused.get(_ASKED[1]):
+        raise ConfigError(f"{_ASKED[1]} is not supported here: {reason}")
+
+
 def check(refused: Mapping[str, str] | None = None) -> None:
     """Compare what was asked for with what was got. Call it once the `TrainingArguments` exist.
 
     Args:
-        refused: kinds that this recipe cannot do, each with the reason and what to use instead.
+        refused: see `refuse`.
 
     Raises:
         ConfigError: where the two differ, with a command that works; and for a refused kind.
     """
+    refuse(refused or {})
     import datasets
     import transformers
     from accelerate import PartialState
     from accelerate.utils import DistributedType
 
-    if reason := (refused or {}).get(_ASKED[1]):
-        raise ConfigError(f"{_ASKED[1]} is not supported here: {reason}")
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()  # one bar a run: the training's, not each file's
     state = PartialState(cpu=not has_gpu())
@@ -166,6 +178,8 @@ def run(main: Callable[[], None]) -> None:
 def _leave_quietly() -> None:
     """End a CPU process of several. At interpreter exit gloo's and DeepSpeed's threads abort now and then, after all
     work is done and saved (3 of some 30 ZeRO-3 runs); a barrier and a direct exit did so in none of 20."""
+    if "torch" not in sys.modules:
+        return
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":

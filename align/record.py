@@ -165,12 +165,18 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def _on_gpu() -> bool:
+    """Has this process a GPU to compute on? One that has not loaded torch computes on none, and is spared loading it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_available()
+
+
 def _hardware() -> dict[str, Any]:
     import psutil
-    import torch
 
     machine: dict[str, Any] = {"cpus": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
-    if torch.cuda.is_available():
+    if _on_gpu():
+        torch = sys.modules["torch"]
         machine["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return machine
 
@@ -179,10 +185,8 @@ def peak_memory_bytes() -> int:
     """The most memory this process has held: GPU memory where there is a GPU, resident memory elsewhere."""
     import resource
 
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    if _on_gpu():
+        return sys.modules["torch"].cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

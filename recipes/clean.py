@@ -21,7 +21,7 @@ def main():
     )
     from align.clean import documents, outcome, program
 
-    launch.check(launch.ONE_PROCESS)
+    launch.refuse(launch.ONE_PROCESS)
     sources = program.check(args, rules)
     with record.start(
         "clean", args.output_dir, resolved(run_args, args, rules), overwrite=run_args.overwrite,
