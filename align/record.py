@@ -166,7 +166,7 @@ def _versions() -> dict[str, str]:
 
 
 def _on_gpu() -> bool:
-    """Has this process a GPU to compute on? One that has not loaded torch computes on none, and is spared loading it."""
+    """Has this process a GPU to compute on? One that has not loaded torch has none, and is spared loading it."""
     torch = sys.modules.get("torch")
     return torch is not None and torch.cuda.is_available()
 

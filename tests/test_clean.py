@@ -25,7 +25,7 @@ from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilt
 from datatrove.pipeline.formatters import FTFYFormatter
 
 from align.clean import documents, duplicates, executors, formats, gopher, intake, judges, queue, repair, rules, tally
-from align.clean.blocks import DECISION, Sink, Smallest
+from align.clean.blocks import DECISION, Largest, Sink
 from align.clean.config import CleanConfig, RuleConfig
 from align.clean.verdict import KEEP, Verdict
 from align.clean.words import FastWords, split
@@ -255,11 +255,11 @@ def test_the_audit_sample_is_the_same_for_any_number_of_tasks(tmp_path):
         found.append(sorted((row["id"], row["weight"], row["why"]) for row in rows))
     assert found[0] == found[1] and len(found[0]) == 10
     assert {weight for _, weight, _ in found[0]} == {10.0}
-    assert {key for key, _, _ in found[0]} == set(sorted(doc.id for doc in docs)[:10])
+    assert {key for key, _, _ in found[0]} == set(sorted(doc.id for doc in docs)[-10:])
 
 
 def test_no_audit_is_possible(tmp_path):
-    sample = Smallest(0, tmp_path / "a.jsonl")
+    sample = Largest(0, tmp_path / "a.jsonl")
     sample.offer({"id": "00"})
     sample.save()
     assert (tmp_path / "a.jsonl").read_text() == '{"offered":1}\n'

@@ -12,13 +12,16 @@ from collections import Counter
 
 import pytest
 from conftest import ROOT, make_tokenizer, write_rows
+from datatrove.data import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.clean import decontaminate
 from align.clean.decisions import Decisions
 from align.clean.lists import WordList
-from align.clean.personal import find, mask, placeholders
+from align.clean.personal import find, mask, placeholders, veil
+from align.clean.tally import Tally
+from align.clean.verdict import Verdict
 from align.config import ConfigError
 from align.data import DataError
 from align.record import RunError
@@ -137,6 +140,26 @@ def test_spans_are_in_order_and_masking_is_stable(text):
     assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
     masked, counts = mask(text)
     assert counts.total() == len(spans) and masked.count("<") == len(spans)
+
+
+@given(st.text(st.sampled_from("0123456789+-(). @abAB:/"), max_size=80))
+@settings(max_examples=200, deadline=None)
+def test_veiled_text_keeps_its_places_and_shows_nothing_personal(text):
+    shown, spans = veil(text), find(text)
+    assert len(shown) == len(text)
+    assert not any(c.isalnum() for start, end, _ in spans for c in shown[start:end])
+    hidden = {at for start, end, _ in spans for at in range(start, end)}
+    assert all(shown[at] == text[at] for at in range(len(text)) if at not in hidden)
+
+
+def test_the_cards_samples_show_no_personal_data():
+    text = "Write to bob@example.com today."
+    doc, tally = Document(text, "0" * 16), Tally("lists")
+    tally.stop(doc, Verdict("drop", "listed", spans=((26, 31),)))
+    tally.change("email", doc, text, mask(text)[0])
+    sample, change = tally.samples["listed"][0], tally.changes["email"][0]
+    assert sample["text"] == change["before"] == "Write to •••@•••••••.••• today." and sample["spans"] == [[26, 31]]
+    assert change["after"] == "Write to <email> today."
 
 
 def test_placeholders_are_datatroves_and_the_same_in_every_document():

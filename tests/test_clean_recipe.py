@@ -129,6 +129,9 @@ def test_what_comes_out(done, world):
         card["fingerprint"] == read.reports["train"].fingerprint
         and len(read.train) == record["data"]["train"]["rows_out"]
     )
+    queue = [json.loads(line) for line in (done / "review/queue.jsonl").read_text().splitlines()]
+    kept = {row["id"] for row in queue if row["why"] == "audit" and row["verdict"] == "keep"}
+    assert kept and not kept & {row["id"] for row in rows(done, "test")}  # people look at no text that is held out
     sample = step(done, "near-duplicates")["samples"][0]
     assert sample["detail"].rpartition("kept: ")[2] in {row["id"] for row in out}
     assert sum(card["lengths"]["before"]) == 200 and sum(card["lengths"]["after"]) == 150

@@ -497,6 +497,23 @@ def test_align_merge(tmp_path, capsys):
         assert json.dumps(sorted(row["annotator"] for row in store.rankings())) == '["a", "a", "b", "b"]'
 
 
+def test_align_merge_joins_what_judges_said(tmp_path):
+    from align.label.merging import main
+
+    for name, item in (("a", "1"), ("b", "2")):
+        with Store(tmp_path / name / "labels.sqlite") as store:
+            store.add(rows(2))
+        write_rows(tmp_path / name / "judges/rm.jsonl", [{"judge": "rm", "identity": "x"}, {"item": item}])
+    inputs = ["--inputs", str(tmp_path / "a"), str(tmp_path / "b")]
+    main([*inputs, "--output", str(tmp_path / "a" / "both.sqlite")])
+    joined = [json.loads(line) for line in (tmp_path / "a/judges/rm.jsonl").read_text().splitlines()]
+    assert joined == [{"judge": "rm", "identity": "x"}, {"item": "1"}, {"item": "2"}]
+    write_rows(tmp_path / "b/judges/rm.jsonl", [{"judge": "rm", "identity": "y"}])
+    with pytest.raises(RunError, match="another judge"):
+        main([*inputs, "--output", str(tmp_path / "c.sqlite")])
+    assert not (tmp_path / "c.sqlite").exists()
+
+
 # ---------------------------------------------------------------------------------------------------- what is ranked
 
 

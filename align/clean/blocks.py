@@ -57,27 +57,28 @@ class Sink:
             self.raw.close()
 
 
-class Smallest:
-    """The rows with the smallest ids of all that are offered, and how many were: a random sample, for an id is a hash.
+class Largest:
+    """The rows with the largest ids of all that are offered, and how many were: a random sample, for an id is a hash.
 
     It is the same for any order and any number of tasks, and it keeps its members when documents are added elsewhere.
+    The smallest ids are the test split's.
     """
 
     def __init__(self, most: int, path: Path):
         self.most, self.path = most, path
         self.rows: dict[str, dict[str, Any]] = {}
-        self.largest = "g"  # above every hexadecimal digit
+        self.smallest = ""
         self.offered = 0
 
     def offer(self, row: dict[str, Any]) -> None:
-        """Count a row, and hold it while it is among the smallest."""
+        """Count a row, and hold it while it is among the largest."""
         self.offered += 1
-        if row["id"] < self.largest and self.most:
+        if row["id"] > self.smallest and self.most:
             self.rows[row["id"]] = row
             if len(self.rows) > self.most:
-                del self.rows[max(self.rows)]
+                del self.rows[min(self.rows)]
             if len(self.rows) == self.most:
-                self.largest = max(self.rows)
+                self.smallest = min(self.rows)
 
     def save(self) -> None:
         """Write how many were offered, then the rows."""

@@ -14,7 +14,7 @@ from typing import Any
 from datatrove.data import Document
 from datatrove.utils.batching import batched
 
-from align.clean.blocks import DECISION, FLAGGED, Block, Sink, Smallest, stopped
+from align.clean.blocks import DECISION, FLAGGED, Block, Largest, Sink, stopped
 from align.clean.config import CleanConfig, RuleConfig
 from align.clean.tally import Tally
 from align.clean.verdict import KEEP, Verdict
@@ -125,7 +125,7 @@ class Judge(Block):
         tally, judge = Tally(self.step), self.make()
         folder = self.folder / "work" / "queue" / self.step
         with self.dropped(rank) as dropped, Sink(folder / f"unsure-{rank:05d}.jsonl") as unsure:
-            audit = Smallest(self.audit, folder / f"audit-{rank:05d}.jsonl")
+            audit = Largest(self.audit, folder / f"audit-{rank:05d}.jsonl")
             for docs in batched(data, self.batch):
                 start = time.perf_counter()
                 asked = [doc for doc in docs if FLAGGED not in doc.metadata]
@@ -181,7 +181,7 @@ class Decisions(Block):
         """Pass on what was not dropped; offer what no rule has flagged to the reviewers' sample."""
         tally = Tally(self.step)
         verdict = Verdict("drop", "reviewer", "a reviewer decided to drop it")
-        audit = Smallest(self.audit, self.folder / "work" / "queue" / "kept" / f"audit-{rank:05d}.jsonl")
+        audit = Largest(self.audit, self.folder / "work" / "queue" / "kept" / f"audit-{rank:05d}.jsonl")
         with self.dropped(rank) as dropped:
             for doc in data:
                 tally.enter(doc)

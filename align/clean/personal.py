@@ -113,6 +113,15 @@ def mask(
     return "".join([*parts, text[at:]]), counts
 
 
+def veil(text: str) -> str:
+    """The text for showing: letters and digits of personal data as dots, every character where it was."""
+    parts, at = [], 0
+    for start, end, _ in find(text):
+        parts += [text[at:start], re.sub(r"\w", "•", text[start:end])]
+        at = end
+    return "".join([*parts, text[at:]])
+
+
 def placeholders() -> dict[str, tuple[str, ...]]:
     """`words` for `mask` with datatrove's stand-ins for emails and IPs (FineWeb's): valid addresses of nobody."""
     from datatrove.pipeline.formatters.pii import PIIFormatter

@@ -41,14 +41,14 @@ def collect(run: Path, audit: int) -> Path:
 
 
 def _sample(files: list[Path], most: int) -> list[dict[str, Any]]:
-    """The smallest ids of all tasks' samples, with their weight."""
+    """The largest ids of all tasks' samples, with their weight."""
     offered = 0
     rows: dict[str, dict[str, Any]] = {}
     for file in files:
         found = _rows(file)
         offered += next(found)["offered"]
         rows |= {row["id"]: row for row in found}
-        rows = {key: rows[key] for key in sorted(rows)[:most]}
+        rows = {key: rows[key] for key in sorted(rows, reverse=True)[:most]}
     return [row | {"weight": offered / len(rows)} for row in rows.values()]
 
 

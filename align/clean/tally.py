@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from align.clean.personal import veil
 from align.clean.verdict import Verdict
 
-SAMPLES = 5  # of each reason and of each kind of change, the first in document order
+SAMPLES = 5  # of each reason and of each kind of change, the first in document order; personal data veiled
 SHOWN = 600  # characters of a sample
 EDGES = [0, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000]  # words
 
@@ -72,7 +73,7 @@ class Tally:
         self.add("dropped" if verdict.action == "drop" else "review", verdict.reason)
         samples = self.samples.setdefault(verdict.reason, [])
         if len(samples) < SAMPLES:
-            text, spans = excerpt(doc.text, verdict.spans)
+            text, spans = excerpt(veil(doc.text), verdict.spans)
             sample = {"reason": verdict.reason, "detail": verdict.detail, "id": doc.id}
             sample |= {"source": doc.metadata.get("source", ""), "text": text, "spans": spans}
             cluster = doc.metadata.get("minhash_cluster_id")
@@ -85,7 +86,7 @@ class Tally:
         if len(samples) < SAMPLES:
             at = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), 0)
             start = max(0, at - SHOWN // 3)
-            cut = {"before": before[start : start + SHOWN], "after": after[start : start + SHOWN]}
+            cut = {"before": veil(before)[start : start + SHOWN], "after": veil(after)[start : start + SHOWN]}
             samples.append({"id": doc.id, "what": kind, **cut})
 
     def length(self, table: str, words: int) -> None:

@@ -3,7 +3,8 @@
     align merge a.sqlite b.sqlite --output c.sqlite
 
 An item is the same by its id, an answer by annotator, item and time. Where one annotator answered one item in both
-files, the later answer holds and the earlier one stays as history, like an answer that was taken back.
+files, the later answer holds and the earlier one stays as history, like an answer that was taken back. What judges
+said (`judges/` beside the files) is joined beside the output.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from align.config import fail, parse
 from align.label.database import connect, told
+from align.label.notes import join_notes
 from align.record import RunError
 
 # What follows from tasks and answers, counted again.
@@ -172,6 +174,8 @@ def main(argv: list[str]) -> None:
         raise RunError(f"{output} is there already; name a new file")
     for path in inputs:
         connect(path, create=False, timeout=10.0).close()  # all are readable before anything is written
+    judges = output.parent / "judges"
+    notes = join_notes(list(dict.fromkeys([judges, *(path.parent / "judges" for path in inputs)])))
     part = output.with_name(output.name + ".part")
     part.unlink(missing_ok=True)
     with Store(part) as store:
@@ -180,4 +184,8 @@ def main(argv: list[str]) -> None:
             print(f"{path}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
         total = store.counts()
     part.replace(output)
+    if notes:
+        judges.mkdir(exist_ok=True)
+    for name, lines in notes.items():
+        (judges / name).write_text(lines)
     print(f"{output}: {total['items']:,} items, {total['answers']:,} answers that hold")

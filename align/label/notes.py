@@ -54,6 +54,25 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def join_notes(folders: Sequence[Path]) -> dict[str, str]:
+    """What one folder of all these would hold, by file name: every line once, in order.
+
+    Raises:
+        RunError: two judges of one name.
+    """
+    found: dict[str, dict[str, None]] = {}  # lines, as an ordered set
+    for path in (file for folder in folders for file in sorted(folder.glob("*.jsonl"))):
+        lines = [json.dumps(line) for line in read_lines(path)]
+        held = found.setdefault(path.name, dict.fromkeys(lines[:1]))
+        if lines[:1] != list(held)[:1]:
+            raise RunError(
+                f"{path} is by another judge than the notes of that name in another folder (other weights or another "
+                "prompt), so they cannot be merged; judge again under another --judge_name"
+            )
+        held |= dict.fromkeys(lines)
+    return {name: "".join(f"{line}\n" for line in lines) for name, lines in found.items()}
+
+
 def read_notes(folder: Path) -> dict[str, dict[str, Judgement]]:
     """What every judge has said: judgements by item, by the judge's name."""
     found: dict[str, dict[str, Judgement]] = {}
