@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from align import launch
-from align.config import ConfigError, RunArguments, fail, parse
+from align.config import RunArguments, fail, parse
 from align.evaluate.verdicts import JudgeConfig
 from align.label.judges import Item, Judge, Judgement, texts_of
 from align.label.notes import Notes, read_notes
+from align.label.source import stored
 from align.label.uncertainty import disagreement, of_scores, of_verdicts, pairs_of, priority, spread
 from align.record import RunError, parent_problem
 
@@ -64,24 +65,6 @@ class FeedbackArguments(RunArguments):
             problems.append(f"per_device_eval_batch_size={self.per_device_eval_batch_size}: at least 1")
         if problems:
             raise ValueError("; ".join(problems))
-
-
-def store_path(source: str) -> Path:
-    """The labels file that `source` is or holds.
-
-    Raises:
-        ConfigError: where there is none, with the command that makes one.
-    """
-    from align.label.database import FILE_NAME
-
-    path = Path(source)
-    if path.is_dir():
-        path = path / FILE_NAME
-    if not path.is_file():
-        raise ConfigError(
-            f"{source} holds no labels ({FILE_NAME}); `align label <run of recipes/sample.py>` makes them"
-        )
-    return path
 
 
 def rank_items(
@@ -211,7 +194,7 @@ def main(argv: list[str]) -> None:
     from align.label import overlap
     from align.label.store import Store
 
-    path = store_path(args.source)
+    path = stored(args.source)
     folder = path.parent / "judges"
     with Store(path, create=False) as store:
         if not store.counts()["items"]:

@@ -160,15 +160,16 @@ def main(argv: list[str]) -> None:
     """`align merge`: copy the first file, take the others in.
 
     Raises:
-        ConfigError: fewer than two inputs, no output.
-        RunError: an input is missing, the output is there already.
+        ConfigError: fewer than two inputs, one without labels, no output.
+        RunError: the output is there already.
     """
-    from align.label.store import Store, path_of
+    from align.label.source import stored
+    from align.label.store import Store
 
     (args,) = parse(MergeArguments, nano=None, required=("output",), argv=argv)
     if len(args.inputs) < 2:
         fail(["merge takes two files or more: align merge a.sqlite b.sqlite --output c.sqlite"])
-    inputs = [path_of(name) for name in args.inputs]
+    inputs = [stored(name) for name in args.inputs]
     output = Path(args.output)
     if output.exists():
         raise RunError(f"{output} is there already; name a new file")

@@ -29,10 +29,10 @@ from align.label import constitution, revised
 from align.label.chats import Chat, LocalChat, ServerChat, seed_of
 from align.label.constitution import Principle
 from align.label.critique import Chain, Done, Work, advance
-from align.label.feedback import store_path
 from align.label.items import MOST
 from align.label.judges import text_of
 from align.label.notes import read_lines
+from align.label.source import stored
 from align.record import RunError, parent_problem
 
 
@@ -91,7 +91,7 @@ def _check(args: ReviseArguments, config: JudgeConfig) -> tuple[Principle, ...]:
         if Path(path).exists() and Path(path).absolute().is_relative_to(out):
             problems.append(f"output_dir {args.output_dir} holds {path}; name another folder")
     if args.label_dir:
-        store_path(args.label_dir)
+        stored(args.label_dir)
     principles = constitution.load(args.constitution)
     if args.revisions > len(principles):
         problems.append(f"revisions={args.revisions}, but {args.constitution} has {len(principles)} principles")
@@ -240,7 +240,7 @@ def _add(label_dir: str, joined: dict[str, list[dict[str, Any]]]) -> int:
     from align.label.rows import OVERLAP, REPEATS
     from align.label.store import Store
 
-    with Store(store_path(label_dir), create=False) as store:
+    with Store(stored(label_dir), create=False) as store:
         overlap, repeats = store.settings() or (OVERLAP, REPEATS)
         with store.transaction():
             added = (store.add(rows, split=s, overlap=overlap, repeats=repeats) for s, rows in joined.items())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from align import data, rankings
-from align.config import DataArguments, DataError
+from align.config import ConfigError, DataArguments, DataError
 
 DATABASES = (".sqlite", ".sqlite3", ".db")
 PERSON = "person"
@@ -23,6 +23,17 @@ def labels_file(source: str) -> Path | None:
     if len(found) > 1 and path / FILE_NAME not in found:
         raise DataError(f"{source} holds several labels files; name one: {', '.join(map(str, found))}")
     return path / FILE_NAME if path / FILE_NAME in found else found[0] if found else None
+
+
+def stored(source: str) -> Path:
+    """The labels file that `source` is or holds.
+
+    Raises:
+        ConfigError: where there is none, with the command that makes one.
+    """
+    if file := labels_file(source):
+        return file
+    raise ConfigError(f"{source} holds no labels; `align label <run of recipes/sample.py>` makes them")
 
 
 def read(source: str, *, kinds: list[str] | None = None, annotators: list[str] | None = None) -> list[dict[str, Any]]:

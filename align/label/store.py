@@ -27,7 +27,7 @@ from align.label.database import FILE_NAME, Database
 from align.label.items import KINDS, Annotator, Kind, Task
 from align.record import RunError
 
-__all__ = ["FILE_NAME", "Annotator", "Store", "Task", "now", "path_of"]
+__all__ = ["FILE_NAME", "Annotator", "Store", "Task", "now"]
 
 HOLD = 24 * 3600.0  # seconds after which an item that somebody opened and left may go to another, when nothing else is
 GAP = 10  # answers between an item and its repeat: enough to forget the order, few enough to happen in a short sitting
@@ -394,9 +394,3 @@ def _ranking_row(row: Any) -> dict[str, Any]:
 def now() -> str:
     """The time as ISO 8601 in UTC, to the microsecond."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
-
-
-def path_of(source: str | Path) -> Path:
-    """The labels file that a folder or a path stands for: `runs/nano/label` is `runs/nano/label/labels.sqlite`."""
-    path = Path(source)
-    return path / FILE_NAME if path.is_dir() or not path.suffix else path
