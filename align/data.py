@@ -125,6 +125,7 @@ def _shared_columns(part: Any, parts: list[Any]) -> Any:
 def _read(name: str, config: str | None, split: str, args: DataArguments) -> Any:
     import datasets
 
+    datasets.disable_progress_bars()  # one bar a run: the training's, not each file's
     path = Path(name)
     if not path.exists():
         try:

@@ -86,12 +86,10 @@ def check(refused: Mapping[str, str] | None = None) -> None:
         ConfigError: where the two differ, with a command that works; and for a refused kind.
     """
     refuse(refused or {})
-    import datasets
     import transformers
     from accelerate import PartialState
     from accelerate.utils import DistributedType
 
-    datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()  # one bar a run: the training's, not each file's
     state = PartialState(cpu=not has_gpu())
     if _ASKED[1] == "fsdp2" and state.distributed_type == DistributedType.MULTI_CPU:

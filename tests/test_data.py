@@ -39,6 +39,11 @@ def test_demonstrations_in_every_format_are_the_same_tokens(row, tmp_path, token
     assert list(prepare(path, "sft", tokenizer).train) == list(prepare(reference, "sft", tokenizer).train)
 
 
+def test_reading_prints_nothing(tmp_path, tokenizer, capfd):
+    prepare(write_rows(tmp_path / "x.jsonl", [{"messages": MESSAGES}]), "sft", tokenizer)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_columns_are_mapped(tmp_path, tokenizer):
     path = write_rows(tmp_path / "x.jsonl", [{"q": ASK, "a": TELL}])
     rows = prepare(path, "sft", tokenizer, columns=["q=user", "a=assistant"]).train

@@ -21,11 +21,8 @@ def take_in(store: Store, source: str, args: LabelArguments) -> str:
     Raises:
         DataError: nothing there, no completions, K = 1, nothing but completions that are all the same.
     """
-    import datasets
-
     from align import data
 
-    datasets.disable_progress_bars()
     read = added = 0
     left_out: dict[str, int] = {}
     held = store.settings() or (OVERLAP, REPEATS)

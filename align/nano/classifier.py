@@ -132,6 +132,7 @@ def main() -> None:
     run_args, data_args, args = parse(
         RunArguments, DataArguments, ClassifierConfig, nano="recipes/nano/classifier.yaml"
     )
+    launch.check(launch.ONE_PROCESS)
     splits = data.load_splits(data_args, seed=args.seed)
     if splits["test"] is None:
         raise data.DataError(f"{data_args.dataset_name} has no test split; the classifier is measured on one")
