@@ -11,8 +11,10 @@ import os
 import re
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,8 +160,20 @@ def check_gate(stage: Stage) -> None:
             raise record.RunError(f"stage {stage.name} missed its gate: {key} is {value:.4g}, must be {bound}")
 
 
+def _follow_parent() -> None:
+    """End with the pipeline, also where it was killed: a stage that went on would write beside the next start's."""
+    parent: Any = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)  # the record says `interrupted`
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def _in_process(program: list[str], argv: list[str], log: Path | None = None) -> None:
     """The body of a forked stage: the recipe as `__main__`, as if launched."""
+    _follow_parent()
     if log is not None:
         with log.open("a") as stream:
             os.dup2(stream.fileno(), 1)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 import yaml
 from conftest import ROOT
@@ -72,6 +77,31 @@ def test_paths_and_seed_follow_the_command_line(chain):
     stage = pipeline.plan(args.stages[0], args)
     assert stage.folder.resolve() == folder.resolve() and stage.argv[-2:] == ["--output_dir", "runs/other/sft"]
     assert stage.argv[2:4] == ["--seed", "0"]
+
+
+def test_a_stage_ends_with_a_killed_pipeline(tmp_path):
+    """The stage writes its number and would sleep for a minute; after a kill -9 of the chain it is gone."""
+    (tmp_path / "stage.py").write_text("import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+    code = (
+        "import sys; from pathlib import Path; from align import pipeline; pipeline.PRELOAD = []; "
+        "pipeline.execute(pipeline.Stage('s', ['stage.py'], Path('out'), [], None, {}, True, ''), [])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    chain = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    stage = int(chain.stdout.readline())
+    chain.kill()
+    chain.wait()
+    for _ in range(100):
+        try:
+            if psutil.Process(stage).status() == psutil.STATUS_ZOMBIE:
+                return
+        except psutil.NoSuchProcess:
+            return
+        time.sleep(0.1)
+    os.kill(stage, 9)
+    raise AssertionError("the stage goes on")
 
 
 def test_the_nano_chain_is_well_formed():
