@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from align import data, overlaps
+from align import loading, overlaps
 from align.config import DataArguments, DataError, RunArguments
 from align.overlaps import Shared
 from align.prompts import prompts_of
@@ -113,7 +113,9 @@ def read(source: Source, seed: int) -> Any:
     Raises:
         DataError: where there is no such split.
     """
-    rows = data.load(DataArguments(dataset_name=source.path, dataset_train_split=source.split), source.split, seed=seed)
+    rows = loading.load(
+        DataArguments(dataset_name=source.path, dataset_train_split=source.split), source.split, seed=seed
+    )
     if rows is None:
         raise DataError(f"{source.path} has no split {source.split!r}; name one: {source.name}={source.path}:train")
     return rows
@@ -219,7 +221,7 @@ def write_clean(args: LeaksConfig, rows: dict[str, Any], kept: dict[str, np.ndar
         folder.mkdir(parents=True)
         rows[source.name].select(np.flatnonzero(keep)).to_json(folder / f"{source.split}.jsonl", force_ascii=False)
         if source.split == "train":
-            test = data.load(DataArguments(dataset_name=source.path), "test", seed=args.seed)
+            test = loading.load(DataArguments(dataset_name=source.path), "test", seed=args.seed)
             if test is not None:
                 test.to_json(folder / "test.jsonl", force_ascii=False)
         written[source.name] = {"path": str(folder), "left_out": int((~keep).sum())}

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from align import data
+from align import data, loading
 from align.config import ConfigError, DataArguments, fail
 
 
@@ -139,11 +139,11 @@ def prepare(args: DataArguments, tokenizer: Any, *, length: int, seed: int) -> C
 
     if args.dataset_streaming:
         source = f"{args.dataset_name or 'mixture'} (train, streamed)"
-        rows = data.normalise(data.load(args, args.dataset_train_split, seed=seed), "text", source, args.columns)
+        rows = data.normalise(loading.load(args, args.dataset_train_split, seed=seed), "text", source, args.columns)
         settings = {"rows": rows, "tokenizer": tokenizer, "length": length}
         blocks = IterableDataset.from_generator(_stream_blocks, gen_kwargs=settings)
         still = dataclasses.replace(args, dataset_streaming=False)
-        held_out = data.load(still, args.dataset_test_split, seed=seed)
+        held_out = loading.load(still, args.dataset_test_split, seed=seed)
         told = [] if held_out is None else [r["text"] for r in data.normalise(held_out, "text", source, args.columns)]
         test = list(pack(_token_ids(told, tokenizer), length))
         kept = Dataset.from_list(test) if test else None

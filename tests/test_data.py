@@ -9,7 +9,7 @@ import pytest
 from conftest import conversations, pairs, write_rows
 from datasets import Dataset
 
-from align import data
+from align import data, loading
 from align.config import DataArguments
 
 
@@ -149,10 +149,10 @@ def test_a_mixture_has_the_shares_that_were_asked_for(tmp_path):
     a = write_rows(tmp_path / "a.jsonl", [{"text": "a"}] * 100)
     b = write_rows(tmp_path / "b.jsonl", [{"body": "b"}] * 100)
     entries = [{"path": str(a), "fraction": 3, "rows": 60}, {"path": str(b), "fraction": 1, "columns": ["body=text"]}]
-    rows = data.load(DataArguments(datasets=entries), "train", seed=0)
+    rows = loading.load(DataArguments(datasets=entries), "train", seed=0)
     texts = [row["text"] for row in rows]
     assert (texts.count("a"), texts.count("b")) == (60, 20)  # 60 rows are three quarters of 80
-    again = data.load(DataArguments(datasets=entries), "train", seed=1)
+    again = loading.load(DataArguments(datasets=entries), "train", seed=1)
     assert texts != [row["text"] for row in again]
 
 
@@ -164,7 +164,7 @@ def test_formats_on_disk(tmp_path):
     with gzip.open(tmp_path / "x.jsonl.gz", "wt") as stream:
         stream.write("".join(json.dumps(row) + "\n" for row in rows))
     for name in ("x.parquet", "x.csv", "saved", "x.jsonl.gz"):
-        loaded = data.load(DataArguments(dataset_name=str(tmp_path / name)), "train", seed=0)
+        loaded = loading.load(DataArguments(dataset_name=str(tmp_path / name)), "train", seed=0)
         assert [row["text"] for row in loaded] == ["one", "two"], name
 
 

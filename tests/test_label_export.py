@@ -10,7 +10,7 @@ import yaml
 from conftest import run_recipe, stage_arguments
 from datasets import Dataset
 
-from align import data, rankings
+from align import data, loading, rankings
 from align.config import ConfigError, DataArguments, DataError
 from align.label import export, imports
 from align.label.store import Store
@@ -140,7 +140,7 @@ def test_write_takes_a_store_inside_another_run(labels, tmp_path):
         metrics = export.write(store, tmp_path / "rank", title="Nano")
     assert metrics["annotators"] == 3 and metrics["train_prompts"] == 10 and metrics["tau_b"]["n"] > 0
     assert (
-        data.load(DataArguments(dataset_name=str(tmp_path / "rank/data")), "train", seed=0).num_rows
+        loading.load(DataArguments(dataset_name=str(tmp_path / "rank/data")), "train", seed=0).num_rows
         == metrics["train_rows"]
     )
 

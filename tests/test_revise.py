@@ -206,7 +206,7 @@ def test_a_server_revises(serve, tmp_path, capsys):
 
 def test_revised_rows_enter_a_queue(serve, tmp_path, capsys):
     """`data/` fits the store with K = 2 + 1; `--label_dir` adds the rows to labels that are there, wanted as often."""
-    from align import data
+    from align import data, loading
     from align.config import DataArguments
     from align.label.store import Store
 
@@ -222,7 +222,7 @@ def test_revised_rows_enter_a_queue(serve, tmp_path, capsys):
         assert (
             store.add(list(data.load_splits(DataArguments(dataset_name=str(tmp_path / "out")), seed=0)["train"])) == 0
         )
-    taught = data.load(DataArguments(dataset_name=str(tmp_path / "out/sft")), "train", seed=0)
+    taught = loading.load(DataArguments(dataset_name=str(tmp_path / "out/sft")), "train", seed=0)
     assert data.normalise(taught, "sft", "x", [])[0]["messages"][-1]["role"] == "assistant"
 
 

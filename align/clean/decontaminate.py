@@ -193,13 +193,13 @@ def _spans(text: str, ranges: list[list[int]]) -> list[tuple[int, int]]:
 
 def _rows(source: str) -> tuple[Any, str]:
     """The rows of one source and the split that they are of."""
-    from align import data
+    from align import loading
 
     name, _, split = source.partition("#")
     name, config = (name, "") if Path(name).exists() else (name.partition(":")[0], name.partition(":")[2])
     args = DataArguments(dataset_name=name, dataset_config=config or None)
     for wanted in (split,) if split else SPLITS:
-        rows = data.load(args, wanted, seed=0)
+        rows = loading.load(args, wanted, seed=0)
         if rows is not None:
             return rows, wanted
     raise DataError(f"{name} has no split {split}; leave out #{split}, or name another")

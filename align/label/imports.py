@@ -21,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from align import data, rankings, record
+from align import loading, rankings, record
 from align.config import ConfigError, DataArguments, DataError, RunArguments, parse, resolved
 from align.label.formats import READERS, ImportConfig, detect
 
@@ -41,7 +41,7 @@ def load(path: str) -> list[dict[str, Any]]:
         except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read: {error}") from error
         return _json_rows(text, path)
-    return list(data.load(DataArguments(dataset_name=path), "train", seed=0))
+    return list(loading.load(DataArguments(dataset_name=path), "train", seed=0))
 
 
 def _json_rows(text: str, path: str) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ def take_in(store: Store, source: str, args: LabelArguments) -> str:
     Raises:
         DataError: nothing there, no completions, K = 1, nothing but completions that are all the same.
     """
-    from align import data
+    from align import loading
 
     read = added = 0
     left_out: dict[str, int] = {}
@@ -29,7 +29,7 @@ def take_in(store: Store, source: str, args: LabelArguments) -> str:
     overlap, repeats = args.overlap or held[0], held[1] if args.repeats is None else args.repeats
     with store.transaction():
         for split in ("train", "test"):
-            rows = data.load(DataArguments(dataset_name=source), split, seed=0)
+            rows = loading.load(DataArguments(dataset_name=source), split, seed=0)
             if rows is None:
                 continue
             if "completions" not in (rows.column_names or []):

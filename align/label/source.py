@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from align import data, rankings
+from align import loading, rankings
 from align.config import ConfigError, DataArguments, DataError
 
 DATABASES = (".sqlite", ".sqlite3", ".db")
@@ -78,7 +78,7 @@ def _rows(source: str) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     args = DataArguments(dataset_name=source)
     for split in ("train", "test"):
-        loaded = data.load(args, split, seed=0)
+        loaded = loading.load(args, split, seed=0)
         for number, row in enumerate(loaded if loaded is not None else []):
             where = f"{source} ({split}), row {number + 1}"
             if missing := [name for name in ("prompt", "completions", "ranking") if name not in row]:
