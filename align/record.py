@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -265,6 +266,11 @@ def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool,
         raise RunError(f"output_dir {folder} holds files that no run wrote; name an empty or a new folder")
     if record is not None and not resume:
         if overwrite:
+            if labels := _ranked_by_people(folder):
+                raise RunError(
+                    f"output_dir {folder} holds people's rankings ({labels}), and --overwrite would delete them; copy them "
+                    f"to another place first (align merge {labels} --output …), then remove that file"
+                )
             shutil.rmtree(folder)
         elif any(folder.glob("checkpoint-*")) or any(folder.glob("data/.*.part")):
             raise RunError(
@@ -280,6 +286,19 @@ def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool,
         probe.unlink()
     except OSError as error:
         raise RunError(f"output_dir {folder} cannot be written: {error.strerror}; name a folder that can") from error
+
+
+def _ranked_by_people(folder: Path) -> Path | None:
+    """A labels file (see align.label.database) below the folder in which a person has ranked something."""
+    sql = "SELECT 1 FROM answers JOIN annotators ON annotators.number = annotator WHERE kind = 'person' LIMIT 1"
+    for file in sorted(folder.rglob("*.sqlite")):
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db,
+        ):
+            if db.execute(sql).fetchone():
+                return file
+    return None
 
 
 def _interrupted(signum: int, _frame: Any) -> None:

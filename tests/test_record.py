@@ -83,3 +83,23 @@ def test_lineage_keeps_the_parents_hash(tmp_path):
         run.finish("complete")
     before = record.lineage({"model": str(tmp_path / "a"), "data": None})
     assert set(before) == {"model"} and len(before["model"]["hash"]) == 64
+
+
+def test_overwrite_does_not_delete_what_people_have_ranked(tmp_path):
+    from align.label.store import Store
+
+    with record.start("sample", str(tmp_path / "run"), {}) as run:
+        run.finish("complete")
+    for name, kind in (("robot", "simulated"), ("ada", "person")):
+        with Store(tmp_path / "run/label/labels.sqlite") as store:
+            store.add([{"prompt": "p", "completions": ["a", "b"]}], overlap=2)
+            task = store.next(store.annotator(name, kind))
+            store.answer(task.id, store.annotator(name, kind), ranking=[1, 2])
+        if kind == "person":
+            with pytest.raises(RunError, match="holds people's rankings .*labels.sqlite"):
+                record.start("sample", str(tmp_path / "run"), {}, overwrite=True).__enter__()
+            assert (tmp_path / "run/label/labels.sqlite").is_file()
+        else:  # the chain's own, made again by the same stage
+            with record.start("sample", str(tmp_path / "run"), {}, overwrite=True) as run:
+                assert not (tmp_path / "run/label").exists()
+                run.finish("complete")
