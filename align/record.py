@@ -268,8 +268,8 @@ def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool,
         if overwrite:
             if labels := _ranked_by_people(folder):
                 raise RunError(
-                    f"output_dir {folder} holds people's rankings ({labels}), and --overwrite would delete them; copy them "
-                    f"to another place first (align merge {labels} --output …), then remove that file"
+                    f"{labels} holds people's rankings, and --overwrite of {folder} would delete them; copy them to "
+                    f"another place first (align merge {labels} --output …), then remove that file"
                 )
             shutil.rmtree(folder)
         elif any(folder.glob("checkpoint-*")) or any(folder.glob("data/.*.part")):
