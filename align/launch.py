@@ -150,8 +150,13 @@ def resumes(args: Any) -> bool:
     return str(args.resume_from_checkpoint).lower() not in ("none", "false")
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a recipe's `main`; a user's error ends in its sentence and exit status 1, not in a traceback."""
+def run(main: Callable[[], None], *, again: str = "") -> None:
+    """Run a recipe's `main`; a user's error ends in its sentence and exit status 1, not in a traceback.
+
+    Args:
+        again: what an interrupted run needs beside its own command to go on; where it depends on what `main` does,
+            nothing, and both ways are told.
+    """
     from safetensors import SafetensorError
 
     try:
@@ -165,10 +170,9 @@ def run(main: Callable[[], None]) -> None:
             print(f"\nerror: {error}{hint}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted; a training recipe goes on with --resume_from_checkpoint last, others with the same command",
-            file=sys.stderr,
-        )
+        both = "a training recipe goes on with --resume_from_checkpoint last, others with the same command"
+        how = f"go on with the same command and {again}" if again else both
+        print(f"\ninterrupted; {how}", file=sys.stderr)
         sys.exit(130)
     _leave_quietly()
 

@@ -19,19 +19,20 @@ def main():
     run_args, args, rules = parse(
         RunArguments, CleanConfig, RuleConfig, nano="recipes/nano/clean.yaml", required=("input", "output_dir")
     )
-    from align.clean import documents, outcome, program
+    from align.clean import checks, documents, outcome, program
 
     launch.refuse(launch.ONE_PROCESS)
-    sources = program.check(args, rules)
+    found = checks.check(args, rules)
     with record.start(
         "clean", args.output_dir, resolved(run_args, args, rules), overwrite=run_args.overwrite,
         resume=launch.resumes(args),
     ) as run:  # fmt: skip
-        run.note(parents=documents.parents(args, sources))
-        card = program.clean(args, rules, sources, run)
+        run.note(parents=documents.parents(args, found.sources))
+        card = program.clean(args, rules, found, run)
         run.finish("complete", metrics=card["totals"] | card["speed"], tokens=card["totals"]["tokens_out"])
+    program.tidy(args)
     print(outcome.table(card, args.output_dir))
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    launch.run(main, again="--resume_from_checkpoint last")

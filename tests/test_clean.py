@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import lzma
+import os
 import random
 import struct
 from pathlib import Path
@@ -24,8 +25,23 @@ from datatrove.pipeline.dedup import MinhashDedupSignature
 from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 from datatrove.pipeline.formatters import FTFYFormatter
 
-from align.clean import documents, duplicates, executors, formats, gopher, intake, judges, queue, repair, rules, tally
-from align.clean.blocks import DECISION, Largest, Sink
+from align.clean import (
+    columnar,
+    documents,
+    duplicates,
+    executors,
+    final,
+    formats,
+    gopher,
+    intake,
+    judges,
+    outcome,
+    queue,
+    repair,
+    rules,
+    tally,
+)
+from align.clean.blocks import COLUMNS, DECISION, Largest, Sink
 from align.clean.config import CleanConfig, RuleConfig
 from align.clean.verdict import KEEP, Verdict
 from align.clean.words import FastWords, split
@@ -106,6 +122,14 @@ def test_repair_by_hand():
     for _, change in repair.steps("NFC"):
         made = change(made)
     assert made == "It\u2019s caf\u00e9\nnul \u00e9"
+
+
+def test_pages_end_with_a_line():
+    """ftfy would take the vertical tab out and glue the words beside it; &#12; becomes a form feed in its hands."""
+    made = "page one\x0cpage two\x0bits second line\x1ca file\u2028a line & more &#12;after"
+    for _, change in repair.steps("NFC"):
+        made = change(made)
+    assert made.split("\n") == ["page one", "page two", "its second line", "a file", "a line & more ", "after"]
 
 
 @pytest.mark.parametrize("words", [0, 4, 5, 6, 400, 3000])
@@ -196,6 +220,41 @@ def test_boilerplate_lines_go_and_the_rest_stays_as_it_was(tmp_path):
     kept = documents_of(text)[0]
     kept.metadata[DECISION] = "keep"
     assert next(judges.Lines(tmp_path, RuleConfig()).run([kept])).text == text
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.one_of(st.characters(), st.sampled_from("\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029 \t")), max_size=60))
+def test_a_text_without_boilerplate_is_not_touched(text):
+    """Whatever ends its lines; without the step `repair` there are many kinds of ends."""
+    doc = Document(text, "")
+    assert judges._without_boilerplate(doc, rules.boilerplate(RuleConfig())) == (text, "")
+
+
+def test_of_a_text_with_form_feeds_only_the_boilerplate_goes(tmp_path):
+    doc = documents_of("page one\x0cpage two\x0cThis site uses cookies.\npage three")[0]
+    out = list(judges.Lines(tmp_path, RuleConfig()).run([doc]))
+    assert out[0].text == "page one\x0cpage two\x0cpage three"
+
+
+def test_what_is_only_boilerplate_is_kept_whole_among_the_dropped_and_people_see_some(tmp_path):
+    """Three pages of nothing else; one that was decided on passes, and counts as flagged when rules are graded."""
+    args = CleanConfig(audit=2)
+    pages = documents_of(*(f"Please enable JavaScript {n}." for n in range(4)), "A page.")
+    pages[3].metadata[DECISION] = "keep"
+    out = list(judges.block("boilerplate", tmp_path, args, RuleConfig()).run(pages))
+    assert [doc.text for doc in out] == ["Please enable JavaScript 3.", "A page."]
+    with gzip.open(tmp_path / "dropped/boilerplate/00000.jsonl.gz") as stream:
+        assert [json.loads(line)["text"] for line in stream] == [f"Please enable JavaScript {n}." for n in range(3)]
+    samples = tally.merged(tmp_path / "work/counts", "boilerplate")["samples"]["only_boilerplate"]
+    assert all(sample["text"].startswith("Please enable") for sample in samples)
+    rows = [json.loads(line) for line in queue.collect(tmp_path, 2).read_text().splitlines()]
+    assert [(row["rule"], row["reason"], row["weight"], row["why"]) for row in rows] == [
+        ("boilerplate", "only_boilerplate", 2.0, "audit")
+    ] * 2
+    assert all(row["text"] for row in rows)
+    left = list(judges.Decisions(tmp_path, 5).run(out))  # the sample of what is kept has none that a rule flagged
+    sample = (tmp_path / "work/queue/kept/audit-00000.jsonl").read_text()
+    assert len(left) == 2 and "A page." in sample and "JavaScript" not in sample
 
 
 # ----------------------------------------------------------------------------------------------------------- judging
@@ -369,7 +428,9 @@ def test_a_saved_data_set_and_a_mixed_folder(tmp_path):
     write_kind(folder / "deep", "parquet")
     (folder / "a.txt").write_text("one\nparagraph\n\n\n  \nand another\n")
     (folder / "README").write_text("no documents")
-    assert [row.text for row in read(folder)][:2] == ["one\nparagraph", "and another"] and len(read(folder)) == 12
+    os.symlink(tmp_path / "saved" / "train", folder / "linked")
+    os.symlink(folder, folder / "deep" / "again")  # a circle
+    assert [row.text for row in read(folder)][:2] == ["one\nparagraph", "and another"] and len(read(folder)) == 17
     assert [row.text for row in read(folder / "a.txt", text_documents="line")] == ["one", "paragraph", "and another"]
     assert len(read(folder / "a.txt", text_documents="file")) == 1
 
@@ -413,19 +474,197 @@ def test_empty_and_long_texts_of_columns_are_counted(tmp_path):
     import pyarrow.parquet
 
     pyarrow.parquet.write_table(pyarrow.table({"text": ["", "x" * 3000, "\u00e9" * 600, "ok"]}), tmp_path / "a.parquet")
-    found = formats.columnar(tmp_path / "a.parquet", "parquet", "text", 1000)
+    found = columnar.stored(tmp_path / "a.parquet", "parquet", "text", 1000)
     assert [row.problem for row in found] == ["empty", "too_long", "too_long", ""]
 
 
-def test_columns_that_json_cannot_hold_become_text(tmp_path):
+def test_columns_are_json_whatever_they_hold():
     from decimal import Decimal
 
-    deep: dict = {}
-    for _ in range(400):
-        deep = {"a": deep}
-    for value in (Decimal("1.5"), 1 << 80, deep, "\ud83d"):
-        assert isinstance(intake._storable(value), str)
-    assert intake._storable([1, None]) == [1, None]
+    found = {"price": Decimal("1.5"), "n": 1 << 80, "bytes": [b"caf\xe9"], "none": [float("nan"), 2.0], "é": "\ud83d"}
+    assert json.loads(intake._columns(found)) == {
+        "price": "1.5", "n": 1 << 80, "bytes": ["café"], "none": [None, 2.0], "é": "\ud83d",
+    }  # fmt: skip
+
+
+def run_read(tmp_path, *names: str, **config) -> tuple[list[Document], dict]:
+    """Files through the first block and datatrove's reader: the documents, and what was counted."""
+    from align.clean.blocks import reader
+
+    args = CleanConfig([str(tmp_path / name) for name in names], str(tmp_path / "run"), on_damaged="skip", **config)
+    found, problems = documents.find(args)
+    assert not problems, problems
+    intake.Read(tmp_path / "run", [found], args).run()
+    shards = sorted(path.name for path in (tmp_path / "run/work/read").glob("*.jsonl"))
+    (tmp_path / "names").write_text("".join(f"{name}\n" for name in shards))
+    docs = list(reader(tmp_path / "run/work/read", tmp_path / "names").run()) if shards else []
+    return docs, tally.merged(tmp_path / "run/work/counts", "read")
+
+
+def test_a_users_columns_come_through_every_block_as_they_were(tmp_path):
+    row = {"id": "new", "original_id": "mine", "_id": "mongo", "_score": 3, "source": {"name": "wiki"},
+           "n": 12345678901234567890123, "columns": [1], "duplicate_count": 2, "x": 0.1}  # fmt: skip
+    write_rows(tmp_path / "in.jsonl", [{"text": "some text", **row}])
+    docs, _ = run_read(tmp_path, "in.jsonl")
+    docs = list(intake.Repair(tmp_path / "run", RuleConfig(), True).run(docs))
+    final.Final(tmp_path / "run", CleanConfig()).run(final.Mask(tmp_path / "run", RuleConfig()).run(docs))
+    (out,) = [json.loads(line) for line in (tmp_path / "run/data/train-00000.jsonl").read_text().splitlines()]
+    assert json.loads(out.pop("metadata")) == row
+    assert out == {"text": "some text", "id": intake.identify("some text"), "source": "in.jsonl"}
+
+
+def test_files_of_one_name_in_two_inputs_are_two_sources(tmp_path):
+    for name in ("one", "two"):
+        write_rows(tmp_path / name / "x.jsonl", [{"text": name}])
+        write_rows(tmp_path / name / f"{name}.jsonl", [{"text": name, "source": ""}])
+    docs, _ = run_read(tmp_path, "one", "two")
+    assert [doc.metadata["source"] for doc in docs] == [
+        "one.jsonl", str(tmp_path / "one/x.jsonl"), "two.jsonl", str(tmp_path / "two/x.jsonl"),
+    ]  # fmt: skip
+
+
+def test_a_row_that_is_nested_too_deep_is_counted(tmp_path):
+    deep = '{"text": "t", "a": ' + '{"a": ' * 1010 + "1" + "}" * 1011
+    (tmp_path / "a.jsonl").write_text("\n".join(['{"text": "before"}', deep, '{"text": "after"}']))
+    docs, counted = run_read(tmp_path, "a.jsonl")
+    assert [doc.text for doc in docs] == ["before", "after"]
+    assert counted["tables"]["dropped"] == {"nested_too_deep": 1}
+
+
+def test_a_name_that_is_no_text_is_read_and_shown(tmp_path):
+    folder = os.fsencode(tmp_path / "raw")
+    os.mkdir(folder)
+    with open(folder + b"/caf\xe9.jsonl", "w") as stream:
+        stream.write('{"text": "here"}\n')
+    docs, _ = run_read(tmp_path, "raw")
+    assert [(doc.text, doc.metadata["source"]) for doc in docs] == [("here", "caf\\xe9.jsonl")]
+    args = CleanConfig([str(tmp_path / "raw")], str(tmp_path / "run"))
+    found, _ = documents.find(args)
+    assert len(documents.parents(args, found)["data"]["hash"]) == 64
+    json.dumps([source.path for source in found], ensure_ascii=False).encode()  # can be written down anywhere
+    direct = CleanConfig([os.fsdecode(folder + b"/caf\xe9.jsonl")], str(tmp_path / "run"))
+    assert "caf\\xe9.jsonl: a name that is not UTF-8; name the folder" in documents.find(direct)[1][0]
+
+
+def test_what_a_folder_holds_and_nobody_reads_is_named(tmp_path):
+    raw = tmp_path / "raw"
+    write_rows(raw / "a.jsonl", ROWS)
+    for name in ("part-00000", "b.jsonl.lz4", "_c.jsonl", "d.html"):
+        (raw / name).write_text("rows")
+    _, counted = run_read(tmp_path, "raw")
+    (note,) = outcome._notes({"read": counted})
+    assert note == f"Not read in {raw}: 4 other files (b.jsonl.lz4, d.html, part-00000, _c.jsonl)"
+    (raw / "a.jsonl").unlink()
+    problems = documents.find(CleanConfig([str(raw)], str(tmp_path / "run")))[1]
+    assert len(problems) == 1 and "no file that can be read, but 4 other files (b.jsonl.lz4" in problems[0]
+
+
+def test_one_line_that_is_no_json_does_not_cost_its_file_wherever_it_stands(tmp_path):
+    rows = [json.dumps(row) for row in ROWS]
+    (tmp_path / "first.jsonl").write_text("\n".join(["# a comment", *rows]))
+    (tmp_path / "middle.jsonl").write_text("\n".join([*rows, "# a comment", *rows]))
+    for name, count in (("first.jsonl", 5), ("middle.jsonl", 10)):
+        assert documents.find(CleanConfig([str(tmp_path / name)], "x"))[1] == []
+        found = read(tmp_path / name)
+        assert [row.problem for row in found if row.problem] == ["not_json"] and len(found) == count + 1
+    (tmp_path / "body.jsonl").write_text('# a comment\n{"body": "x"}\n')
+    assert "no column text" in documents.find(CleanConfig([str(tmp_path / "body.jsonl")], "x"))[1][0]
+
+
+def test_a_text_that_is_not_utf_8_costs_its_parquet_file_nothing(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = [f"row {n}".encode() for n in range(600)]
+    texts[300] = b"caf\xe9"
+    strings = pa.array(texts, pa.binary()).view(pa.string())
+    table = pa.table(
+        {"text": strings, "kinds": strings.dictionary_encode(), "in": pa.StructArray.from_arrays([strings], ["x"])}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = read(tmp_path / "a.parquet")
+    assert len(found) == 600 and found[300] == formats.Row(
+        "café", {"kinds": "café", "in": {"x": "café"}}, repaired=("undecodable_bytes",)
+    )
+    assert found[299].repaired == () and found[299].text == "row 299"
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)  # one batch, which is read in slices
+    assert read(tmp_path / "a.arrow") == found
+
+
+def test_a_stray_quote_merges_no_rows(tmp_path):
+    """Tab-separated values have no quoting; in comma-separated ones the line is told where the open quote begins."""
+    rows = [f"{n}\ttext {n}" for n in range(10)]
+    rows[2], rows[5] = '2\t"Yes, he said', '5\t"No'
+    (tmp_path / "a.tsv").write_text("\n".join(["n\ttext", *rows]))
+    assert [row.text for row in read(tmp_path / "a.tsv")][2:6] == ['"Yes, he said', "text 3", "text 4", '"No']
+    lines = [
+        "n,text",
+        *(f'{n},"text, {n}\nof two lines"' for n in range(30)),
+        '30,"open',
+        *(f"{n},t" for n in range(31, 40)),
+    ]
+    (tmp_path / "b.csv").write_text("\n".join(lines))
+    args = CleanConfig([str(tmp_path / "b.csv")], "x")
+    found: list = []
+    with pytest.raises(
+        formats.Damaged, match="damaged in the row that begins in line 62: unexpected end of data; a field"
+    ):
+        found.extend(row.text for row in documents.rows(documents.find(args)[0][0], args) if found.append(row.text))
+    assert len(found) == 30 and found[3] == "text, 3\nof two lines"
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_read_in_a_line_of_memory(tmp_path):
+    """100 MB in 10 kB: no more than a block or two of it is held at once."""
+    import tracemalloc
+
+    import zstandard
+
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress((b"x" * 199 + b"\n") * 500_000))
+    tracemalloc.start()
+    with formats.open_bytes(tmp_path / "a.jsonl.zst", "zst") as stream:
+        assert sum(1 for _ in formats.lines(stream, 1000)) == 500_000
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 50_000_000, most
+
+
+def test_sources_beyond_a_thousand_are_counted_together_and_add_up(tmp_path, monkeypatch):
+    """Two of three are named, in and out alike, also where a named one lost all its documents."""
+    monkeypatch.setattr(tally, "SOURCES", 2)
+    rows = [{"text": f"text {n}", "source": s} for n, s in enumerate(["b", "a", "jo@example.com", "c", "a", "c"])]
+    write_rows(tmp_path / "in.jsonl", rows)
+    docs, _ = run_read(tmp_path, "in.jsonl")
+    run = tmp_path / "run"
+    docs = [doc for doc in intake.Repair(run, RuleConfig(), True).run(docs) if doc.metadata["source"] != "b"]
+    final.Final(run, CleanConfig()).run(docs)
+    sources = outcome._sources({step: tally.merged(run / "work/counts", step) for step in ("repair", "write")})
+    assert {name: (row["documents_in"], row["documents_out"]) for name, row in sources.items()} == {
+        "b": (1, 0), "a": (2, 2), "all others": (3, 3),
+    }  # fmt: skip
+
+
+def test_a_source_in_the_card_shows_no_personal_data(tmp_path):
+    write_rows(tmp_path / "in.jsonl", [{"text": "a text", "source": "mail of jo@example.com"}])
+    docs, _ = run_read(tmp_path, "in.jsonl")
+    list(intake.Repair(tmp_path / "run", RuleConfig(), True).run(docs))
+    counted = tally.merged(tmp_path / "run/work/counts", "repair")
+    assert list(counted["tables"]["sources_in"]) == ["mail of ••@•••••••.•••"]
+
+
+def test_personal_data_are_masked_in_the_source_and_in_all_columns(tmp_path):
+    row = {"author": "Jane <jane@example.com>", "raw": {"html": ["<p>jane@example.com</p>"]}, "n": 1 << 70,
+           "metadata": json.dumps({"by": "J\u00fcrgen\njane@example.com"}), "source": "jane@example.com"}  # fmt: skip
+    write_rows(tmp_path / "in.jsonl", [{"text": "Write to jane@example.com", **row}])
+    docs, _ = run_read(tmp_path, "in.jsonl")
+    docs = list(intake.Repair(tmp_path / "run", RuleConfig(), True).run(docs))
+    (doc,) = final.Mask(tmp_path / "run", RuleConfig()).run(docs)
+    assert (doc.text, doc.metadata["source"]) == ("Write to <email>", "<email>")
+    columns = json.loads(doc.metadata[COLUMNS])
+    assert columns["author"] == "Jane <<email>>" and columns["raw"] == {"html": ["<p><email></p>"]}
+    assert json.loads(columns["metadata"]) == {"by": "Jürgen\n<email>"} and columns["n"] == 1 << 70
+    changed = tally.merged(tmp_path / "run/work/counts", "personal")["tables"]
+    assert changed["changed"] == {"email": 1, "other_columns": 1} and changed["masked"] == {"email": 1}
 
 
 def test_settings_that_would_do_nothing_are_refused():
@@ -473,6 +712,8 @@ def test_a_line_of_100_megabytes_is_counted_and_never_held(tmp_path):
         ("a.jsonl", b'{"body":"x"}\n', "no column text"),
         ("a.txt", "hello".encode("utf-16"), "UTF-16"),
         ("a.docx", b"PK\x03\x04", "of an unknown kind"),
+        ("a.parquet.gz", gzip.compress(b"PAR1"), "unpack it first"),
+        ("a.arrow.zst", b"\x28\xb5\x2f\xfd", "unpack it first"),
         ("a.jsonl", b"", "every file is empty"),
     ],
 )
@@ -532,12 +773,6 @@ def test_small_files_share_a_task_and_order_is_kept():
     sources = [documents.Source(str(i), "jsonl", bytes=size) for i, size in enumerate([4, 4, 4, 20, 1, 1])]
     groups = documents.tasks(sources, 10)
     assert [[int(s.path) for s in group] for group in groups] == [[0, 1], [2], [3], [4, 5]]
-
-
-def test_the_users_columns_are_kept_and_ours_are_not_confused(tmp_path):
-    doc = intake._document("t", {"id": 7, "source": "web", "_rank": 3, "duplicate_count": 2, "url": "u"}, "file")
-    assert doc.metadata == {"original_id": 7, "source": "web", "url": "u"}
-    assert intake._document("t", {"source": None}, "file").metadata["source"] == "file"
 
 
 # ------------------------------------------------------------------------------------------------ settings and helpers

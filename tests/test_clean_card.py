@@ -62,12 +62,14 @@ def example():
     return card.build(
         title="Data card: nano", made="2026-11-21", fingerprint="9f2c0a7be1d04455", steps=steps, command="python recipes/clean.py --config recipes/nano/clean.yaml",
         settings={"quality": {"gopher": True, "max_symbols": 0.1}, "languages": ["en", "de"], "none": None, SCRIPT: EVIL},
-        totals={"bytes_out": 55_750_000, "tokens_out": 12_345_678, "test_documents": 318, "waiting": 14},
+        totals={"bytes_out": 55_750_000, "tokens_out": 12_345_678, "test_documents": 318, "waiting": 14, "unsure": 14},
+        decontamination={"n": 13, "shortest": 8, "hashes": 971, "sets": {"exam.jsonl": {"split": "test", "rows": 100, "texts": 300, "short": 298}}, "columns": {"exam.jsonl": ["question", SCRIPT]}},
         duplicates={"exact": {"clusters": 3, "removed": 4, "largest": 3, "sizes": {"2": 2, "3": 1}}, "near": {"clusters": 1100, "removed": 2245, "largest": 12, "sizes": {2: 900, 12: 200}}},
         lengths={"edges": [0, 50, 100, 200, 400, 800], "before": [10, 400, 20000, 15000, 710], "after": [0, 350, 17000, 14000, 520]},
         sources={"web-a.jsonl.gz": {"documents_in": 30000, "documents_out": 26000, "bytes_in": 50_000_000, "bytes_out": 46_000_000}, SCRIPT: {"documents_in": 6120, "documents_out": 5870, "bytes_in": 10_000_000, "bytes_out": 9_750_000}},
         changes=[{"id": "0123456789abcdef", "what": "personal_data", "before": BEFORE, "after": AFTER}, {"id": "x", "what": SCRIPT, "before": EVIL, "after": ""}],
-        review={"waiting": 14, "decided": 20, "rules": [{"rule": "unwanted_list", "flagged": 30, "reviewed": 20, "precision": est(0.9, 0.7, 0.97, 20), "recall": None}]},
+        versions={"datatrove": "0.9"},
+        review={"waiting": 14, "unsure": 14, "decided": 20, "decisions": {"path": "nano-decisions.jsonl", "count": 21, "version": "4f5e6a"}, "rules": [{"rule": "unwanted_list", "flagged": 30, "reviewed": 20, "precision": est(0.9, 0.7, 0.97, 20), "recall": None}]},
         speed={"seconds": 31.25, "megabytes_per_second": 1.92, "workers": 2, "peak_memory_bytes": 412_000_000},
     )  # fmt: skip
 
@@ -103,7 +105,7 @@ def test_the_same_card_gives_the_same_bytes_and_stays_as_it_was(tmp_path):
     assert given == example()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["card.json", "report.html"]
     read = json.loads((tmp_path / "a" / "card.json").read_text())
-    assert read["totals"] == {"documents_in": 36120, "documents_out": 31870, "bytes_in": 60_000_000, "bytes_out": 55_750_000, "tokens_out": 12_345_678, "test_documents": 318, "waiting": 14}  # fmt: skip
+    assert read["totals"] == {"documents_in": 36120, "documents_out": 31870, "bytes_in": 60_000_000, "bytes_out": 55_750_000, "tokens_out": 12_345_678, "test_documents": 318, "waiting": 14, "unsure": 14}  # fmt: skip
     assert read["steps"][2]["samples"][1]["text"].endswith("half \ufffd")  # UTF-8 cannot hold half a pair
     assert card.render(read) == (tmp_path / "a" / "report.html").read_text()
 
@@ -112,7 +114,8 @@ def test_every_count_is_on_the_page(page):
     def counts(value):
         if isinstance(value, dict):
             for key, inner in value.items():
-                if key not in ("samples", "changes", "settings", "peak_memory_bytes", "bytes_in", "bytes_out", "edges"):
+                unseen = ("samples", "changes", "settings", "peak_memory_bytes", "bytes_in", "bytes_out", "edges")
+                if key not in (*unseen, "rows", "hashes"):
                     yield from counts(inner)
         elif isinstance(value, list):
             for inner in value:
@@ -143,7 +146,7 @@ def test_the_page_is_whole_and_asks_for_nothing(page):
 
 def test_text_never_breaks_out(page):
     assert "<script" not in page and "<img" not in page and "onerror=alert" in page
-    assert page.count("&lt;script&gt;") >= 6  # sample, source, setting's name and value, change, table of sources
+    assert page.count("&lt;script&gt;") >= 7  # sample, source, setting (name, value), change, two tables
     assert "\x00" not in page and "\u202e" not in page and "&lt;U+0000&gt;NUL &lt;U+202E&gt;override" in page
     page.encode()
 
@@ -175,9 +178,33 @@ def test_differences_by_hand():
 
 def test_a_sample_in_the_queue_is_in_the_output():
     given = example()
-    given["totals"]["waiting"] = 54
+    given["totals"]["waiting"] = given["review"]["waiting"] = 54
     text = card.render(given)
     assert "14 documents wait for a person" in text and "The review queue holds 40 other documents" in text
+    assert (
+        "54 documents in the queue without a decision: 14 that rules were unsure of, and a sample of 40 others" in text
+    )
+
+
+def test_copies_of_a_document_that_waits_are_told_apart_from_it():
+    """Rules sent 14 documents to people; nine of them are copies of the five."""
+    given = example()
+    given["totals"] |= {"waiting": 7, "unsure": 5}
+    text = card.render(given)
+    assert "5 documents wait for a person to decide and are not in the output, with 9 copies of them." in text
+    assert "The review queue holds 2 other documents" in text
+    given["totals"] |= {"waiting": 1, "unsure": 1}
+    assert "1 document waits for a person to decide and is not in the output, with 13 copies of it." in card.render(
+        given
+    )
+
+
+def test_what_was_looked_for_and_which_decisions_held(page):
+    """298 of 300 texts are too short to be looked for: two are left."""
+    row = re.search(r"exam\.jsonl.*?</tr>", page, re.DOTALL)[0]
+    assert re.findall(r">(\d+)<", row) == ["300", "2", "298"] and "question" in row
+    assert "with 13 words in a row of a text" in page and "fewer than 8 words were not looked for" in page
+    assert "21 decisions of nano-decisions.jsonl, version 4f5e6a" in page and ">datatrove</th>" in page
 
 
 def test_samples_are_marked_on_the_page(page):
@@ -197,7 +224,7 @@ def test_the_length_bins_by_hand(page):
     assert ">100 and more</th>" in card.render(open_ended)
 
 
-PARTS = ["duplicates", "lengths", "sources", "review", "changes", "settings", "speed", "fingerprint", "command", "made", "totals", "steps", "title"]  # fmt: skip
+PARTS = ["decontamination", "versions", "duplicates", "lengths", "sources", "review", "changes", "settings", "speed", "fingerprint", "command", "made", "totals", "steps", "title"]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", PARTS)

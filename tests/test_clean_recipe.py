@@ -110,7 +110,7 @@ def test_what_comes_out(done, world):
     good = [page(seed) for seed in range(150)]
     assert sorted(row["text"] for row in out) == sorted(good)
     assert [row["text"] for row in rows(done)] == [text for text in good if text in {row["text"] for row in rows(done)}]
-    assert all("original_id" in json.loads(row["metadata"]) for row in out)  # one column, whatever the sources had
+    assert all("id" in json.loads(row["metadata"]) for row in out)  # one column, whatever the sources had
     assert {"text", "id", "source", "metadata"} == set(out[0]) and {row["source"] for row in out} == {
         "site0",
         "site1",
@@ -293,3 +293,176 @@ def test_nothing_to_read_and_a_wrong_setting_are_told_at_once(tmp_path):
     )
     assert told.returncode == 1 and "none.jsonl" in told.stderr and "nowhere" in told.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_lost_where_a_finished_run_is_made_again_with_a_slip(tmp_path):
+    """All of it is told at once, and --overwrite has not emptied the folder by then."""
+    write_rows(tmp_path / "a.jsonl", [{"text": page(1)}])
+    write_rows(tmp_path / "exam.jsonl", [{"text": "too short"}])
+    run = tmp_path / "run"
+    (run / "data").mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"recipe": "clean", "status": "complete"}))
+    write_rows(run / "data/train.jsonl", [{"text": page(2)}])
+    write_rows(run / "list.jsonl", [{"text": page(3)}])
+    (tmp_path / "decisions.jsonl").write_text("<<<<<<< ours\n")
+    arguments = ["--output_dir", run, "--overwrite", "--decisions", tmp_path / "decisions.jsonl"]
+    slips = ["--input", tmp_path / "a.jsonl", "nobody/nothing", run / "data/train.jsonl", "--decontaminate",
+             tmp_path / "exam.jsonl", "--executor", "slurm"]  # fmt: skip
+    told = run_recipe("clean", *arguments, *slips, check=False)
+    assert told.returncode == 1 and "Traceback" not in told.stderr
+    assert "nobody/nothing is neither here nor to be had from the hub" in told.stderr
+    assert "train.jsonl lies in the output_dir" in told.stderr and "no text of 8 words or more" in told.stderr
+    assert "there is no sbatch here" in told.stderr and "missing 2 required positional arguments" in told.stderr
+    assert "a merge left its marks there" in told.stderr
+    told = run_recipe("clean", *arguments, "--input", tmp_path / "a.jsonl", "--decontaminate", "no/such", check=False)
+    assert told.returncode == 1 and "decontaminate: no/such is neither here" in told.stderr
+    assert json.loads((run / "run.json").read_text())["status"] == "complete" and (run / "data/train.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"min_language_score": 7}, "min_language_score=7: from 0 to 1"),
+        ({"max_top_ngrams": [0.2, 18]}, "max_top_ngrams=18: from 0 to 1"),
+        ({"classifier_review": [0.3, 70]}, "classifier_review=70"),
+        ({"min_words": 90, "max_words": 80}, "nothing would be left"),
+        ({"resume_from_checkpoint": "banana"}, "resume_from_checkpoint=banana: last"),
+    ],
+)
+def test_settings_that_cannot_be_meant(wrong, told):
+    from align.clean.config import CleanConfig, RuleConfig
+    from align.config import ConfigError
+
+    with pytest.raises(ConfigError, match=told):
+        (CleanConfig if "resume_from_checkpoint" in wrong else RuleConfig)(**wrong)
+    CleanConfig(resume_from_checkpoint="last")
+    RuleConfig(max_duplicate_lines=None, min_words=None, max_words=5)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_run_in_a_sentence(done, world):
+    """As the system does it where the memory runs out; the run goes on afterwards."""
+    import psutil
+
+    command = [sys.executable, "recipes/clean.py", "--input", world / "raw", "--output_dir", world / "oom"]
+    process = subprocess.Popen(
+        [*map(str, command), *SMALL, "--workers", "2"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    wait_for(lambda: process.poll() is not None or (world / "oom/work/logs/rules/completions").is_dir())
+    found = [child for pid in family(process.pid) for child in [psutil.Process(pid)]]
+    workers = [child for child in found if "forkserver" in " ".join(child.cmdline()) and not child.children()]
+    workers[0].kill()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Traceback" not in told
+    assert "a worker was killed by signal 9 (out of memory?)" in told and "fewer --workers" in told
+    assert json.loads((world / "oom/run.json").read_text())["status"] == "failed"
+    arguments = ["--input", world / "raw", "--output_dir", world / "oom", *SMALL, "--workers", "1"]
+    run_recipe("clean", *arguments, "--resume_from_checkpoint", "last")
+    assert content(world / "oom") == content(done)
+
+
+@pytest.mark.slow
+def test_interrupted_it_says_how_it_goes_on(world):
+    command = [sys.executable, "recipes/clean.py", "--input", world / "raw", "--output_dir", world / "stopped"]
+    process = subprocess.Popen(
+        [*map(str, command), *SMALL, "--workers", "2"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    wait_for(lambda: process.poll() is not None or (world / "stopped/work/logs/read/completions").is_dir())
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.strip() == "interrupted; go on with the same command and --resume_from_checkpoint last"
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_tidies_up_is_complete(tmp_path):
+    """Here the process ends at the first file that is deleted: all that is left over is work/."""
+    write_rows(tmp_path / "a.jsonl", [{"text": page(seed)} for seed in range(5)])
+    arguments = ["--input", str(tmp_path / "a.jsonl"), "--output_dir", str(tmp_path / "run"), "--workers", "1"]
+    code = (
+        "import os, runpy, sys\nfrom align.clean import program\nfree = program._free\n"
+        "program._free = lambda folder, args: os._exit(9) if folder.name == 'work' else free(folder, args)\n"
+        f"sys.argv = ['recipes/clean.py', *{arguments!r}]\nrunpy.run_path('recipes/clean.py', run_name='__main__')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 9
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "complete"
+    assert (tmp_path / "run/work").is_dir() and not (tmp_path / "run/data/.clean.part").exists()
+    told = run_recipe("clean", *arguments, "--resume_from_checkpoint", "last", check=False)
+    assert "holds a finished run" in told.stderr and len(rows(tmp_path / "run")) == 5
+
+
+@pytest.mark.slow
+def test_people_can_review_what_is_left_where_all_of_it_waits(tmp_path):
+    """Three short pages, one of them with two copies: three wait, nothing is out, and the run is finished."""
+    from align.clean.waiting import Queue
+
+    short = [" ".join(page(seed).split()[:47]) for seed in range(3)]
+    write_rows(tmp_path / "a.jsonl", [{"text": text} for text in [*short, short[0], short[0]]])
+    arguments = ["--input", tmp_path / "a.jsonl", "--output_dir", tmp_path / "run", "--min_sentences", "2"]
+    told = run_recipe("clean", *arguments, "--workers", "1")
+    assert "5 documents in, 0 out" in told.stdout
+    assert "3 documents that rules were unsure of, and a sample of 0 others" in told.stdout
+    assert len(Queue(tmp_path / "run")) == 3
+    read = json.loads((tmp_path / "run/card.json").read_text())
+    assert (read["totals"]["unsure"], read["totals"]["waiting"], read["review"]["unsure"]) == (3, 3, 3)
+    text = (tmp_path / "run/report.html").read_text()
+    assert "3 documents wait for a person to decide and are not in the output, with 2 copies of them." in text
+    assert "No document is left before people have decided. The thresholds are for web pages" in told.stdout
+    told = run_recipe("clean", *arguments, "--overwrite", "--min_words", "60", check=False)  # the rules are sure
+    assert told.returncode == 1 and "no document is left of 5" in told.stderr
+
+
+@pytest.mark.slow
+def test_a_run_says_what_it_compared_its_documents_with(tmp_path, monkeypatch):
+    """Decisions given by a relative path, an evaluation set of which most is too short, near-duplicates by our setting."""
+    from align.clean.decisions import Decisions
+    from align.clean.waiting import Queue
+    from align.record import RunError
+
+    write_rows(tmp_path / "a.jsonl", [{"text": page(seed)} for seed in range(6)])
+    asked = " ".join(page(3).split()[:20])
+    write_rows(tmp_path / "exam.jsonl", [{"ctx": asked, "ending": "no"}, {"ctx": "Is it?", "ending": "yes"}])
+    local = ROOT / "runs" / f"test-{tmp_path.parent.name}-{tmp_path.name}.jsonl"  # the recipe runs in the repository
+    try:
+        first = Decisions(local)
+        first.add("0" * 16, "drop", reviewer="ann")
+        told = run_recipe(
+            "clean", "--input", tmp_path / "a.jsonl", "--output_dir", tmp_path / "run", "--workers", "1",
+            "--decisions", local.relative_to(ROOT), "--decontaminate", tmp_path / "exam.jsonl",
+            "--decontaminate_columns", "ctx", "ending", "--minhash_ngram", "8",
+        )  # fmt: skip
+        line = f"{tmp_path / 'exam.jsonl'} (train; ctx, ending): 2 of 6 texts are looked for, 4 have fewer than 8 words"
+        assert f"decontamination: {line}; a document that repeats only those is not found" in told.stdout
+        assert page(3) not in [row["text"] for row in rows(tmp_path / "run")] and len(rows(tmp_path / "run")) == 5
+        read, record = (json.loads((tmp_path / "run" / f"{name}.json").read_text()) for name in ("card", "run"))
+        assert read["decontamination"] == record["decontamination"]
+        assert "4" in (text := (tmp_path / "run/report.html").read_text()) and "What was looked for" in text
+        assert record["config"]["decisions"] == str(local) and record["decisions"]["version"] == first.version
+        assert record["parents"]["decisions"] == {"path": str(local), "hash": first.version} and first.version in text
+        assert read["versions"] == record["versions"] and "data" in record["parents"]
+        near = step(tmp_path / "run", "near-duplicates")
+        assert near["cites"] == "MinHash, 8-grams, 14 buckets of 8 hashes"
+        monkeypatch.chdir(tmp_path)
+        assert Queue("run").decisions_path == local
+    finally:
+        local.unlink(missing_ok=True)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(RunError, match=r"lacks 1 of the decisions that moved was made with.*cp moved/decisions\.jsonl"):
+        _ = Queue("moved").decisions_path
+    copy = tmp_path / "moved-decisions.jsonl"  # the two moved together
+    copy.write_bytes((tmp_path / "moved/decisions.jsonl").read_bytes())
+    assert Queue("moved").decisions_path == copy
+    Decisions(copy).undo("0" * 16, reviewer="ann")  # taken back is not lacking
+    assert Queue("moved").decisions_path == copy
+
+
+def test_papers_are_cited_for_their_own_settings_only():
+    from align.clean.config import RuleConfig
+    from align.clean.outcome import _cites
+
+    usual, own = RuleConfig(), RuleConfig(minhash_hashes=9, min_language_score=0.8, decontaminate_ngram=9)
+    assert _cites("near", usual) == "MinHash, FineWeb's setting (arXiv:2406.17557): 5-grams, 14 buckets of 8 hashes"
+    assert _cites("near", own) == "MinHash, 5-grams, 14 buckets of 9 hashes"
+    assert _cites("language", usual).endswith("FineWeb's threshold of 0.65")
+    assert _cites("language", own).endswith("a threshold of 0.8")
+    assert "GPT-3" in _cites("decontamination", usual) and _cites("decontamination", own) == "9 words in a row"

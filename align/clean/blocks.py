@@ -21,7 +21,8 @@ from align.clean.verdict import Verdict
 
 DECISION = "_decision"  # a reviewer's: keep or drop
 FLAGGED = "_flagged"  # a rule has said drop or review of a document that a reviewer has decided on
-INNER = ("duplicate_count", "minhash_cluster_id", "minhash_cluster_size")  # datatrove's, not for the corpus
+COLUMNS = "columns"  # a row's columns but the text, as JSON, exactly as they were: nothing of ours is among them
+COUNTED = "_counted"  # the source under which the card counts a document
 
 
 def as_dict(_: Any, doc: Document) -> dict[str, Any]:

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from align.clean import card_figures, card_tables
-from align.clean.card_tables import number, plural, words
+from align.clean.card_tables import plural, words
 from align.clean.marked import difference, encodable, marked, safe, shown, through
 from align.record import write_json
 from align.report import markup
 from align.report.markup import Section
 
+PARTS = (
+    "decontamination", "duplicates", "lengths", "sources", "changes", "review", "speed", "command", "versions", "notes",
+)  # fmt: skip
 SHOWN = 4  # samples of one reason on the page; the card has all, the folder `dropped/` every document
 
 
@@ -35,12 +38,11 @@ def build(
     Args:
         steps: One mapping a step, in order: `name`, `what`, `cites`, `documents_in`, `documents_out`, `bytes_in`,
             `bytes_out`, `dropped`, `review` and `changed` (counts by reason), `seconds`, `samples`.
-        totals: `tokens_in`, `tokens_out`, `test_documents`, `waiting`, and whatever shall replace what is read off the
+        totals: `tokens_out`, `test_documents`, `waiting`, `unsure`, and whatever shall replace what is read off the
             first and the last step: documents and bytes in and out.
-        parts: `duplicates`, `lengths`, `sources`, `changes`, `review`, `speed`, `command`, `versions`, `notes`; one
-            that is None or empty is left out.
+        parts: those in `PARTS`; one that is None or empty is left out.
     """
-    known = {"duplicates", "lengths", "sources", "changes", "review", "speed", "command", "versions", "notes"}
+    known = set(PARTS)
     assert set(parts) <= known, sorted(set(parts) - known)
     counted: dict[str, Any] = {}
     if steps:
@@ -69,6 +71,11 @@ def _reasons(card: dict[str, Any]) -> Section | None:
     return Section("reasons", "Reasons", markup.table(table)) if table else None
 
 
+def _decontamination(card: dict[str, Any]) -> Section | None:
+    table = card_tables.evaluation(card) if card.get("decontamination") else None
+    return Section("decontamination", "Evaluation sets", markup.table(table)) if table else None
+
+
 def _duplicates(card: dict[str, Any]) -> Section | None:
     tables = card_tables.duplicates(card) if card.get("duplicates") else []
     return Section("duplicates", "Duplicates", "\n".join(map(markup.table, tables))) if tables else None
@@ -89,9 +96,9 @@ def _review(card: dict[str, Any]) -> Section | None:
     found = card.get("review")
     if not found:
         return None
-    said = f"{plural(found.get('waiting') or 0, 'document')} in the queue, {number(found.get('decided') or 0)} decided."
     table = card_tables.review(card)
-    return Section("review", "Review by people", markup.paragraphs([said]) + (markup.table(table) if table else ""))
+    said = markup.paragraphs(card_tables.queue(found))
+    return Section("review", "Review by people", said + (markup.table(table) if table else ""))
 
 
 def _sample(sample: dict[str, Any], count: int) -> str:
@@ -175,7 +182,10 @@ def _notes(card: dict[str, Any]) -> Section | None:
     return Section("notes", "Notes", markup.paragraphs(card["notes"])) if card.get("notes") else None
 
 
-SECTIONS = (_steps, _reasons, _duplicates, _lengths, _sources, _review, _samples, _changes, _settings, _origin, _notes)
+SECTIONS = (
+    _steps, _reasons, _decontamination, _duplicates, _lengths, _sources, _review, _samples, _changes, _settings,
+    _origin, _notes,
+)  # fmt: skip
 
 
 def render(card: dict[str, Any]) -> str:

@@ -61,17 +61,18 @@ def sentences(card: dict[str, Any]) -> list[str]:
     most = [f"{words(name)} ({number(count)})" for count, name in by_step[:3] if count]
     if most:
         said.append(f"Most were dropped by: {', '.join(most)}.")
-    held = sum(sum((step.get("review") or {}).values()) for step in card["steps"])
-    if held:
-        verb, be = ("waits", "is") if held == 1 else ("wait", "are")
-        said.append(f"{plural(held, 'document')} {verb} for a person to decide and {be} not in the output.")
-    if (totals.get("waiting") or 0) > held:
-        more = plural(totals["waiting"] - held, "other document")
+    unsure = totals.get("unsure") or 0
+    if unsure:
+        copies = sum(sum((step.get("review") or {}).values()) for step in card["steps"]) - unsure
+        more = f", with {plural(copies, 'copy', 'copies')} of {'it' if unsure == 1 else 'them'}" if copies > 0 else ""
+        verb, be = ("waits", "is") if unsure == 1 else ("wait", "are")
+        said.append(f"{plural(unsure, 'document')} {verb} for a person to decide and {be} not in the output{more}.")
+    if (totals.get("waiting") or 0) > unsure:
+        more = plural(totals["waiting"] - unsure, "other document")
         said.append(f"The review queue holds {more}: a sample of what was kept and dropped, to grade the rules by.")
     if totals.get("tokens_out") is not None:
-        before = f" of {number(totals['tokens_in'])}" if totals.get("tokens_in") else ""
         counted = "tokens" if card.get("settings", {}).get("tokenizer") else "words"
-        said.append(f"{number(totals['tokens_out'])}{before} {counted} are left.")
+        said.append(f"{number(totals['tokens_out'])} {counted} are left.")
     if totals.get("test_documents"):
         said.append(f"{number(totals['test_documents'])} of the documents out are the test split.")
     return said
@@ -121,6 +122,38 @@ def reasons(card: dict[str, Any]) -> Table | None:
         return None
     note = "The share is of the documents that came into the step. Changes may count several a document."
     return Table("Why, step by step", ["reason", "what followed", "count", "share"], body, note)
+
+
+def evaluation(card: dict[str, Any]) -> Table | None:
+    """What of each evaluation set was looked for in the documents."""
+    found = card["decontamination"]
+    body = [
+        [source, row["split"], ", ".join(found["columns"][source]), number(row["texts"]),
+         number(row["texts"] - row["short"]), number(row["short"])]
+        for source, row in found["sets"].items()
+    ]  # fmt: skip
+    head = ["set", "split", "columns", "texts", "looked for", "too short"]
+    note = (
+        f"A document with {number(found['n'])} words in a row of a text, or with the whole of a shorter one, was taken "
+        f"out. Texts of fewer than {number(found['shortest'])} words were not looked for: clean documents have them by "
+        "chance."
+    )
+    return Table("What was looked for", head, body, note) if body else None
+
+
+def queue(found: dict[str, Any]) -> list[str]:
+    """What waits for people, what they have decided, and which decisions those are."""
+    waiting, unsure = found.get("waiting") or 0, found.get("unsure") or 0
+    said = [
+        f"{plural(waiting, 'document')} in the queue without a decision: {number(unsure)} that rules were unsure of, "
+        f"and a sample of {plural(waiting - unsure, 'other')}. {number(found.get('decided') or 0)} in it were decided."
+    ]
+    held = found.get("decisions") or {}
+    if held.get("count"):
+        said.append(
+            f"The run was made with {plural(held['count'], 'decision')} of {held['path']}, version {held['version']}."
+        )
+    return said
 
 
 def duplicates(card: dict[str, Any]) -> list[Table]:

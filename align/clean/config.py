@@ -22,6 +22,15 @@ STEPS = (
     "repair", "length", "language", "repetition", "quality", "boilerplate", "lists", "classifier",
     "decontamination", "exact", "near", "personal",
 )  # fmt: skip
+# Those that people can review: they judge one document by itself, or take lines out of it
+REVIEWED = tuple(step for step in STEPS if step not in ("repair", "exact", "near", "personal"))
+# Settings that are shares or probabilities
+SHARES = (
+    "max_duplicate_lines", "max_duplicate_paragraphs", "max_duplicate_line_characters",
+    "max_duplicate_paragraph_characters", "max_top_ngrams", "max_duplicate_ngrams", "max_bullet_lines",
+    "max_ellipsis_lines", "min_alphabetic_words", "min_punctuated_lines", "max_short_lines",
+    "max_repeated_line_characters", "min_language_score", "classifier_threshold", "classifier_review",
+)  # fmt: skip
 # Languages that are not written with spaces between words: the fast tokenizer would see one word a line.
 UNSPACED = {"zh", "ja", "th", "lo", "km", "my", "bo", "dz"}
 
@@ -95,6 +104,8 @@ class CleanConfig:
             problems.append(f"test_split_size={self.test_split_size}: a share, at least 0 and below 1")
         if not 0 <= self.review_margin < 1:
             problems.append(f"review_margin={self.review_margin}: a share, at least 0 and below 1")
+        if str(self.resume_from_checkpoint).lower() not in ("last", "none", "false"):
+            problems.append(f"resume_from_checkpoint={self.resume_from_checkpoint}: last, for there is one state only")
         for key, least in (("shard_megabytes", 0.01), ("max_line_bytes", 1000), ("workers", 0), ("audit", 0)):
             if self.__dict__[key] < least:
                 problems.append(f"{key}={self.__dict__[key]}: at least {least}")
@@ -102,6 +113,9 @@ class CleanConfig:
             problems.append("executor_options are for --executor slurm and ray; local takes --workers")
         if problems:
             raise ConfigError("; ".join(problems))
+        if self.decisions or self.output_dir:
+            # as the run's record has it: `align review` may be started somewhere else
+            self.decisions = str(self.decisions_path())
 
     def runs(self, step: str) -> bool:
         """Is this step on?"""
@@ -116,7 +130,9 @@ class CleanConfig:
 
     def decisions_path(self) -> Path:
         """Where the reviewers' decisions are: beside the run, so that `--overwrite` does not take them."""
-        return Path(self.decisions or f"{Path(str(self.output_dir)).resolve()}-decisions.jsonl")
+        if self.decisions:
+            return Path(self.decisions).expanduser().absolute()
+        return Path(f"{Path(str(self.output_dir)).resolve()}-decisions.jsonl")
 
 
 @dataclass
@@ -190,6 +206,10 @@ class RuleConfig:
     )
     # decontamination
     decontaminate: list[str] = field(default_factory=list, metadata={"help": "Evaluation sets: files or hub names."})
+    decontaminate_columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "The sets' columns, where they have names of their own: what is asked first, then answers."},
+    )
     decontaminate_ngram: int = field(
         default=13, metadata={"help": "Words in common that are too many. GPT-3, arXiv:2005.14165, appendix C."}
     )
@@ -222,6 +242,11 @@ class RuleConfig:
                 f"languages={','.join(self.languages)}: min_stop_words counts English words; switch it off in YAML "
                 "with min_stop_words: null"
             )
+        for key in SHARES:
+            given = self.__dict__[key]
+            for share in given if isinstance(given, list) else [given]:
+                if share is not None and not 0 <= share <= 1:
+                    problems.append(f"{key}={share}: from 0 to 1")
         for key, most in (("max_top_ngrams", 3), ("max_duplicate_ngrams", 6)):
             if len(self.__dict__[key]) > most:
                 problems.append(f"{key}: at most {most} numbers, got {len(self.__dict__[key])}")
@@ -229,6 +254,10 @@ class RuleConfig:
             problems.append(f"classifier_review={self.classifier_review}: two probabilities, low and high")
         if unknown := [kind for kind in self.personal_kinds if kind not in KINDS]:
             problems.append(f"personal_kinds: unknown {', '.join(unknown)}; there are {', '.join(KINDS)}")
+        if None not in (self.min_words, self.max_words) and self.min_words > self.max_words:  # type: ignore[operator]
+            problems.append(f"min_words={self.min_words}: more than max_words={self.max_words}, nothing would be left")
+        if self.decontaminate_columns and not self.decontaminate:
+            problems.append("decontaminate_columns are those of evaluation sets: name the sets with --decontaminate")
         for key in ("minhash_ngram", "minhash_buckets", "minhash_hashes", "decontaminate_ngram"):
             if self.__dict__[key] < 1:
                 problems.append(f"{key}={self.__dict__[key]}: at least 1")

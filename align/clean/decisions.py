@@ -18,6 +18,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Literal
 
+from align.clean.personal import veil
 from align.record import RunError
 
 Decision = Literal["keep", "drop"]
@@ -31,6 +32,7 @@ class Decisions:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.rows: dict[str, dict[str, Any]] = {}  # by document, the line that holds
+        self.seen: set[str] = set()  # documents with any line, also where it was taken back
         self._read = 0  # bytes
         self._line = 0
         self._file = 0
@@ -60,7 +62,7 @@ class Decisions:
             found = self.path.stat() if self.path.exists() else None
             size, file = (found.st_size, found.st_ino) if found else (0, 0)
             if size < self._read or file != self._file:  # new, or replaced by a merge or by hand
-                self.rows, self._read, self._line, self._file = {}, 0, 0, file
+                self.rows, self.seen, self._read, self._line, self._file = {}, set(), 0, 0, file
             if size == self._read:
                 return
             with self.path.open("rb") as stream:
@@ -91,7 +93,7 @@ class Decisions:
 
         Args:
             rule, reason: of the queue's row that was shown.
-            text: the document; its first characters are kept.
+            text: the document; its first characters are kept, personal data as dots: this file outlives the raw corpus.
 
         Raises:
             RunError: where it cannot be written (full or read-only disk, locked file); nothing has been decided then.
@@ -105,7 +107,7 @@ class Decisions:
             "rule": rule,
             "reason": reason,
             "note": note,
-            "text": " ".join(text[: 4 * HEAD].split())[:HEAD],
+            "text": " ".join(veil(text[: 4 * HEAD]).split())[:HEAD],
         }
         line = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         try:
@@ -150,6 +152,7 @@ class Decisions:
         self._hold(row)
 
     def _hold(self, row: dict[str, Any]) -> None:
+        self.seen.add(row["id"])
         self.rows.pop(row["id"], None)  # so that the order is that of the last lines
         if row["decision"] is not None:
             self.rows[row["id"]] = row

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,20 @@ from align.record import RunError
 N = 13  # words; Brown et al. 2020, appendix C: their largest, and GPT-3's for most sets
 SHORTEST = 8  # words that a short evaluation text must have to be looked for as a whole; their smallest n
 BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that every word of an n-gram counts in every bit above it
+MOSTLY = 0.5  # share of a set's texts that is too short, above which there is a warning; our choice
 SPLITS = ("test", "validation", "train")  # the first that a source has
 FIELDS = (
     "text", "prompt", "question", "instruction", "input", "messages", "conversations", "completion", "completions",
     "chosen", "rejected", "answer", "output", "user", "assistant", "reference",
 )  # fmt: skip
+FIRST = ("prompt", "question", "instruction", "user")  # what is said first
 _CJK = re.compile("([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 _TOKEN = re.compile(r"\S+")
 
 
-def build(sources: list[str], path: str | Path, n: int = N, *, shortest: int | None = None) -> dict[str, Any]:
+def build(
+    sources: list[str], path: str | Path, n: int = N, *, shortest: int | None = None, columns: Sequence[str] = ()
+) -> dict[str, Any]:
     """Write the index of evaluation sets.
 
     Args:
@@ -48,25 +52,30 @@ def build(sources: list[str], path: str | Path, n: int = N, *, shortest: int | N
         path: the index file (`.npz`).
         n: words of an n-gram.
         shortest: words that a text shorter than n must have; 8, or n where n is less.
+        columns: those with the texts, what is said first at the front, of sources that have any of them. The others,
+            and all without it, have columns of the names in `FIELDS`.
 
     Returns:
-        `{"n", "hashes", "fingerprint", "sets": {source: {"split", "rows", "texts", "short"}}}`; `short` texts are left
-        out. The fingerprint is that of the index's contents.
+        `{"n", "shortest", "hashes", "fingerprint", "sets": {source: {"split", "rows", "texts", "short"}},
+        "columns": {source: [...]}}`; `short` texts are left out. The fingerprint is that of the index's contents.
 
     Raises:
-        DataError: where a source cannot be read, or holds no text.
+        DataError: where a source cannot be read, or holds no text that can be looked for.
     """
     shortest = min(SHORTEST, n) if shortest is None else shortest
     if not 1 <= shortest <= n:
         raise ConfigError(f"decontamination: whole texts from {shortest} words with n-grams of {n}: from 1 to {n}")
     grams: dict[tuple[int, int], int] = {}  # (words, hash) -> number of the set
     sets: dict[str, dict[str, Any]] = {}
+    used: dict[str, list[str]] = {}
     for number, source in enumerate(sources):
         rows, split = _rows(source)
-        counts = {"rows": 0, "texts": 0, "short": 0}
+        counts, seen = {"rows": 0, "texts": 0, "short": 0}, dict[str, None]()
         for row in rows:
             counts["rows"] += 1
-            for text in _texts(row, source):
+            given = _given(row, source, columns)
+            seen |= dict.fromkeys(given)
+            for text in _texts(given, columns):
                 counts["texts"] += 1
                 words = normal(text)
                 length = min(n, len(words))
@@ -76,19 +85,48 @@ def build(sources: list[str], path: str | Path, n: int = N, *, shortest: int | N
                 for value in _hashes(words, length).tolist():
                     grams.setdefault((length, value), number)
         if counts["texts"] == counts["short"]:
-            raise DataError(f"{source} ({split}): no text of {shortest} words or more to look for")
-        sets[source] = {"split": split, **counts}
+            where = f" in its columns {', '.join(seen)}" if seen else ""
+            raise DataError(
+                f"{source} ({split}): no text of {shortest} words or more to look for{where}; leave the set out, or "
+                "name its columns: --decontaminate_columns …"
+            )
+        sets[source], used[source] = {"split": split, **counts}, list(seen)
+    if unknown := sorted(set(columns) - {name for names in used.values() for name in names}):
+        raise DataError(f"decontaminate_columns: none of {', '.join(sources)} has {', '.join(unknown)}")
+    digest = _save(Path(path), n, grams, list(sets))
+    found = {"n": n, "shortest": shortest, "hashes": len(grams), "fingerprint": digest}
+    return found | {"sets": sets, "columns": used}
+
+
+def _save(path: Path, n: int, grams: dict[tuple[int, int], int], names: list[str]) -> str:
+    """Write the index; the fingerprint of its contents."""
     order = sorted(grams)
     arrays = {
         "n": np.array([n]),
         "lengths": np.array([length for length, _ in order], np.uint16),
         "hashes": np.array([value for _, value in order], np.uint64),
         "sets": np.array([grams[key] for key in order], np.uint16),
-        "names": np.array(list(sets)),
+        "names": np.array(names),
     }
-    _write(Path(path), arrays)
+    _write(path, arrays)
     digest = hashlib.sha256(b"".join(arrays[name].tobytes() for name in ("n", "lengths", "hashes", "sets")))
-    return {"n": n, "hashes": len(order), "fingerprint": digest.hexdigest(), "sets": sets}
+    return digest.hexdigest()
+
+
+def told(report: dict[str, Any]) -> list[str]:
+    """What `build` found to look for, a sentence for each set; and a warning where that is the smaller part of it."""
+    lines = []
+    for source, found in report["sets"].items():
+        columns, left = ", ".join(report["columns"][source]), found["texts"] - found["short"]
+        line = f"{source} ({found['split']}; {columns}): {left:,} of {found['texts']:,} texts are looked for"
+        if found["short"]:
+            line += (
+                f", {found['short']:,} {'has' if found['short'] == 1 else 'have'} fewer than {report['shortest']} words"
+            )
+        if found["short"] > MOSTLY * found["texts"]:
+            line += "; a document that repeats only those is not found"
+        lines.append(line)
+    return lines
 
 
 class Index:
@@ -205,13 +243,21 @@ def _rows(source: str) -> tuple[Any, str]:
     raise DataError(f"{name} has no split {split}; leave out #{split}, or name another")
 
 
-def _texts(row: dict[str, Any], source: str) -> Iterator[str]:
+def _given(row: dict[str, Any], source: str, columns: Sequence[str]) -> dict[str, list[str]]:
+    """The texts of a row by column: of the named columns where it has any of them, else of those that we know."""
+    names = [name for name in columns if name in row] or [name for name in FIELDS if row.get(name) is not None]
+    if not names:
+        raise DataError(
+            f"{source}: has the columns {', '.join(row)}; one of these is needed: {', '.join(FIELDS)}; or name those "
+            "with the texts: --decontaminate_columns …"
+        )
+    return {name: list(_strings(row[name])) for name in names}
+
+
+def _texts(given: dict[str, list[str]], columns: Sequence[str]) -> Iterator[str]:
     """Every text of a row by itself, and what is said first (prompt, question) joined with each thing said after it."""
-    given = {name: list(_strings(row[name])) for name in FIELDS if row.get(name) is not None}
-    if not given:
-        raise DataError(f"{source}: has the columns {', '.join(row)}; one of these is needed: {', '.join(FIELDS)}")
     yield from (text for texts in given.values() for text in texts if text.strip())
-    asked = [name for name in ("prompt", "question", "instruction", "user") if name in given][:1]
+    asked = [name for name in (*columns[:1], *FIRST) if name in given][:1]
     if asked:
         first = " ".join(given[asked[0]])
         later = (text for other, texts in given.items() if other not in asked for text in texts)
@@ -222,12 +268,15 @@ def _texts(row: dict[str, Any], source: str) -> Iterator[str]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """The texts in a value: itself, a message's content, or those of a list. What the system says is nobody's test."""
+    """The texts in a value: itself, a message's content, or those of a list or of a mapping (choices, answers). What
+    the system says is nobody's test."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        if value.get("role", value.get("from")) != "system":
-            yield from _strings(value.get("content", value.get("value")))
+        if value.get("role", value.get("from")) == "system":
+            return
+        told = value.get("content", value.get("value"))
+        yield from _strings(list(value.values()) if told is None and "role" not in value else told)
     elif isinstance(value, list):
         for item in value:
             yield from _strings(item)

@@ -7,14 +7,19 @@ Those are constructed here and were never run by us: they need a cluster and a f
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import resource
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,9 @@ import multiprocess
 from datatrove.executor.base import PipelineExecutor
 from datatrove.executor.local import LocalPipelineExecutor
 from loguru import logger
+from multiprocess.connection import Connection, wait
+from multiprocess.pool import ExceptionWithTraceback
+from multiprocess.reduction import ForkingPickler
 
 from align.clean.config import CleanConfig
 from align.config import ConfigError
@@ -49,50 +57,112 @@ def _quiet() -> Iterator[None]:
 
 
 class Local(LocalPipelineExecutor):
-    """Local processes. A worker ends with its parent, leaves Ctrl-C to it, and writes its log to a file only."""
+    """datatrove's local executor with workers of our own. Its pool waits for ever for the task of a worker that was
+    killed, as the system does where the memory runs out; here each worker has a pipe, which closes with it."""
 
-    def _launch_run_for_rank(self, rank: int, *rest: Any, **named: Any) -> Any:
-        if multiprocess.parent_process() is not None:
-            _worker()
+    def run(self) -> None:
+        """Run all tasks that are not done.
+
+        Raises:
+            RunError: where a worker was killed. What a task raises comes as it is.
+        """
+        ranks = deque(self.get_incomplete_ranks())
+        if not ranks:
+            return
+        self.save_executor_as_json()
         with _quiet():
-            return super()._launch_run_for_rank(rank, *rest, **named)
+            if self.workers > 1:
+                self._share(ranks)
+            else:
+                pipeline = self.pipeline
+                for rank in ranks:
+                    self.task(pipeline, rank)
 
-    def run(self) -> Any:
-        """Run all tasks that are not done."""
+    def task(self, pipeline: list[Any], rank: int) -> None:
+        """Run one task. Steps keep what they have counted, so each task has its own."""
+        self.pipeline = deepcopy(pipeline)
+        self._run_for_rank(rank)
+
+    def _share(self, ranks: deque[int]) -> None:
+        """Give each worker a task, and another one whenever it has done one."""
         multiprocess.set_forkserver_preload(PRELOAD)
-        _parents.append(os.getpid())
+        context = multiprocess.get_context(self.start_method)
+        workers: dict[Connection, Any] = {}
         try:
-            with _quiet():
-                return super().run()
+            for _ in range(min(self.workers, len(ranks))):
+                line, theirs = context.Pipe()
+                workers[line] = context.Process(target=_work, args=(self, theirs), daemon=True)
+                workers[line].start()
+                theirs.close()
+                _say(line, ranks.popleft())
+            busy = set(workers)
+            while busy:
+                for line in wait(list(busy)):
+                    try:
+                        error = line.recv()
+                    except (EOFError, OSError):
+                        raise _killed(workers[line]) from None
+                    if error is not None:
+                        raise error
+                    if ranks:
+                        _say(line, ranks.popleft())
+                    else:
+                        busy.remove(line)
         finally:
-            _parents.pop()
+            for line, process in workers.items():
+                line.close()
+                if process.pid is not None:
+                    process.terminate()
+                    process.join()
 
 
-_parents: list[int] = []  # processes that run a stage: this one, or none
+def _say(line: Connection, rank: int) -> None:
+    """Name a task to a worker. One that is not there any more is noticed where its answer is awaited."""
+    with contextlib.suppress(OSError):
+        line.send(rank)
 
 
-def _follow_parent() -> None:
-    """In the process that datatrove forks for its counters: end when the parent does; by itself it would stay."""
-    if not _parents:
-        return
-    parent = _parents.pop()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _killed(process: Any) -> RunError:
+    process.join()
+    code = process.exitcode or 0
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+    return RunError(
+        f"a worker {how} (out of memory?): go on with --resume_from_checkpoint last and fewer --workers, or start "
+        "again with --overwrite and a smaller --shard_megabytes"
+    )
 
 
-os.register_at_fork(after_in_child=_follow_parent)
+def _work(executor: Local, line: Connection) -> None:
+    """A worker process: does the tasks that its parent names, and says after each that it is done, or what went wrong.
+
+    An error that cannot be sent is sent as its words.
+    """
+    _worker()
+    pipeline = executor.pipeline
+    with contextlib.suppress(EOFError):  # the parent names no more
+        while True:
+            rank = line.recv()
+            error = None
+            with _quiet():
+                try:
+                    executor.task(pipeline, rank)
+                except Exception as raised:  # whatever it is, it is raised again in the parent
+                    error = raised
+            line.send(None if error is None else _portable(error))
+
+
+def _portable(error: Exception) -> Any:
+    """An error with its traceback as text, so that it can be sent; its words alone where it cannot be made again."""
+    sent = ExceptionWithTraceback(error, error.__traceback__)
+    try:
+        ForkingPickler.loads(ForkingPickler.dumps(sent))
+    except Exception:  # pickle says so in many ways
+        return RunError(f"{type(error).__name__}: {error}")
+    return sent
 
 
 def _worker() -> None:
-    """Once in each worker process."""
-    if threading.current_thread().name == "worker":
-        return
-    threading.current_thread().name = "worker"
+    """Once in each worker process: it ends with its parent, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard) if soft < hard else (soft, hard))
@@ -124,6 +194,21 @@ def executor(args: CleanConfig, pipeline: list[Any], tasks: int, logs: Path) -> 
         return RayPipelineExecutor(pipeline, tasks=tasks, logging_dir=str(logs), **options)
     except TypeError as error:  # an unknown or a missing option
         raise ConfigError(f"executor_options for {args.executor}: {str(error).split('() ')[-1]}") from error
+
+
+def problems(args: CleanConfig) -> list[str]:
+    """What is wrong with where the tasks shall run, as far as it can be known without running one."""
+    found = []
+    if args.executor == "slurm" and not shutil.which("sbatch"):
+        found.append("executor=slurm: there is no sbatch here; start the run on a machine from which jobs are sent")
+    if args.executor == "ray" and importlib.util.find_spec("ray") is None:
+        found.append("executor=ray: not installed; pip install ray")
+    try:
+        with _quiet():
+            executor(args, [], 1, Path(tempfile.gettempdir()))  # writes nothing before it runs
+    except ConfigError as error:
+        found.append(str(error))
+    return found
 
 
 def run(args: CleanConfig, name: str, pipeline: list[Any], tasks: int, run_folder: Path) -> float:

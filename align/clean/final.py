@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Any
 
 from datatrove.data import Document
 
-from align.clean.blocks import INNER, Block, Sink
+from align.clean.blocks import COLUMNS, COUNTED, Block, Sink
 from align.clean.config import CleanConfig, RuleConfig
 from align.clean.tally import Tally, size
 
 
 class Mask(Block):
-    """Personal data into words: `<email>`."""
+    """Personal data into words, `<email>`: in the text, in the source and in the strings of all other columns."""
 
     def __init__(self, run: Path, rules: RuleConfig):
         super().__init__("personal", run)
@@ -35,6 +34,11 @@ class Mask(Block):
             for kind, count in counts.items():
                 tally.change(kind, doc, before, doc.text)  # a page with two kinds counts under both
                 tally.add("masked", kind, count)
+            source, columns = doc.metadata["source"], doc.metadata[COLUMNS]
+            doc.metadata["source"] = personal.mask(source, kinds)[0]
+            doc.metadata[COLUMNS] = personal.mask_json(columns, kinds)
+            if (source, columns) != (doc.metadata["source"], doc.metadata[COLUMNS]):
+                tally.add("changed", "other_columns")
             tally.timed(start)
             tally.leave(doc)
             yield doc
@@ -59,19 +63,19 @@ class Final(Block):
             for doc in data:
                 tally.enter(doc)
                 start = time.perf_counter()
-                source = doc.metadata["source"]
+                counted = doc.metadata[COUNTED]
                 if doc.metadata.get("minhash_cluster_size", 1) > 1:
                     clusters.write({"cluster": doc.metadata["minhash_cluster_id"], "id": doc.id})
-                rest = {k: v for k, v in doc.metadata.items() if not k.startswith("_") and k not in INNER}
                 # one column of JSON text, as datatrove's readers take it: files have different columns
-                row = {"text": doc.text, "id": doc.id, "source": source, "metadata": json.dumps(rest, default=str)}
+                row = {"text": doc.text, "id": doc.id, "source": doc.metadata["source"]}
+                row["metadata"] = doc.metadata[COLUMNS]
                 held_out = int(doc.id, 16) < self.test * 2**64
                 (test if held_out else train).write(row)
                 words = len(doc.text.split())
                 tally.add("totals", "tokens_out", count(doc.text) if count else words)
                 tally.add("totals", "test_documents", int(held_out))
-                tally.add("sources_out", source)
-                tally.add("source_bytes_out", source, size(doc.text))
+                tally.add("sources_out", counted)
+                tally.add("source_bytes_out", counted, size(doc.text))
                 tally.length("lengths_out", words)
                 tally.timed(start)
                 tally.leave(doc)

@@ -1,4 +1,4 @@
-"""Files into rows: JSON Lines, plain text, CSV, Parquet and Arrow, compressed or not, read as a stream.
+"""Files of lines into rows: JSON Lines, plain text, CSV, compressed or not, read as a stream.
 
 A row is a text with the other columns, or a problem with the piece of the file that has it. Bytes that are not UTF-8
 are read as Windows-1252, byte by byte, which is what they are in most mixed files. Nothing longer than a limit is held.
@@ -12,6 +12,7 @@ import csv
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ MAGIC = {
     b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
     b"PK\x03\x04": "zip", b"%PDF": "pdf",
 }  # fmt: skip
-ROWS = 256  # of a Parquet or Arrow file at once
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")  # may be beyond 64 bits, which orjson reads as a number with a point
 # What the readers raise where a file is cut off or its bytes were changed
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, csv.Error, ValueError, MemoryError)
 
@@ -67,20 +68,25 @@ def decode(data: bytes) -> tuple[str, bool]:
 
 
 class _Zstd(io.RawIOBase):
-    """A Zstandard stream; unlike the library's own reader it notices that a file was cut off."""
+    """A Zstandard stream; unlike the library's own reader it notices that a file was cut off.
+
+    It is fed a kilobyte at a time: four bytes may stand for a block of 128 kB, so that is some 30 MB at most.
+    """
 
     def __init__(self, stream: BinaryIO):
         import zstandard
 
         self.stream, self.new, self.error = stream, zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError
-        self.frame, self.waiting, self.begun = self.new(), b"", False
+        self.frame, self.begun = self.new(), False
+        self.waiting, self.at = b"", 0  # what was decompressed, and how much of it was given away
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self.waiting:
-            data = self.stream.read(1 << 16)
+        while self.at == len(self.waiting):
+            self.waiting, self.at = b"", 0
+            data = self.stream.read(1 << 10)
             if not data:
                 if self.begun:
                     raise EOFError("the compressed stream ends before its end marker")
@@ -94,7 +100,8 @@ class _Zstd(io.RawIOBase):
                 data = self.frame.unused_data if self.frame.eof else b""
                 if self.frame.eof:
                     self.frame, self.begun = self.new(), False
-        part, self.waiting = self.waiting[: len(buffer)], self.waiting[len(buffer) :]
+        part = self.waiting[self.at : self.at + len(buffer)]
+        self.at += len(part)
         buffer[: len(part)] = part
         return len(part)
 
@@ -143,7 +150,9 @@ def jsonl(stream: BinaryIO, column: str, most: int) -> Iterator[Row]:
             row = orjson.loads(line)
         except orjson.JSONDecodeError:
             row, repaired = _loose_json(line, repaired)
-        yield _row(row, column, repaired, line)
+        else:
+            row = _loose_json(line, ())[0] if _LONG_NUMBER.search(line) else row
+        yield as_row(row, column, repaired, line)
 
 
 def _loose_json(line: bytes, repaired: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
@@ -152,17 +161,15 @@ def _loose_json(line: bytes, repaired: tuple[str, ...]) -> tuple[Any, tuple[str,
 
     text, mixed = decode(line)
     try:
-        row = json.loads(text)
+        whole = json.loads(text, parse_constant=lambda _: None)
+        halves = json.dumps(whole, ensure_ascii=False).encode("utf-16", "surrogatepass")
+        clean = json.loads(halves.decode("utf-16", "replace"))
     except (ValueError, RecursionError):
         return None, repaired
-    whole = json.loads(json.dumps(row).encode(), parse_constant=lambda _: None)
-    clean = json.loads(
-        json.dumps(whole, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    )
     return clean, (*repaired, "undecodable_bytes") if mixed else repaired
 
 
-def _row(row: Any, column: str, repaired: tuple[str, ...], line: bytes = b"") -> Row:
+def as_row(row: Any, column: str, repaired: tuple[str, ...], line: bytes = b"") -> Row:
     """A row's mapping as a `Row`; `line` is shown where it cannot be one."""
     if not isinstance(row, dict):
         return Row(decode(line[:1000])[0], problem="not_json")
@@ -217,7 +224,7 @@ def whole(stream: BinaryIO, most: int) -> Iterator[Row]:
 
 
 def table(stream: BinaryIO, column: str, most: int, separator: str) -> Iterator[Row]:
-    """Comma- or tab-separated values with a header line."""
+    """Comma-separated values with a header line, quoted as RFC 4180 says; tab-separated ones have no quoting."""
     csv.field_size_limit(most)
     repaired: list[bool] = []
 
@@ -229,60 +236,31 @@ def table(stream: BinaryIO, column: str, most: int, separator: str) -> Iterator[
             repaired.append(mixed)
             yield text + "\n"
 
-    for row in csv.DictReader(decoded(), delimiter=separator):
+    quoting: Any = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    reader = csv.DictReader(decoded(), delimiter=separator, quoting=quoting, strict=True)
+    if reader.fieldnames is None:
+        return
+    while True:
+        begun = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise Damaged(
+                f"is damaged in the row that begins in line {begun:,}: {error}; a field that holds a quote is quoted, "
+                "and the quotes in it are written twice"
+            ) from error
         extra = row.pop(None, None)  # the key of surplus fields
         mixed = any(repaired)
         repaired.clear()
         if extra is not None:
             yield Row(str(row)[:1000], problem="too_many_fields")
         else:
-            yield _row(row, column, ("undecodable_bytes",) if mixed else ())
+            yield as_row(row, column, ("undecodable_bytes",) if mixed else ())
 
 
-def columnar(path: Path, kind: str, column: str, most: int) -> Iterator[Row]:
-    """The rows of a Parquet or Arrow file, a few hundred at a time."""
-    for batch in _batches(path, kind):
-        for row in batch.to_pylist():
-            yield _within(_row({key: _plain(value) for key, value in row.items()}, column, ()), most)
-
-
-def _within(row: Row, most: int) -> Row:
+def within(row: Row, most: int) -> Row:
     """The row, or its head where its text is longer than `most` bytes: it came whole, but goes no further."""
     too_long = len(row.text) > most or 4 * len(row.text) > most and len(row.text.encode("utf-8", "replace")) > most
     return replace(row, text=row.text[:1000], problem="too_long") if too_long else row
-
-
-def _plain(value: Any) -> Any:
-    """A value that JSON can hold; bytes are decoded."""
-    return decode(value)[0] if isinstance(value, bytes) else value
-
-
-def _batches(path: Path, kind: str) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if kind == "parquet":
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=ROWS)
-        return
-    with pa.memory_map(str(path)) as source:
-        try:
-            reader = pa.ipc.open_file(source)
-            found = (reader.get_batch(i) for i in range(reader.num_record_batches))
-        except pa.ArrowInvalid:  # what save_to_disk writes is the stream format
-            source.seek(0)
-            found = iter(pa.ipc.open_stream(source))
-        for batch in found:
-            yield from (batch.slice(i, ROWS) for i in range(0, batch.num_rows, ROWS))
-
-
-def hub(name: str, config: str | None, split: str, column: str, most: int) -> Iterator[Row]:
-    """The rows of a hub data set, streamed."""
-    import datasets
-
-    try:
-        rows = datasets.load_dataset(name, config, split=split, streaming=True)
-    except Exception as error:  # the hub client raises many kinds; each means that the rows cannot be had
-        raise Damaged(f"is neither here nor to be had from the hub: {error}") from error
-    for row in rows:
-        yield _within(_row(dict(row), column, ()), most)

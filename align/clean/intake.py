@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 from datatrove.data import Document
 from datatrove.pipeline.writers import JsonlWriter
 
 from align.clean import documents, repair
-from align.clean.blocks import INNER, Block, Sink, as_dict, stopped
+from align.clean.blocks import COLUMNS, COUNTED, Block, Sink, as_dict, stopped
 from align.clean.config import CleanConfig, RuleConfig
 from align.clean.documents import Source
-from align.clean.formats import Damaged
+from align.clean.formats import Damaged, Row, decode
+from align.clean.personal import veil
 from align.clean.tally import Tally, size
 from align.clean.verdict import Verdict
 from align.data import DataError
@@ -37,11 +38,7 @@ class Read(Block):
         writer = JsonlWriter(str(self.folder / "work" / "read"), "${rank}-${part}.jsonl", None, as_dict)
         with writer, self.dropped(rank) as dropped:
             for doc in self._documents(self.groups[rank], tally, dropped):
-                try:
-                    writer.write(doc, rank, part=f"{part:05d}")
-                except TypeError:  # a column holds what orjson does not: decimals, bytes in a list, deep nesting
-                    doc.metadata = {key: _storable(value) for key, value in doc.metadata.items()}
-                    writer.write(doc, rank, part=f"{part:05d}")
+                writer.write(doc, rank, part=f"{part:05d}")
                 held += size(doc.text)
                 if held >= self.args.shard_megabytes * 1_000_000:
                     writer.close_file(f"{rank:05d}-{part:05d}.jsonl")
@@ -51,18 +48,21 @@ class Read(Block):
 
     def _documents(self, group: list[Source], tally: Tally, dropped: Sink) -> Iterator[Document]:
         for source in group:
+            if source.kind == "others":
+                tally.add("others", f"Not read in {source.path}: {source.problem}")
+                continue
             if source.problem or source.bytes == 0 and source.kind != "hub":
                 self._skip(source, source.problem or "is empty", 0, tally)
                 continue
             count = 0
             try:
                 for row in documents.rows(source, self.args):
-                    doc = _document(row.text, row.metadata, source.name)
+                    doc, problem = _document(row, source.name)
                     tally.enter(doc)
-                    if row.problem:
-                        verdict = Verdict("drop", row.problem, f"{source.name}: {row.problem.replace('_', ' ')}")
+                    if problem:
+                        verdict = Verdict("drop", problem, f"{source.name}: {problem.replace('_', ' ')}")
                         tally.stop(doc, verdict)
-                        dropped.write(stopped(doc, self.step, verdict))
+                        dropped.write(stopped(doc, self.step, verdict, metadata=doc.metadata))
                         continue
                     count += 1
                     tally.leave(doc)
@@ -82,23 +82,26 @@ class Read(Block):
         tally.add("files", f"{source.path} {problem.rstrip('.')}{before}")
 
 
-def _storable(value: Any) -> Any:
-    """A column's value as it is where JSON can hold it, else as text."""
+def _document(row: Row, source: str) -> tuple[Document, str]:
+    """A row as a document, and why it cannot be one. Its columns stay together, apart from what is ours."""
+    given = row.metadata.get("source")
+    metadata = {"source": given if isinstance(given, str) and given else source}
     try:
-        orjson.dumps(value)
-    except TypeError:
-        return str(value).encode("utf-8", "replace").decode()
-    return value
+        return Document(row.text, "", metadata=metadata | {COLUMNS: _columns(row.metadata)}), row.problem
+    except RecursionError:
+        return Document(row.text, "", metadata=metadata | {COLUMNS: "{}"}), row.problem or "nested_too_deep"
 
 
-def _document(text: str, metadata: dict[str, Any], source: str) -> Document:
-    """A row as a document: what the user called `id` is kept as `original_id`."""
-    if "id" in metadata:
-        metadata["original_id"] = metadata.pop("id")
-    metadata = {key: value for key, value in metadata.items() if not key.startswith("_") and key not in INNER}
-    if not isinstance(metadata.get("source"), str) or not metadata["source"]:
-        metadata["source"] = source
-    return Document(text, "", metadata=metadata)
+def _columns(found: dict[str, Any]) -> str:
+    """A row's columns but the text, as JSON: exact for numbers of any size, dates and the like as text."""
+    try:
+        return json.dumps(found, default=_as_text, allow_nan=False)
+    except ValueError:  # a number that is none, or endless: JSON has no word for it
+        return json.dumps(json.loads(json.dumps(found, default=_as_text), parse_constant=lambda _: None))
+
+
+def _as_text(value: Any) -> str:
+    return decode(value)[0] if isinstance(value, bytes) else str(value)
 
 
 class Repair(Block):
@@ -127,8 +130,9 @@ class Repair(Block):
                 doc.metadata["_rank"] = rank
                 for kind, before, after in changes:
                     tally.change(kind, doc, before, after) if before else tally.add("changed", kind)
-                tally.add("sources_in", doc.metadata["source"])
-                tally.add("source_bytes_in", doc.metadata["source"], size(doc.text))
+                doc.metadata[COUNTED] = counted = tally.named("sources_in", veil(doc.metadata["source"]))
+                tally.add("sources_in", counted)
+                tally.add("source_bytes_in", counted, size(doc.text))
                 tally.length("lengths_in", len(doc.text.split()))
                 tally.timed(start)
                 if doc.text:

@@ -22,10 +22,13 @@ from align.clean.verdict import KEEP, Verdict
 Asked = Callable[[list[Document]], list[Verdict | None]]  # documents to verdicts; None where the rule failed on one
 Maker = Callable[[], Asked]
 WORST = ("drop", "review", "keep")
+EMPTIED = Verdict("drop", "only_boilerplate", "no line is left")
 
 
-def block(step: str, run: Path, args: CleanConfig, rules: RuleConfig) -> Judge:
+def block(step: str, run: Path, args: CleanConfig, rules: RuleConfig) -> Block:
     """The block of one judging step."""
+    if step == "boilerplate":
+        return Lines(run, rules, args.audit)
     if step == "classifier":
         return Judge(step, run, partial(_classifier, rules), args.audit, batch=64)
     makers: dict[str, Maker] = {
@@ -201,11 +204,12 @@ class Decisions(Block):
 
 
 class Lines(Block):
-    """C4's rules for lines: takes boilerplate out of the text."""
+    """C4's rules for lines: takes boilerplate out of the text. What a reviewer has decided on passes as it is."""
 
-    def __init__(self, run: Path, rules: RuleConfig):
+    def __init__(self, run: Path, rules: RuleConfig, audit: int = 0):
         super().__init__("boilerplate", run)
         self.rules = rules
+        self.audit = audit
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Pass on what still has text."""
@@ -213,30 +217,39 @@ class Lines(Block):
         from align.clean.rules import boilerplate
 
         tally, cleaner = Tally(self.step), boilerplate(self.rules)
+        audit = Largest(self.audit, self.folder / "work" / "queue" / self.step / f"audit-{rank:05d}.jsonl")
         with self.dropped(rank) as dropped:
             for doc in data:
                 tally.enter(doc)
                 start = time.perf_counter()
-                if doc.metadata.get(DECISION) != "keep":
-                    self._clean(doc, tally, cleaner, removed_line)
+                text, gone = _without_boilerplate(doc, cleaner)
                 tally.timed(start)
-                if doc.text:
+                if not text and FLAGGED not in doc.metadata:
+                    audit.offer(stopped(doc, self.step, EMPTIED, why="audit", verdict="drop"))
+                if text or DECISION in doc.metadata:
+                    doc.metadata |= {} if text else {FLAGGED: True}
+                    if gone and DECISION not in doc.metadata:
+                        before, doc.text = doc.text, text
+                        tally.change(removed_line(gone, self.rules), doc, before, text)
                     tally.leave(doc)
                     yield doc
-                else:
-                    verdict = Verdict("drop", "only_boilerplate", "no line is left")
-                    tally.stop(doc, verdict)
-                    dropped.write(stopped(doc, self.step, verdict, metadata=doc.metadata))
+                    continue
+                tally.stop(doc, EMPTIED)
+                dropped.write(stopped(doc, self.step, EMPTIED, metadata=doc.metadata))
+            audit.save()
         tally.save(self.counts, rank)
 
-    def _clean(self, doc: Document, tally: Tally, cleaner: Any, why: Callable[..., str]) -> None:
-        """The filter strips every line and drops empty ones; only documents that lose a line are touched at all."""
-        copy = Document(doc.text, doc.id)
-        cleaner.filter(copy)
-        kept = set(copy.text.split("\n"))
-        lines = doc.text.split("\n")
-        gone = [line for line in lines if line.strip() and line.strip() not in kept]
-        if gone:
-            before = doc.text
-            doc.text = "\n".join(line for line in lines if not line.strip() or line.strip() in kept).strip()
-            tally.change(why(gone[0], self.rules), doc, before, doc.text)
+
+def _without_boilerplate(doc: Document, cleaner: Any) -> tuple[str, str]:
+    """The text without its lines of boilerplate, and the first of those; the text as it is where there are none.
+
+    The filter strips every line, drops empty ones and writes all ends as one, so its text only says which lines stay.
+    """
+    copy = Document(doc.text, doc.id)
+    cleaner.filter(copy)
+    kept = set(copy.text.splitlines())
+    lines = doc.text.splitlines(keepends=True)
+    gone = [line.strip() for line in lines if line.strip() and line.strip() not in kept]
+    if not gone:
+        return doc.text, ""
+    return "".join(line for line in lines if not line.strip() or line.strip() in kept).strip(), gone[0]

@@ -8,14 +8,14 @@ from typing import Any
 
 from align.clean import queue
 from align.clean.config import CleanConfig, RuleConfig
-from align.clean.tally import EDGES, merged
+from align.clean.tally import EDGES, OTHERS, merged
 
 SOURCES = 40  # named in the card; the rest are counted together
 WHAT = {
     "read": ("files into documents", ""),
     "repair": ("encoding repaired, line ends and Unicode normalised", "ftfy with datatrove's settings"),
     "length": ("too few or too many words", "Gopher (arXiv:2112.11446)"),
-    "language": ("another language", "lid.176 (arXiv:1612.03651), FineWeb's threshold"),
+    "language": ("another language", "lid.176 (arXiv:1612.03651)"),
     "repetition": ("lines, paragraphs or n-grams that repeat", "Gopher (arXiv:2112.11446)"),
     "quality": (
         "symbols, odd words, lists, short lines, code",
@@ -24,17 +24,18 @@ WHAT = {
     "boilerplate": ("cookie, policy and JavaScript lines removed", "C4 (JMLR 21, 2020)"),
     "lists": ("terms of a list of unwanted words", ""),
     "classifier": ("a classifier's label", ""),
-    "decontamination": ("n-grams of evaluation sets", "GPT-3 (arXiv:2005.14165)"),
+    "decontamination": ("words in common with evaluation sets", ""),
     "decisions": ("what reviewers decided", ""),
     "exact": ("the same text again", ""),
-    "near": ("almost the same text again", "MinHash, FineWeb's setting (arXiv:2406.17557)"),
+    "near": ("almost the same text again", ""),
     "personal": ("personal data masked", ""),
     "write": ("the corpus", ""),
 }
+WEB = "The thresholds are for web pages: lower those that do not fit (--min_words 10), or --skip a step"
 NAMES = {"exact": "exact duplicates", "near": "near-duplicates", "personal": "personal data"}
 
 
-def card(args: CleanConfig, rules: RuleConfig, run: Any, on: list[str], seconds: float) -> dict[str, Any]:
+def card(args: CleanConfig, rules: RuleConfig, run: Any, seconds: float) -> dict[str, Any]:
     """Put the tallies together, write the review queue, `card.json` and `report.html`; the card is returned."""
     from dataclasses import asdict
 
@@ -54,7 +55,8 @@ def card(args: CleanConfig, rules: RuleConfig, run: Any, on: list[str], seconds:
         "documents_in": found["read"]["counts"]["documents_in"], "bytes_in": found["read"]["counts"]["bytes_in"],
         "documents_out": found["write"]["counts"]["documents_out"], "bytes_out": found["write"]["counts"]["bytes_out"],
     }  # fmt: skip
-    totals["waiting"], decided = queue.waiting(waiting, decisions)
+    totals["unsure"], sampled, decided = queue.waiting(waiting, decisions)
+    totals["waiting"] = totals["unsure"] + sampled
     peak = max(tally["peak"] for tally in found.values())
     speed = {"seconds": round(seconds, 2), "megabytes_per_second": round(entered["bytes_in"] / 1e6 / seconds, 3)}
     made = page.build(
@@ -62,7 +64,7 @@ def card(args: CleanConfig, rules: RuleConfig, run: Any, on: list[str], seconds:
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         fingerprint=prints.get("train", {}).get("fingerprint", ""),
         settings={k: v for k, v in (asdict(args) | asdict(rules)).items() if k != "executor_options"},
-        steps=[_step(name, tally, found, folder) for name, tally in found.items()],
+        steps=[_step(name, tally, rules, folder) for name, tally in found.items()],
         totals=totals,
         duplicates={
             "exact": _clusters(found.get("exact"), found.get("exact")), "near": _clusters(found.get("near"), clusters)
@@ -72,9 +74,14 @@ def card(args: CleanConfig, rules: RuleConfig, run: Any, on: list[str], seconds:
         },
         sources=_sources(found),
         changes=_changes(found),
-        review={"waiting": totals["waiting"], "decided": decided, "rules": _quality(waiting, decisions)},
+        decontamination=run.record.get("decontamination"),
+        review={
+            "waiting": totals["waiting"], "unsure": totals["unsure"], "decided": decided,
+            "decisions": run.record["decisions"], "rules": _quality(waiting, decisions),
+        },
         speed=speed | {"workers": args.processes(), "peak_memory_bytes": peak},
         command=run.record["command"],
+        versions=run.record["versions"],
         notes=_notes(found),
     )  # fmt: skip
     page.write(folder, made)
@@ -82,14 +89,32 @@ def card(args: CleanConfig, rules: RuleConfig, run: Any, on: list[str], seconds:
     return made
 
 
-def _step(name: str, tally: dict[str, Any], found: dict[str, Any], folder: Path) -> dict[str, Any]:
-    what, cites = WHAT[name]
+def _step(name: str, tally: dict[str, Any], rules: RuleConfig, folder: Path) -> dict[str, Any]:
+    what, cites = WHAT[name][0], _cites(name, rules)
     samples = [sample for reason in sorted(tally["samples"]) for sample in tally["samples"][reason]]
     if name == "near":
         _name_the_kept(samples, folder)
     tables = {key: dict(sorted(tally["tables"].get(key, {}).items())) for key in ("dropped", "review", "changed")}
     head = {"name": NAMES.get(name, name), "what": what, "cites": cites, **tally["counts"], **tables}
     return head | {"seconds": round(tally["seconds"], 3), "samples": samples}
+
+
+def _cites(name: str, rules: RuleConfig) -> str:
+    """Where a step's rule comes from; with its setting, where it has one that a paper gives."""
+    usual = RuleConfig()
+    if name == "language":
+        whose = "FineWeb's" if rules.min_language_score == usual.min_language_score else "a"
+        return f"{WHAT[name][1]}, {whose} threshold of {rules.min_language_score:g}"
+    if name == "decontamination":
+        same = rules.decontaminate_ngram == usual.decontaminate_ngram
+        return f"{rules.decontaminate_ngram} words in a row{', GPT-3 (arXiv:2005.14165)' if same else ''}"
+    if name == "near":
+        keys = ("minhash_ngram", "minhash_buckets", "minhash_hashes")
+        n, buckets, hashes = (getattr(rules, key) for key in keys)
+        same = (n, buckets, hashes) == tuple(getattr(usual, key) for key in keys)
+        whose = "FineWeb's setting (arXiv:2406.17557): " if same else ""
+        return f"MinHash, {whose}{n}-grams, {buckets} buckets of {hashes} hashes"
+    return WHAT[name][1]
 
 
 def _name_the_kept(samples: list[dict[str, Any]], folder: Path) -> None:
@@ -125,10 +150,11 @@ def _sources(found: dict[str, Any]) -> dict[str, Any]:
     """Documents and bytes in and out for each source, the largest by themselves."""
     first, last = found["repair"]["tables"], found["write"]["tables"]
     entered = first.get("sources_in", {})
-    largest = sorted(entered, key=lambda name: (-first["source_bytes_in"][name], name))
+    largest = sorted(entered, key=lambda name: (name == OTHERS, -first["source_bytes_in"][name], name))
+    others = "all others" if OTHERS in entered else f"{len(largest) - SOURCES:,} others"  # some are not told apart
     rows: dict[str, dict[str, int]] = {}
     for number, name in enumerate(largest):
-        row = rows.setdefault(name if number < SOURCES else f"{len(largest) - SOURCES:,} others", {})
+        row = rows.setdefault(name if number < SOURCES and name != OTHERS else others, {})
         for key, table in (
             ("documents_in", entered), ("documents_out", last.get("sources_out", {})),
             ("bytes_in", first["source_bytes_in"]), ("bytes_out", last.get("source_bytes_out", {})),
@@ -153,8 +179,8 @@ def _quality(path: Path, decisions: Any) -> list[dict[str, Any]]:
 
 
 def _notes(found: dict[str, Any]) -> list[str]:
-    files = found["read"]["tables"].get("files", {})
-    return [f"Not used to the end: {name}" for name in files]
+    tables = found["read"]["tables"]
+    return [*(f"Not used to the end: {name}" for name in tables.get("files", {})), *tables.get("others", {})]
 
 
 def table(card: dict[str, Any], folder: str) -> str:
@@ -172,11 +198,12 @@ def table(card: dict[str, Any], folder: str) -> str:
         f"{card['speed']['megabytes_per_second']:.2f} MB/s with {card['speed']['workers']} worker(s)"
     )
     if totals["waiting"]:
-        unsure = min(totals["waiting"], sum(sum(step["review"].values()) for step in card["steps"]))
         lines.append(
-            f"for people to decide: {unsure:,} documents that rules were unsure of, and a sample of "
-            f"{totals['waiting'] - unsure:,} others to grade the rules by: align review {folder}"
+            f"for people to decide: {totals['unsure']:,} documents that rules were unsure of, and a sample of "
+            f"{totals['waiting'] - totals['unsure']:,} others to grade the rules by: align review {folder}"
         )
+    if not totals["documents_out"]:
+        lines.append(f"No document is left before people have decided. {WEB}")
     return "\n".join([*lines, *card.get("notes", []), f"report: {folder}/report.html"])
 
 

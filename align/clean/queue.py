@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from align.clean.blocks import Sink
-from align.clean.config import STEPS
+from align.clean.config import REVIEWED
 
 
 def collect(run: Path, audit: int) -> Path:
@@ -25,13 +25,13 @@ def collect(run: Path, audit: int) -> Path:
     work = run / "work" / "queue"
     seen: set[str] = set()
     with Sink(path) as sink:
-        for step in STEPS:
+        for step in REVIEWED:
             for file in sorted((work / step).glob("unsure-*.jsonl")):
                 for row in _rows(file):
                     if row["id"] not in seen:
                         seen.add(row["id"])
                         sink.write(row)
-        for step in (*STEPS, "kept"):
+        for step in (*REVIEWED, "kept"):
             for row in _sample(sorted((work / step).glob("audit-*.jsonl")), audit):
                 if row["id"] not in seen:
                     seen.add(row["id"])
@@ -57,11 +57,13 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
         yield from map(orjson.loads, stream)
 
 
-def waiting(path: Path, decisions: Any) -> tuple[int, int]:
-    """How many of the queue's documents wait for a decision, and how many have one."""
-    ids = [row["id"] for row in _rows(path)] if path.stat().st_size else []
-    decided = sum(decisions.of(key) is not None for key in ids)
-    return len(ids) - decided, decided
+def waiting(path: Path, decisions: Any) -> tuple[int, int, int]:
+    """How many of the queue's documents wait for a decision because a rule was unsure of them, how many as a sample,
+    and how many have one. Copies of a document are one: a decision is about a text."""
+    found = {"unsure": 0, "audit": 0, "decided": 0}
+    for row in _rows(path):
+        found["decided" if decisions.of(row["id"]) is not None else row["why"]] += 1
+    return found["unsure"], found["audit"], found["decided"]
 
 
 def bare(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Encoding repair and normalisation of one text: datatrove's `FTFYFormatter`, line ends, Unicode's normal form."""
+"""Encoding repair and normalisation of one text: page breaks, datatrove's `FTFYFormatter`, line ends, normal form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 # What ftfy may change: entities, terminal escapes and other control characters, and all that is beyond ASCII but for
 # typographers' marks, which no pattern of ftfy's takes for mojibake when they stand among ASCII only (a test tries all)
 _SUSPECT = re.compile("[&\x00-\x08\x0b\x0e-\x1f\x7f]|[^\x00-\x7f‘’“”–—…]")
-_LINE_ENDS = re.compile("\r\n?|\u2028|\u2029|\x85")
+# Where Python's `splitlines` cuts too, and so do the filters: a page's end, Word's line break, file separators
+_BREAKS = re.compile("[\x0b\x0c\x1c-\x1e]")
+_LINE_ENDS = re.compile("\r\n?|[\x0c\x85\u2028\u2029]")  # ftfy makes \x0c of an entity
 
 
 @lru_cache(1)
@@ -24,6 +26,11 @@ def _ftfy() -> Callable[[str], str]:
 def nul(text: str) -> str:
     """Without NUL characters, which no text has and many programs end at."""
     return text.replace("\0", "") if "\0" in text else text
+
+
+def page_breaks(text: str) -> str:
+    """Form feeds and their like as line ends, before ftfy takes most of them out and glues the words beside them."""
+    return _BREAKS.sub("\n", text)
 
 
 def encoding(text: str) -> str:
@@ -42,7 +49,7 @@ def encoding(text: str) -> str:
 
 def line_ends(text: str) -> str:
     """One line end for all systems."""
-    return _LINE_ENDS.sub("\n", text) if not text.isascii() or "\r" in text else text
+    return _LINE_ENDS.sub("\n", text) if not text.isascii() or "\r" in text or "\x0c" in text else text
 
 
 def steps(form: str) -> list[tuple[str, Callable[[str], str]]]:
@@ -52,5 +59,7 @@ def steps(form: str) -> list[tuple[str, Callable[[str], str]]]:
         known: Any = form
         return text if text.isascii() else unicodedata.normalize(known, text)
 
-    found: list[tuple[str, Callable[[str], str]]] = [("nul", nul), ("encoding", encoding), ("line_ends", line_ends)]
+    found: list[tuple[str, Callable[[str], str]]] = [
+        ("nul", nul), ("page_breaks", page_breaks), ("encoding", encoding), ("line_ends", line_ends),
+    ]  # fmt: skip
     return found if form == "none" else [*found, ("unicode_form", normal)]

@@ -19,6 +19,8 @@ from align.clean.verdict import Verdict
 
 SAMPLES = 5  # of each reason and of each kind of change, the first in document order; personal data veiled
 SHOWN = 600  # characters of a sample
+SOURCES = 1_000  # that a task counts by themselves; a source may be an address of its own for each document
+OTHERS = ""  # what the rest are counted under
 EDGES = [0, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000]  # words
 
 
@@ -52,6 +54,11 @@ class Tally:
         """Count something in a named table: `dropped`, `review`, `changed`, `sources`, …"""
         self.tables.setdefault(table, Counter())[key] += count
 
+    def named(self, table: str, key: str) -> str:
+        """What to count `key` under: itself, or `OTHERS` where the table has as many keys as it may."""
+        known = self.tables.setdefault(table, Counter())
+        return key if key in known or len(known) < SOURCES else OTHERS
+
     def enter(self, doc: Any) -> None:
         """A document comes in."""
         self.counts["documents_in"] += 1
@@ -75,7 +82,7 @@ class Tally:
         if len(samples) < SAMPLES:
             text, spans = excerpt(veil(doc.text), verdict.spans)
             sample = {"reason": verdict.reason, "detail": verdict.detail, "id": doc.id}
-            sample |= {"source": doc.metadata.get("source", ""), "text": text, "spans": spans}
+            sample |= {"source": veil(doc.metadata.get("source", "")), "text": text, "spans": spans}
             cluster = doc.metadata.get("minhash_cluster_id")
             samples.append(sample | ({} if cluster is None else {"cluster": cluster}))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from align import stats
+from align.clean.decisions import Decisions
 from align.clean.marked import encodable, merge
 from align.record import RunError, read_record
 
@@ -48,8 +49,7 @@ class Queue:
         if record.get("recipe") != "clean" or record.get("status") != "complete":
             told = f"it is a {record.get('recipe')} run, {record.get('status')}"
             raise RunError(f"{run} is no finished cleaning run: {told}; run recipes/clean.py to its end")
-        config = record.get("config", {})
-        self.decisions_path = Path(config.get("decisions") or f"{self.run.resolve()}-decisions.jsonl")
+        self._recorded = record.get("config", {}).get("decisions")
         self.documents: dict[str, list[dict[str, Any]]] = {}
         for file in sorted((self.run / "review").glob("*.jsonl")):
             self._index(file)
@@ -59,6 +59,25 @@ class Queue:
         )
         self.order = {document: place for place, document in enumerate(self.documents)}
         self.rules = Counter(row["rule"] for rows in self.documents.values() for row in rows if row["rule"])
+
+    @property
+    def decisions_path(self) -> Path:
+        """Where the reviewers' decisions are: where the run says, or beside it where both were moved together.
+
+        Raises:
+            RunError: where that file lacks decisions that the run was made with.
+        """
+        beside = Path(f"{self.run.resolve()}-decisions.jsonl")
+        path = Path(self._recorded or beside)
+        path = beside if beside.exists() and not path.exists() else path
+        own = self.run / "decisions.jsonl"
+        if lacking := len(Decisions(own).seen - Decisions(path).seen) if own.exists() else 0:
+            back = f"cp {own} {path}" if not path.exists() else f"cat {own} {path} > all.jsonl"
+            raise RunError(
+                f"{path} lacks {lacking:,} of the decisions that {self.run} was made with: was it or the run moved? "
+                f"Name the file that has them, --decisions …, or take the run's copy: {back}"
+            )
+        return path
 
     def _index(self, file: Path) -> None:
         with file.open("rb") as stream:

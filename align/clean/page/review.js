@@ -1,5 +1,5 @@
 // The review page. Text of documents enters the page as text nodes only; nothing here parses it.
-import { api, duration, el, typing } from "/static/base.js";
+import { api, duration, el, pressed, typing } from "/static/base.js";
 
 const $ = (id) => document.getElementById(id);
 let shown = null; // the document on the page
@@ -154,7 +154,7 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if (typing(event)) return;
-  const act = KEYS[event.key];
+  const act = KEYS[pressed(event, KEYS)];
   if (!act || (event.repeat && act !== nextMark)) return; // a key held down decides one document
   event.preventDefault();
   act();
