@@ -6,7 +6,8 @@
 
 speed    One worker each, in turn, `--repeats` times, each time in a process of its own; the figures are medians.
          `ours` is recipes/clean.py, with its review queue and its data card; the others are clean_baselines.py.
-growth   `ours` on 10, 100, 1000 MB: `to_linear` is (seconds / seconds of the first) / (size / size of the first).
+growth   `ours` on 10, 100, 1000 MB: `to_linear` is (seconds / seconds of the first) / (size / size of the first);
+         `cpu_to_linear` the same in CPU seconds, which other work on the machine changes less.
 quality  Planted corpora (`align.clean.planted`): precision and recall; `align.clean.scores` says what is counted. With
          near-duplicates even over Jaccard 0.6 to 1 (hard: a third lies where MinHash finds some and not others) and
          over 0.8 to 1.
@@ -191,10 +192,12 @@ def growth(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         one |= dict(megabytes=megabytes, megabytes_per_second=megabytes / one["seconds"])
         first = found[0] if found else one
         one["to_linear"] = (one["seconds"] / first["seconds"]) / (megabytes / first["megabytes"])
+        one["cpu_to_linear"] = (one["cpu_seconds"] / first["cpu_seconds"]) / (megabytes / first["megabytes"])
         one["to_flat"] = one["peak_bytes"] / first["peak_bytes"]
         found.append(one)
         print(f"  {megabytes:g} MB: {one['seconds']:.1f} s, {one['megabytes_per_second']:.2f} MB/s, "
-              f"{one['peak_bytes'] / 1e6:,.0f} MB; {one['to_linear']:.2f} of linear time, "
+              f"{one['peak_bytes'] / 1e6:,.0f} MB; {one['to_linear']:.2f} of linear time "
+              f"({one['cpu_to_linear']:.2f} in CPU seconds), "
               f"{one['to_flat']:.2f} of the memory", flush=True)  # fmt: skip
     return dict(workers=args.growth_workers, sizes=found)
 
