@@ -20,7 +20,7 @@ COMMANDS = {
     "agreement": ("align.label.agreement:main", "source", "how far annotators agree, and what biases them"),
     "export": ("align.label.export:main", "source", "write rankings for recipes/reward.py and recipes/dpo.py"),
     "import": ("align.label.imports:main", "source", "bring preference data of other tools into our rows"),
-    "merge": ("align.label.merging:main", "inputs", "make one labels file of several"),
+    "merge": ("align.label.merging:main", "inputs", "make one labels file of several, or copy one"),
     "review": ("align.clean.review:main", "source", "open the page on which people decide what cleaning keeps"),
 }
 EXAMPLE = "align label runs/nano/sample"

@@ -12,6 +12,11 @@ from align import schemas
 from align.config import DataArguments, DataError
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text", ".arrow": "arrow"}
+# Columns that are read as words or messages (see align.schemas), beside those that --columns names
+WORDS = {
+    "text", "messages", "conversations", "prompt", "completion", "completions", "chosen", "rejected", "question",
+    "answer", "instruction", "input", "output", "system", "user", "assistant",
+}  # fmt: skip
 WHOLE = 2**30  # bytes of JSON that may be typed in one piece where reading it in pieces failed
 
 
@@ -28,9 +33,12 @@ def load(args: DataArguments, split: str, *, seed: int) -> Any:
             if split != args.dataset_train_split:
                 return None
             raise DataError(f"datasets: {args.datasets[parts.index(None)]['path']} has no such split")
+        for part, entry in zip(parts, args.datasets, strict=True):
+            _check_words(part, entry["path"], args.columns)
         rows = _mix(parts, args, seed)
     else:
         rows = _read(str(args.dataset_name), args.dataset_config, split, args)
+        _check_words(rows, str(args.dataset_name), args.columns)
     limit = args.max_train_rows if split == args.dataset_train_split else args.max_eval_rows
     if rows is not None and limit is not None:
         rows = rows.take(limit) if args.dataset_streaming else rows.select(range(min(limit, len(rows))))
@@ -121,6 +129,46 @@ def _read(name: str, config: str | None, split: str, args: DataArguments) -> Any
             return read()
     except Exception as error:  # pyarrow, json and csv each have their own; the cause's sentence is the useful one
         raise DataError(f"{name} cannot be read: {error.__cause__ or error}") from error
+
+
+def _check_words(rows: Any, where: str, columns: list[str]) -> None:
+    """Refuse a column of words that `datasets` would change.
+
+    A column in which some rows hold text and others messages or numbers is typed `Json` (datasets 5.2), and a text
+    there is decoded as if it were JSON: "6" comes back as the number 6. Objects and lists come back as they were. Rows
+    that are streamed are not looked at: they would have to be read first.
+
+    Raises:
+        DataError: with the column.
+    """
+    import datasets
+
+    if not isinstance(rows, datasets.Dataset):
+        return
+    for name in {*WORDS, *(pair.partition("=")[0] for pair in columns)} & set(rows.column_names):
+        for chunk in rows.data.column(name).chunks:
+            if path := _mixed(chunk, rows.features[name], name):
+                raise DataError(
+                    f"{where}: the column {path} is text in some rows and something else in others (messages, lists, "
+                    "numbers), and would not be read as it is written; give every row the same: all text, or all "
+                    "messages"
+                )
+
+
+def _mixed(values: Any, feature: Any, path: str) -> str | None:
+    """Where below `path` a column typed Json holds more than objects and lists; None where it does not."""
+    import datasets
+    import pyarrow.compute as pc
+
+    if isinstance(feature, datasets.Json):
+        firsts = pc.utf8_slice_codeunits(values.storage.drop_null(), 0, 1).unique()
+        return None if set(firsts.to_pylist()) <= {"{", "["} else path
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        return _mixed(values.flatten(), feature.feature, f"{path}[]")
+    if isinstance(feature, dict):
+        found = (_mixed(values.field(name), inner, f"{path}.{name}") for name, inner in feature.items())
+        return next(filter(None, found), None)
+    return None
 
 
 def _files(path: Path, split: str) -> list[str] | str | None:

@@ -196,9 +196,8 @@ def pairs(rows: Iterable[dict], source: str, pairing: Pairing = ALL) -> tuple[li
     out = [{**pair, "group": group} for group, members in groups.items() for pair in members]
     counts["pairs"] = len(out)
     if not out:
-        raise DataError(
-            f"{source}: the rankings hold ties only, so there is no pair to learn from ({describe(counts)})"
-        )
+        cause = "the rankings hold ties only" if counts["tied pairs dropped"] else "no row ranks anything"
+        raise DataError(f"{source}: {cause}, so there is no pair to learn from ({describe(counts)})")
     _share(out)
     weigh(out, pairing.weights)
     return out, counts

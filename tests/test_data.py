@@ -10,7 +10,7 @@ from conftest import conversations, pairs, write_rows
 from datasets import Dataset
 
 from align import data, loading
-from align.config import DataArguments
+from align.config import DataArguments, DataError
 
 
 def prepare(path, schema, tokenizer, **kwargs):
@@ -42,6 +42,33 @@ def test_demonstrations_in_every_format_are_the_same_tokens(row, tmp_path, token
 def test_reading_prints_nothing(tmp_path, tokenizer, capfd):
     prepare(write_rows(tmp_path / "x.jsonl", [{"messages": MESSAGES}]), "sft", tokenizer)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("rows", "column", "columns"),
+    [
+        ([{"prompt": "6", "chosen": "a", "rejected": "b"}, {"prompt": MESSAGES[:1], "chosen": "a", "rejected": "b"}], "prompt", []),
+        ([{"prompt": "p", "completions": ["6", "b"]}, {"prompt": "p", "completions": [MESSAGES[1:], MESSAGES[1:]]}], r"completions\[\]", []),
+        ([{"messages": MESSAGES}, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}], r"messages\[\].content", []),
+        ([{"q": "6", "a": "b"}, {"q": 6, "a": "b"}], "q", ["q=user", "a=assistant"]),
+    ],
+)  # fmt: skip
+def test_a_column_of_text_and_something_else_is_refused(rows, column, columns, tmp_path):
+    """`datasets` would give the text "6" back as the number 6."""
+    path = str(write_rows(tmp_path / "x.jsonl", rows))
+    with pytest.raises(DataError, match=f"x.jsonl: the column {column} is text in some rows and something else"):
+        loading.load(DataArguments(dataset_name=path, columns=columns), "train", seed=0)
+    mixed = DataArguments(datasets=[{"path": path, "columns": columns}])
+    with pytest.raises(DataError, match="x.jsonl: the column .* is text in some rows and something else"):
+        loading.load(mixed, "train", seed=0)
+
+
+def test_columns_that_are_not_read_as_words_and_messages_with_other_keys_are_let_through(tmp_path):
+    turns = [{"role": "user", "content": "6"}, {"role": "assistant", "content": "b", "calls": [{"x": 1}]}]
+    rows = [{"messages": turns, "id": 4}, {"messages": MESSAGES, "id": "four"}]
+    path = write_rows(tmp_path / "x.jsonl", rows)
+    read = loading.load(DataArguments(dataset_name=str(path)), "train", seed=0)
+    assert [row["messages"][0]["content"] for row in read] == ["6", ASK]
 
 
 def test_columns_are_mapped(tmp_path, tokenizer):

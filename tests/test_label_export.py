@@ -12,7 +12,9 @@ from datasets import Dataset
 
 from align import data, loading, rankings
 from align.config import ConfigError, DataArguments, DataError
-from align.label import export, imports
+from align.label import agreement, export, imports, source
+from align.label.config import LabelArguments
+from align.label.rows import take_in
 from align.label.store import Store
 from align.record import RunError
 
@@ -59,8 +61,8 @@ def rows_of(folder, split="train"):
 
 def test_export_is_a_run_with_rows_and_a_card(labels, tmp_path, capsys):
     out = tmp_path / "people"
-    export.main(["--source", str(labels), "--output_dir", str(out)])
-    assert "--dataset_name" in capsys.readouterr().out
+    export.main(["--source", str(labels), "--output_dir", str(out), "--kinds", "person", "model"])
+    assert f"by 2 people and 1 model; train with --dataset_name {out}\n" in capsys.readouterr().out
     record = json.loads((out / "run.json").read_text())
     assert record["status"] == "complete" and record["recipe"] == "rankings" and len(record["hash"]) == 64
     rows = rows_of(out)
@@ -87,9 +89,95 @@ def test_names_can_be_kept_and_annotators_chosen(labels, tmp_path):
         ["--source", str(labels / "labels.sqlite"), "--output_dir", str(tmp_path / "b"), "--annotators", "judge-7b"]
     )
     assert {row["annotator"] for row in rows_of(tmp_path / "b")} == {"judge-7b"}
+    assert {row["annotator"] for row in source.read(str(labels), annotators=["ann ALDER"])} == {"Ann Alder"}
     with pytest.raises(DataError, match="nobody called Eve ranked here; there are .*Ann Alder"):
         export.main(["--source", str(labels), "--output_dir", str(tmp_path / "c"), "--annotators", "Eve"])
     assert not (tmp_path / "c").exists()
+
+
+def test_models_are_left_out_where_people_have_ranked_and_it_is_said(labels, tmp_path, capsys):
+    export.main(["--source", str(labels), "--output_dir", str(tmp_path / "a")])
+    assert {row["kind"] for row in rows_of(tmp_path / "a")} == {"person"}
+    out = capsys.readouterr().out
+    assert "20 rows to train (" in out and " 8 rows to test (8 ranked), by 2 people; train with" in out
+    assert "1 all bad, 1 skipped)" in out
+    assert "left out: 14 rows by 1 model; --kinds person model takes them too\n" in out
+    rows = [row for row in source.read(str(labels)) if row["kind"] == "model" or row["verdict"] == "skip"]
+    assert export.without_models(rows) == (rows, []), "a model alone is what there is"
+
+
+def test_text_and_messages_in_one_file_are_all_messages(tmp_path):
+    with Store(tmp_path / "labels.sqlite") as store:
+        store.add([{"prompt": f"{i}+1?", "completions": [f"{i + 1}", '"quoted"']} for i in range(3)])
+        plain = len(list(store.items()))
+        store.add(items(3))
+        ann = store.annotator("Ann")
+        while task := store.next(ann):
+            store.answer(task.id, ann, ranking=list(range(1, len(task.completions) + 1)))
+    export.main(["--source", str(tmp_path), "--output_dir", str(tmp_path / "x")])
+    read = list(loading.load(DataArguments(dataset_name=str(tmp_path / "x")), "train", seed=0))
+    texts = {str(row["prompt"][0]["content"]): [c[0]["content"] for c in row["completions"]] for row in read}
+    assert len(texts) == plain + 3 and texts["1+1?"] == ["2", '"quoted"']
+    assert all(row["prompt"][0]["role"] == "user" and row["completions"][0][0]["role"] == "assistant" for row in read)
+    rows = [{"prompt": "p", "completions": ["a", "b"]}]
+    assert export.alike(rows) is rows
+
+
+def test_rows_that_rank_nothing_are_no_rows_to_train_on(tmp_path, capsys):
+    with Store(tmp_path / "labels.sqlite") as store:
+        store.add(items(3))
+        ann = store.annotator("Ann")
+        for given in ({"skip": True}, {"skip": True}, {"all_bad": True}):
+            store.answer(store.next(ann).id, ann, **given)
+    export.main(["--source", str(tmp_path), "--output_dir", str(tmp_path / "x")])
+    assert capsys.readouterr().out == (
+        f"{tmp_path / 'x'}: 3 rows to train (1 all bad, 2 skipped), by 1 person; no row to train ranks anything, so "
+        "there is nothing to train on yet\n"
+    )
+    export.main(["--source", str(tmp_path), "--output_dir", str(tmp_path / "m"), "--aggregate", "majority"])
+    assert "m: no rows, by 1 person; no row to train ranks anything" in capsys.readouterr().out
+
+
+def test_an_export_is_ranked_again_without_what_its_own_round_said(tmp_path):
+    """The better answer of the first round is one of four completions now: it counts, and so does a new better one."""
+    with Store(tmp_path / "a.sqlite") as first, Store(tmp_path / "b.sqlite") as second:
+        first.add(items(2))
+        ann = first.annotator("Ann")
+        while task := first.next(ann):
+            first.answer(task.id, ann, ranking=[1, 2, 3], better="Ann's own")
+        export.write(first, tmp_path / "a")
+        assert all(row["written"] for row in rows_of(tmp_path / "a"))
+        second.add([{**row, "votes": [1, 0, 0]} for row in rows_of(tmp_path / "a")], overlap=2)
+        for name in ("Bob", "Cyd"):
+            who = second.annotator(name)
+            while task := second.next(who):
+                own = task.completions.index(chat("Ann's own"))
+                ranking = [1 if (place == own) == (name == "Bob") else 2 for place in range(4)]
+                second.answer(task.id, who, ranking=ranking, better=f"{name}'s own")
+        rows = list(second.rankings())
+        assert not any(row["written"] for row in rows) and "votes" not in rows[0] and rows[0]["meta_votes"] == [1, 0, 0]
+        assert all(len(agreement.ranks(row)) == 4 for row in rows)
+        assert agreement.summary(rows)["people"]["raw"]["value"] == 0.5, "3 of 6 pairs are ties to both"
+        export.write(second, tmp_path / "b")
+    assert {row["completions"][-1][0]["content"] for row in rows_of(tmp_path / "b")} == {"Bob's own", "Cyd's own"}
+
+
+def test_a_written_answer_after_nine_others_is_left_out_when_they_are_ranked_again(tmp_path):
+    with Store(tmp_path / "a.sqlite") as first:
+        first.add([{"prompt": "p", "completions": list("abcdefghi"), "sources": list("abcdefghi")}])
+        ann = first.annotator("Ann")
+        first.answer(first.next(ann).id, ann, ranking=list(range(1, 10)), better="own")
+        export.write(first, tmp_path / "x" / "data")
+        item = next(first.items())["item"]
+    with Store(tmp_path / "b.sqlite") as second:
+        told = take_in(second, str(tmp_path / "x" / "data" / "data"), LabelArguments())
+        assert told.endswith(
+            "1 prompts in " + str(tmp_path / "x/data/data") + ": 1 new; left out: 1 written answers after 9 others"
+        )
+        assert next(second.items())["item"] == item, "the item that it was"
+        ten = {"prompt": "p", "completions": list("abcdefghij")}
+        with pytest.raises(DataError, match="10 of them; ranking takes 2 to 9: leave some out"):
+            second.add([ten])
 
 
 def test_a_better_answer_becomes_the_best_completion():
@@ -107,7 +195,8 @@ def test_a_better_answer_becomes_the_best_completion():
 
 def test_majority_of_the_annotators(labels, tmp_path):
     """Ann and the judge put "no" last; Bob ties it with the dog half of the time: two to one against the tie."""
-    export.main(["--source", str(labels), "--output_dir", str(tmp_path / "m"), "--aggregate", "majority"])
+    given = ["--source", str(labels), "--output_dir", str(tmp_path / "m"), "--kinds", "person", "model"]
+    export.main([*given, "--aggregate", "majority"])
     rows = rows_of(tmp_path / "m")
     assert all(len(row["completions"]) == 2 and len(row["votes"]) == 3 for row in rows)
     pairs, _ = rankings.pairs(rows, "x")

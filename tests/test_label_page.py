@@ -12,7 +12,9 @@ import time
 import pytest
 from conftest import ROOT, write_rows
 
+from align.label.server import Labelling
 from align.label.store import Store
+from align.web.server import ServeArguments
 
 pytest.importorskip("starlette", reason="starlette is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
@@ -129,6 +131,13 @@ def strip(tab):
     return [" ".join(cell.inner_text().split()) for cell in tab.query_selector_all("#ranking .cell")]
 
 
+def press_as(tab, key, code):
+    """A key that says `key` on its layout and lies at `code`."""
+    devtools = tab.context.new_cdp_session(tab)
+    devtools.send("Input.dispatchKeyEvent", {"type": "keyDown", "key": key, "code": code, "text": key})
+    devtools.send("Input.dispatchKeyEvent", {"type": "keyUp", "key": key, "code": code})
+
+
 def texts(tab):
     return [body.inner_text() for body in tab.query_selector_all(".card .body")]
 
@@ -227,6 +236,31 @@ def test_with_tab_and_arrows_alone(serve, opened):
     press(tab, "Enter")
     saved(tab, 1)
     assert tab.evaluate("document.activeElement.id") == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("key", "code", "does"),
+    [
+        ("S", "KeyS", "Skipped"),  # Caps Lock
+        ("ы", "KeyS", "Skipped"),  # a Russian layout
+        ("لا", "KeyB", "Saved as all bad"),  # an Arabic one
+        ("à", "Digit0", "Saved as all bad"),  # a French one has the digits on Shift
+        ("o", "KeyS", None),  # Dvorak's o lies where others have s
+        (".", "KeyE", None),
+        ("ß", "KeyS", None),
+    ],
+)
+def test_letters_are_keys_in_capitals_and_on_other_layouts(serve, opened, key, code, does):
+    server = serve(rows(3))
+    tab = opened(server.url)
+    press_as(tab, key, code)
+    if does:
+        until(tab, "#status", lambda words: words.startswith(does))
+    press_as(tab, "У", "KeyE")
+    assert len(strip(tab)) == 1 and len(rankings(server)) == bool(does)
+    press(tab, "Control+s Shift+Digit0")
+    tab.wait_for_timeout(200)
+    assert len(rankings(server)) == bool(does)
 
 
 # ------------------------------------------------------------------------------------------------------------- mouse
@@ -330,6 +364,132 @@ def test_the_same_person_in_two_tabs_answers_once(serve, opened):
     assert second.inner_text("#prompt") == first.inner_text("#prompt") and len(rankings(server)) == 1
 
 
+def test_two_people_in_one_browser_do_not_save_for_each_other(serve, opened):
+    """One browser has one annotator at a time; a tab of the other's says so and keeps what it has."""
+    server = serve(rows(8))
+    ada = opened(server.url)
+    press(ada, "1 Enter")
+    saved(ada, 1)
+    bob = ada.context.new_page()
+    bob.goto(server.url)
+    bob.click("#leave")
+    bob.wait_for_selector("#login:not([hidden])")
+    bob.fill("#name", "Bob")
+    press(bob, "Enter")
+    bob.wait_for_selector("#work:not([hidden])")
+    question = ada.inner_text("#prompt")
+    assert bob.inner_text("#prompt") != question  # Ada's is hers while there are others
+    press(bob, "2 Enter")
+    saved(bob, 1)
+
+    for keys in ("3 2 Enter", "u", "s"):
+        press(ada, keys)
+        ada.wait_for_selector("#login:not([hidden])")
+        assert ada.inner_text("#login-error").startswith("Bob works in this browser now")
+        assert len(rankings(server)) == 2
+        press(ada, "1 Enter")  # a number pressed blindly is no part of the name
+        ada.wait_for_selector("#work:not([hidden])")
+        assert ada.inner_text("#prompt") == question and strip(ada)[:2] == ["1st 3", "2nd 2"]
+        press(bob, "s")  # and now Bob's tab is the other's
+        bob.wait_for_selector("#login:not([hidden])")
+        press(bob, "Enter")
+        bob.wait_for_selector("#work:not([hidden])")
+    ada.reload()
+    until(ada, "#login-error", lambda words: words.startswith("Bob works in this browser now"))
+    assert ada.input_value("#name") == "Ada"
+    press(ada, "Enter")
+    ada.wait_for_selector("#work:not([hidden])")
+    press(ada, "Enter")
+    saved(ada, 2)
+    assert [row["annotator"] for row in rankings(server)] == ["Ada", "Bob", "Ada"]
+    bob.click("#leave")  # Bob's tab leaves; Ada, who is logged in, stays
+    press(ada, "1 Enter")
+    saved(ada, 3)
+
+
+def anew(server, items):
+    """Other labels at the same address."""
+    server.kill()
+    server.path.unlink()
+    with Store(server.path) as store:
+        store.add(items)
+    server.start()
+
+
+def test_a_tab_takes_nothing_from_one_project_into_another(serve, opened):
+    server = serve(rows(3, k=4))
+    tab = opened(server.url)
+    press(tab, "4 1 r")
+    tab.keyboard.type("why")
+    press(tab, "Escape")
+    others = [{"prompt": f"Other {i}?", "completions": list("abcd")} for i in range(3)]
+    anew(server, others)
+    press(tab, "Enter")  # without a reload: the page names the labels that it was opened for
+    until(tab, "#notice", lambda words: words.startswith("Other labels are served here"))
+    assert tab.inner_text("#prompt").startswith("Other") and strip(tab) == [] and tab.input_value("#reason") == ""
+    press(tab, "2 1")
+    anew(server, rows(3, k=3))
+    press(tab, "u")
+    until(tab, "#notice", lambda words: words.startswith("Other labels are served here"))
+    press(tab, "3")
+    anew(server, others)
+    tab.reload()
+    tab.wait_for_selector(".card")
+    assert strip(tab) == [] and rankings(server) == []
+    press(tab, "1 Enter")
+    saved(tab, 1)
+
+
+def test_who_leaves_holds_nothing_up_and_finds_the_ranks_again(serve, opened):
+    server = serve(rows(2))
+    ada = opened(server.url)
+    press(ada, "3 1")
+    question = ada.inner_text("#prompt")
+    manager = opened(server.url, name=None)
+    manager.goto(server.url + "manage")
+    until(manager, "#counts", lambda words: "still wanted1in hand1" in words)
+    ada.click("#leave")
+    ada.wait_for_selector("#login:not([hidden])")
+    manager.reload()
+    until(manager, "#counts", lambda words: "still wanted2in hand0" in words)
+    press(ada, "Enter")
+    ada.wait_for_selector("#work:not([hidden])")
+    assert ada.inner_text("#prompt") == question and strip(ada)[:2] == ["1st 3", "2nd 1"]
+    ada.click("#leave")
+    bob = opened(server.url, name="Bob")
+    press(bob, "1 Enter")
+    saved(bob, 1)
+    assert bob.inner_text("#prompt") == question
+    press(ada, "Enter")
+    ada.wait_for_selector("#finished:not([hidden])")
+
+
+def test_the_api_refuses_what_is_not_about_this_annotator_and_these_labels(tmp_path):
+    from starlette.testclient import TestClient
+
+    with Store(tmp_path / "labels.sqlite") as store:
+        store.add(rows(2))
+        app = Labelling(store, tmp_path, "align export …").application(ServeArguments())
+        web = TestClient(app, base_url="http://127.0.0.1:7860", headers={"x-align": "1"})
+        state = web.post("/api/login", json={"name": "Ada \u00c9"}).json()
+        answer = {"task": state["task"]["id"], "ranking": [1, 2, 3]}
+        for number in (10**30, 2**63, 0, -1, True, "1", None):
+            refused = web.post("/api/answer", json={**answer, "task": number})
+            assert refused.status_code == 400 and "number of a task" in refused.json()["error"], number
+        bob = {"x-align-annotator": "Bob"}
+        for path, body in (("answer", answer), ("answer", {**answer, "skip": True}), ("undo", {}), ("alive", {})):
+            refused = web.post(f"/api/{path}", json=body, headers=bob)
+            assert refused.status_code == 409 and refused.json()["other"] is True, path
+        assert web.get("/api/state", headers=bob).status_code == 409
+        assert web.post("/api/logout", json={}, headers=bob).status_code == 200  # and Ada is still logged in
+        ada = {"x-align-annotator": "Ada%20%C3%89"}
+        for path, body in (("answer", answer), ("undo", {})):
+            assert web.post(f"/api/{path}", json={**body, "labels": "others"}, headers=ada).status_code == 410
+        assert store.counts()["answers"] == 0
+        body = {**answer, "labels": state["labels"]}
+        assert web.post("/api/answer", json=body, headers=ada).json()["saved"] == answer["task"]
+
+
 # -------------------------------------------------------------------------------------------------------- bad weather
 
 
@@ -431,6 +591,52 @@ def test_no_sideways_scrolling(serve, opened, width, k):
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_guidelines_on_a_phone_are_a_dialog(serve, opened):
+    """They lie over the page, so the focus is in them, the keys do not reach behind them, and the focus comes back."""
+    server = serve(rows(2))
+    tab = opened(server.url, width=390)
+    tab.click("#show-guidelines")
+    tab.wait_for_selector("#guidelines-text h2")
+    assert tab.evaluate("document.activeElement.textContent") == "Close" and tab.is_visible("#guidelines-text")
+    press(tab, "1 b s Control+Enter Tab Tab Tab")
+    assert strip(tab) == [] and rankings(server) == []
+    assert tab.evaluate("document.activeElement.closest('dialog, body').id") in ("sheet", "")  # never what is covered
+    press(tab, "Escape")
+    assert tab.is_hidden("#guidelines-text")
+    tab.focus("#show-guidelines")
+    press(tab, "Enter Escape")
+    assert tab.is_hidden("#guidelines-text") and tab.evaluate("document.activeElement.id") == "show-guidelines"
+    press(tab, "g g 1 g")
+    assert tab.is_visible("#guidelines-text") and len(strip(tab)) == 2
+    tab.set_viewport_size({"width": 1280, "height": 860})  # there is room beside the task now
+    tab.wait_for_selector("#guidelines:not([hidden]) #guidelines-text")
+    assert not tab.evaluate("document.getElementById('sheet').open")
+    press(tab, "2 g")
+    assert tab.is_hidden("#guidelines-text") and len(strip(tab)) == 3
+
+
+def test_words_run_in_the_direction_of_their_script(serve, opened):
+    server = serve(rows(2))
+    name = "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627"  # Ali-Reza, with a zero-width non-joiner
+    (server.path.parent / "guidelines.md").write_text("# \u0639\n\n\u0639\u0644\n\n- \u0639\n\nplain")
+    tab = opened(server.url, name=name)
+    assert name in tab.inner_text("#leave")
+    for field in ("#reason", "#better"):
+        tab.fill(field, name)
+    direction = "nodes => nodes.map(node => getComputedStyle(node).direction)"
+    words = "#reason, #better, #guidelines-text h2, #guidelines-text p, #guidelines-text li"
+    assert tab.eval_on_selector_all(words, direction) == ["rtl"] * 5 + ["ltr"]
+    press(tab, "Escape 1 Enter")
+    saved(tab, 1)
+    assert [row["annotator"] for row in rankings(server)] == [name]
+    press(tab, "r")
+    tab.evaluate("document.getElementById('reason').value = 'half \\ud83d'")
+    tab.evaluate("document.getElementById('reason').dispatchEvent(new Event('input'))")
+    press(tab, "Escape 1 Enter")
+    tab.wait_for_selector("#finished:not([hidden])")
+    assert rankings(server)[-1]["reason"] == "half \ufffd"
+
+
 # ------------------------------------------------------------------------------------------------------------ manager
 
 
@@ -478,6 +684,10 @@ def test_with_tokens_the_manager_has_one_and_annotators_another(serve, opened):
     tab.wait_for_selector("#annotators td")
     stranger = opened(server.url, name=None)
     assert "address with the token" in stranger.inner_text("body")
+    server.kill()
+    server.start()
+    tab.reload()  # the manager's token is made by the server, and kept
+    tab.wait_for_selector("#annotators td")
 
 
 def test_the_command_serves_a_run_and_ends_with_ctrl_c(tmp_path):
@@ -491,5 +701,5 @@ def test_the_command_serves_a_run_and_ends_with_ctrl_c(tmp_path):
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0 and "stopped; 0 answers" in out, (out, err)
     assert "3 new; left out: 1 with identical completions" in said and "/manage" in said
-    assert f"align export {tmp_path / 'label'} --output_dir {tmp_path / 'people'}" in said
-    assert sorted(path.name for path in (tmp_path / "label").iterdir()) == ["guidelines.md", "labels.sqlite"]
+    assert f"align export {tmp_path / 'label-sampled'} --output_dir {tmp_path / 'people'}" in said
+    assert sorted(path.name for path in (tmp_path / "label-sampled").iterdir()) == ["guidelines.md", "labels.sqlite"]

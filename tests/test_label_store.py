@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -58,7 +59,7 @@ def test_rows_come_in_once_and_go_out_as_rankings(store):
     assert store.add([row, row], split="test") == 1 and store.add([row]) == 0
     ada = store.annotator(" Ada  L ")
     task = store.next(ada)
-    assert task.completions == [["a", "b", "c"][i] for i in task.order] and (task.done, task.total) == (0, 1)
+    assert task.completions == [["a", "b", "c"][i] for i in task.order]
     store.answer(task.id, ada, ranking=[1, 5, 5], reason=" short ", better="d", seconds=3.5)
     (out,) = store.rankings()
     expected = [0, 0, 0]
@@ -180,6 +181,71 @@ def test_an_item_that_was_left_open_goes_to_another_when_nothing_else_is_left(st
     assert store.next(bob).item == task.item
     with pytest.raises(RunError, match="no longer yours"):
         store.answer(task.id, ada, skip=True)
+    assert store.next(ada) is None
+
+
+def test_an_item_that_was_undone_and_left_goes_to_another_and_its_history_stays(store):
+    store.add(rows(1))
+    ada, bob = store.annotator("Ada"), store.annotator("Bob")
+    (task,) = finish(store, ada)
+    store.undo(ada)
+    assert store.next(bob) is None and (store.counts()["wanted"], store.counts()["in_hand"]) == (0, 1)
+    store.leave(ada)
+    assert (store.counts()["wanted"], store.counts()["in_hand"]) == (1, 0)
+    assert [item.item for item in finish(store, bob)] == [task.item] and store.next(ada) is None
+    history = sqlite3.connect(store.path).execute("SELECT count(*), count(withdrawn) FROM answers").fetchone()
+    assert history == (2, 1) and next(store.items())["taken"] == 1
+    assert store.progress(ada)["left"] == 0
+
+
+def test_who_left_goes_on_where_nobody_took_the_task(store, monkeypatch):
+    store.add(rows(3))
+    ada, bob = store.annotator("Ada"), store.annotator("Bob")
+    task = store.next(ada)
+    store.leave(ada)
+    assert store.next(bob).item != task.item  # others' items come last
+    assert store.next(ada) == task and store.counts()["in_hand"] == 2
+    asked = finish(store, bob)
+    assert task.item not in {one.item for one in asked}  # being back, she holds it
+    store.leave(ada)
+    store.want(overlap=2)
+    assert {one.item for one in finish(store, bob)} == {task.item}
+    store.answer(task.id, ada, ranking=[1, 2, 3])  # a late answer to a task whose place is free
+    assert next(item for item in store.items() if item["item"] == task.item)["taken"] == 2
+
+
+def test_an_answer_to_a_task_given_up_counts_while_its_place_is_free(store):
+    store.add(rows(2))
+    ada, bob, cyd = (store.annotator(name) for name in ("Ada", "Bob", "Cyd"))
+    first, second = store.next(ada), store.next(bob)
+    store.leave(ada), store.leave(bob)
+    assert store.next(cyd) is not None and store.counts()["in_hand"] == 1  # Cyd took one; the other is free
+    late = [(first, ada), (second, bob)]
+    free = [one for one in late if one[0].item != store.next(cyd).item]
+    store.answer(free[0][0].id, free[0][1], ranking=[1, 2, 3])
+    taken = next(one for one in late if one not in free)
+    with pytest.raises(RunError, match="no longer yours"):
+        store.answer(taken[0].id, taken[1], ranking=[1, 2, 3])
+    finish(store, cyd)
+    assert [item["taken"] for item in store.items()] == [1, 1] and store.counts()["wanted"] == 0
+
+
+def test_a_file_has_an_identity_of_its_own(store, tmp_path):
+    assert store.identity() == store.identity()
+    with Store(tmp_path / "other.sqlite") as other:
+        assert other.identity() != store.identity()
+    with Store(store.path) as again:
+        assert again.identity() == store.identity()
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_replaced(store):
+    store.add(rows(1))
+    ada = store.annotator("Ada")
+    task = store.next(ada)
+    for _ in range(2):
+        store.answer(task.id, ada, ranking=[1, 2, 3], reason="half \ud83d", better="\ude00 whole \U0001f600")
+    (row,) = store.rankings()
+    assert (row["reason"], row["better"]) == ("half \ufffd", "\ufffd whole \U0001f600")
 
 
 def test_repeats_are_the_share_asked_for_in_another_order_and_never_directly_after(store):
@@ -244,7 +310,22 @@ def test_names(store):
     assert store.annotator("ADA ") == ada
     with pytest.raises(RunError, match="is a person's"):
         store.annotator("ada", "simulated")
-    for name in ("", "  ", "x" * 81, "a\x00b"):
+    joined = "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627"  # Ali-Reza: the non-joiner keeps the letters apart
+    assert store.annotator(joined).name == joined
+    assert store.annotator(joined.replace("\u200c", "")).name == joined  # nobody sees the difference
+    assert store.annotator("\u0915\u094d\u200d\u0937").name == "\u0915\u094d\u200d\u0937"  # after a mark
+    for name in (
+        "",
+        "  ",
+        "x" * 81,
+        "a\x00b",
+        "\u200ca",
+        "a\u200d",
+        "a \u200cb",
+        "a\u200c\u200cb",
+        "a\u202eb",
+        "a\ud800",
+    ):
         with pytest.raises(DataError):
             store.annotator(name)
 
@@ -301,12 +382,12 @@ def test_merging_is_a_union_that_knows_its_duplicates(tmp_path):
         b.add(rows(6), overlap=2)
         ada = a.annotator("Ada")
         finish(a, ada, limit=2)
-        assert b.merge(a.path) == {"items": 0, "annotators": 1, "answers": 2, "duplicates": 0, "superseded": 0}
-        assert b.merge(a.path) == {"items": 0, "annotators": 0, "answers": 0, "duplicates": 2, "superseded": 0}
+        assert b.merge(a.path) == {"items": 0, "annotators": 1, "answers": 2, "duplicates": 0, "superseded": {}}
+        assert b.merge(a.path) == {"items": 0, "annotators": 0, "answers": 0, "duplicates": 2, "superseded": {}}
         assert len(finish(b, b.annotator("Ada"))) == 4  # the two that she had in the other file do not come again
         finish(a, ada)
         counts = b.merge(a.path)
-        assert counts["answers"] == 2 and counts["superseded"] == 2 and b.counts()["answers"] == 6
+        assert counts["answers"] == 2 and counts["superseded"] == {"Ada": 2} and b.counts()["answers"] == 6
         held = {row["item"]: row["time"] for row in b.rankings()}
         for row in a.rankings():  # of two answers to one task the later holds
             assert held[row["item"]] >= row["time"]
@@ -328,6 +409,20 @@ def test_an_answer_taken_back_in_the_other_file_no_longer_holds(tmp_path):
         b.merge(a.path)
         assert len(list(b.rankings())) == 1 and sum(item["taken"] for item in b.items()) == 2
         assert b.next(b.annotator("Ada")) is not None
+
+
+def test_a_place_that_was_given_up_stays_free_in_a_merged_file(tmp_path):
+    """Ada takes her answer back and leaves, Bob gets the item: merged, its one place is Bob's."""
+    with Store(tmp_path / "a.sqlite") as a, Store(tmp_path / "b.sqlite") as b:
+        a.add(rows(1))
+        ada, bob = a.annotator("Ada"), a.annotator("Bob")
+        finish(a, ada)
+        a.undo(ada)
+        a.leave(ada)
+        finish(a, bob)
+        assert a.counts()["answers"] == 1
+        b.merge(a.path)
+        assert [item["taken"] for item in b.items()] == [1] and b.next(b.annotator("Ada")) is None
 
 
 # ------------------------------------------------------------------------------------------------------ bad weather
@@ -367,6 +462,16 @@ def test_a_locked_file_ends_in_a_sentence_and_nothing_is_half_done(store):
     other.execute("ROLLBACK")
     store.answer(task.id, ada, ranking=[1, 2, 3])
     assert store.counts()["answers"] == 1
+
+
+def test_a_file_that_was_moved_away_is_said_to_be(store):
+    store.add(rows(1))
+    away = store.path.with_name("away.sqlite")
+    store.path.rename(away)
+    with pytest.raises(RunError, match="was moved or removed"):
+        store.annotator("Ada")
+    away.rename(store.path)
+    assert store.annotator("Ada").name == "Ada"
 
 
 def test_a_full_file_system_ends_in_a_sentence_and_the_rest_is_kept(store):
@@ -491,10 +596,85 @@ def test_align_merge(tmp_path, capsys):
     assert "2 items, 4 answers that hold" in capsys.readouterr().out
     with pytest.raises(RunError, match="there already"):
         main(["--inputs", *paths, "--output", out])
-    with pytest.raises(ValueError, match="two files or more"):
-        main(["--inputs", paths[0], "--output", str(tmp_path / "d.sqlite")])
+    with pytest.raises(ValueError, match="inputs is needed"):
+        main(["--output", str(tmp_path / "d.sqlite")])
     with Store(tmp_path / "c.sqlite") as store:
         assert json.dumps(sorted(row["annotator"] for row in store.rankings())) == '["a", "a", "b", "b"]'
+
+
+def test_one_file_alone_is_copied_whole_while_somebody_writes(tmp_path, capsys):
+    """The writer's half-made commit is not in the copy; nothing else is lost, the open task and the undone neither."""
+    from align.label.merging import main
+
+    with Store(tmp_path / "a" / "labels.sqlite") as store:
+        store.add(rows(3), overlap=2)
+        ada = store.annotator("Ada")
+        finish(store, ada, limit=2)
+        store.undo(ada)
+        with store.transaction():
+            store.annotator("Bob")
+            main(["--inputs", str(tmp_path / "a"), "--output", str(tmp_path / "copy")])
+        assert [one.name for one in store.annotators()] == ["Ada", "Bob"]
+        open_task = store.next(ada)
+    assert capsys.readouterr().out.endswith(f"{tmp_path}/copy/labels.sqlite: 3 items, 1 answers that hold\n")
+    with Store(tmp_path / "copy" / "labels.sqlite", create=False) as copy:
+        assert [one.name for one in copy.annotators()] == ["Ada"] and copy.next(ada) == open_task
+        assert copy.one("SELECT count(*) FROM answers WHERE withdrawn IS NOT NULL")[0] == 1
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["labels.sqlite"]
+
+
+@pytest.mark.parametrize("output", ["merged", "merged/x.sqlite", "merged/", "one.v2"])
+def test_what_merge_writes_is_read_by_its_name(tmp_path, output):
+    from align.label.merging import main
+    from align.label.source import stored
+
+    with Store(tmp_path / "a.sqlite") as store:
+        store.add(rows(1))
+    main(["--inputs", *[str(tmp_path / "a.sqlite")] * 2, "--output", str(tmp_path / output)])
+    with Store(stored(str(tmp_path / output)), create=False) as store:
+        assert store.counts()["items"] == 1
+    with pytest.raises(RunError, match="there already"):
+        main(["--inputs", str(tmp_path / "a.sqlite"), "--output", str(tmp_path / output)])
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="file is there already; name a new file"):
+        main(["--inputs", str(tmp_path / "a.sqlite"), "--output", str(tmp_path / "file")])
+
+
+def test_two_people_of_one_name_are_said_and_can_be_told_apart(tmp_path, capsys):
+    from align.label.merging import main
+
+    for name, ranking in (("a", [1, 2, 3]), ("b", [3, 2, 1])):
+        with Store(tmp_path / f"{name}.sqlite") as store:
+            store.add(rows(4), overlap=2)
+            anna, judge = store.annotator("Anna K"), store.annotator("rm", "model")
+            for _ in range(4 if name == "a" else 3):
+                task = store.next(anna)
+                store.answer(task.id, anna, ranking=[ranking[place] for place in task.order])
+            store.answer(store.next(judge).id, judge, ranking=[1, 2, 3])
+    a, b = str(tmp_path / "a.sqlite"), str(tmp_path / "b.sqlite")
+    main(["--inputs", a, b, "--output", str(tmp_path / "c.sqlite")])
+    out = capsys.readouterr().out
+    assert "Anna K has answers to 3 tasks both here and in a file before; the later ones hold" in out
+    assert out.count("if these are two people") == 1 and "rm has answers to 1 task both" in out
+    hint = f"{b}:Anna K=Anna K-2"
+    assert f"--rename '{hint}'" in out
+    main(["--inputs", a, b, "--output", str(tmp_path / "d.sqlite"), "--rename", hint.replace("Anna K=", "ANNA k= ")])
+    assert f"{b}: 0 items, 1 annotators, 4 answers, 0 duplicates, 1 superseded" in capsys.readouterr().out
+    with Store(tmp_path / "d.sqlite") as store:
+        held = [(row["annotator"], row["ranking"]) for row in store.rankings(kinds=["person"])]
+    assert sorted(held) == [("Anna K", [1, 2, 3])] * 4 + [("Anna K-2", [3, 2, 1])] * 3
+    for given, said in (
+        ("c.sqlite:Anna K=X", "write FILE:NAME=NEW, with a FILE of"),
+        (f"{b}:Anna K", "write FILE:NAME=NEW"),
+        (f"{b}:Eve=X", r"no person is called Eve there; there are \['Anna K'\]"),
+        (f"{b}:rm=X", "no person is called rm"),
+        (f"{b}:Anna K=RM", "has a RM already"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            main(["--inputs", a, b, "--output", str(tmp_path / "e.sqlite"), "--rename", given])
+    with pytest.raises(DataError, match="1 to 80 printable"):
+        main(["--inputs", a, b, "--output", str(tmp_path / "e.sqlite"), "--rename", f"{b}:Anna K={'x' * 81}"])
+    assert not list(tmp_path.glob("e.sqlite*"))
 
 
 def test_align_merge_joins_what_judges_said(tmp_path):
@@ -534,7 +714,7 @@ def test_a_source_that_cannot_be_ranked_ends_in_a_sentence_and_leaves_nothing(tm
         write_rows(source, source_rows)
     with pytest.raises(ValueError, match=said):
         main(["--source", str(source)])
-    assert not (tmp_path / "label").exists()
+    assert not (tmp_path / "label-rows").exists()
 
 
 def test_a_run_a_folder_and_a_labels_file_are_sources(tmp_path, monkeypatch, capsys):
@@ -565,6 +745,24 @@ def test_a_run_a_folder_and_a_labels_file_are_sources(tmp_path, monkeypatch, cap
     ):
         with pytest.raises(ValueError, match=said):
             server.main(["--source", *argv] if argv else argv)
+
+
+def test_files_of_one_folder_have_labels_of_their_own_and_what_else_is_there_is_said(tmp_path, monkeypatch, capsys):
+    from align.label import server
+
+    monkeypatch.setattr(server, "_serve", lambda store, file, web: None)
+    write_rows(tmp_path / "math.jsonl", rows(5))
+    (tmp_path / "chat.jsonl.gz").write_bytes(gzip.compress(json.dumps(rows(6)[5]).encode()))
+    for name, count in (("math.jsonl", 5), ("chat.jsonl.gz", 1)):
+        server.main(["--source", str(tmp_path / name)])
+        with Store(tmp_path / f"label-{name.split('.')[0]}" / "labels.sqlite", create=False) as store:
+            assert store.counts()["items"] == count
+    both = ["--output_dir", str(tmp_path / "label-math")]
+    capsys.readouterr()
+    server.main(["--source", str(tmp_path / "math.jsonl")])
+    assert "other items" not in capsys.readouterr().out
+    server.main(["--source", str(tmp_path / "chat.jsonl.gz"), *both])
+    assert f"1 new\n{tmp_path}/label-math/labels.sqlite holds 5 other items, which are asked" in capsys.readouterr().out
 
 
 def test_the_command_line(capsys, monkeypatch):

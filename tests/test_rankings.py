@@ -131,6 +131,8 @@ def test_held_out_rankings_need_not_be_by_all_of_the_annotators():
 def test_ties_only_is_an_error_that_says_why():
     with pytest.raises(DataError, match="ties only.*2 rankings, 6 tied pairs dropped, 1 skipped"):
         rankings.pairs([row([1, 1, 1, 1]), row(None, verdict="skip")], "x")
+    with pytest.raises(DataError, match="x: no row ranks anything.*2 rankings, 1 skipped, 1 all bad without ranks"):
+        rankings.pairs([row(None, verdict="skip"), row(None, verdict="all_bad")], "x")
 
 
 # ------------------------------------------------------------------------------------------------------------ splits

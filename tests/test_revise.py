@@ -117,6 +117,20 @@ def test_revisions_join_the_completions():
     assert out["completions"][1] == [{"role": "assistant", "content": "new"}]
 
 
+def test_what_an_earlier_ranking_says_does_not_stay_with_other_completions():
+    """A row of `align export`; `meta_kind` is the prompt's own, which stood under `kind` before it was ranked."""
+    ranked = {
+        "prompt": "p", "completions": ["a", "b", "own"], "ranking": [2, 3, 1], "annotator": "annotator-1", "kind": "person",
+        "time": "t", "verdict": "ranked", "reason": "r", "written": True, "seconds": 1.0, "shown": [1, 0], "repeat": False,
+        "item": "i", "votes": [1, 0, 0], "category": "c", "meta_kind": "what",
+    }  # fmt: skip
+    out, _ = join(ranked, [chain(0, "a", "new")])
+    assert out == {
+        "prompt": "p", "completions": ["a", "b", "own", "new"], "category": "c", "meta_kind": "what",
+        "sources": ["sampled", "sampled", "sampled", "revised: p0"],
+    }  # fmt: skip
+
+
 def test_no_more_than_nine():
     """Eight sampled and two new ones: of the sampled, the repeated `s1` (index 6) goes. Nine and four: the repeated
     one and then the last three that were not revised (8, 5, 4); 7 was revised and stays."""

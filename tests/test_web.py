@@ -173,6 +173,27 @@ def test_elsewhere_a_token_is_needed_comes_once_and_stays_as_a_cookie(page):
     assert client(page).get("/api/role").json() == {"role": "manager"}
 
 
+def test_tokens_that_are_kept_open_the_page_after_a_restart_too(page, tmp_path):
+    kept = tmp_path / "tokens.json"
+    more = {"host": "0.0.0.0", "base": "http://lab.example:7860", "manager": True, "kept": kept}
+    first = client(page, **more).app.state
+    assert kept.stat().st_mode & 0o777 == 0o600
+    second = client(page, **more)
+    assert (second.app.state.token, second.app.state.manager_token) == (first.token, first.manager_token)
+    assert second.get(f"/?token={first.token}").status_code == 200
+    third = client(page, token="0123456789ab", **more).app.state  # a token of one's own replaces the visitors'
+    assert (third.token, third.manager_token) == ("0123456789ab", first.manager_token)
+    assert client(page, **more).app.state.token == "0123456789ab" and kept.stat().st_mode & 0o777 == 0o600
+    for broken in ("", "[1]", '{"visitor": 1}', '{"visitor": "short"}'):
+        kept.write_text(broken)
+        with pytest.raises(RunError, match="delete it"):
+            client(page, **more)
+    kept.unlink()
+    assert client(page, **more).app.state.token != first.token
+    kept.unlink()
+    assert client(page, kept=kept).app.state.token is None and not kept.exists()  # on loopback none is asked for
+
+
 def test_a_token_counts_on_loopback_too_once_it_is_given(page):
     web = client(page, token="0123456789ab")
     assert web.get("/").status_code == 403 and web.get("/?token=0123456789ab").status_code == 200

@@ -15,12 +15,14 @@ from align.label import items
 from align.label.database import Database
 from align.label.items import Annotator
 
+HAD = "(open OR EXISTS (SELECT 1 FROM answers WHERE task = tasks.id AND withdrawn IS NULL))"  # of a task: not given up
+
 
 def open_next(db: Database, annotator: Annotator, *, stale: float) -> Any:
     """Open a task: a repeat that is due, else the next item wanted, else a repeat, else what others left open.
 
     Args:
-        stale: a person's task that was opened before this time and never answered may go to another.
+        stale: a person's task that was opened before this time and has no answer may go to another.
 
     Returns:
         A row with the task's `id`; None where nothing is left.
@@ -41,7 +43,7 @@ def look_again(db: Database, other_than: int = 0) -> None:
 
 
 def open_task(db: Database, annotator: int, item: Any, *, repeat: bool) -> Any:
-    """A new task, with its order: a shuffle by item, annotator and repeat."""
+    """A task with its order: a shuffle by item, annotator and repeat. One that was given up is the same task again."""
     name = db.one("SELECT name FROM annotators WHERE number = ?", annotator)[0]
     before = None
     if repeat:
@@ -50,8 +52,10 @@ def open_task(db: Database, annotator: int, item: Any, *, repeat: bool) -> Any:
     completions = db.one("SELECT completions FROM texts WHERE item = ?", item["number"])[0]
     order = items.shown_order(json.loads(completions), f"{item['id']} {name.casefold()} {repeat:d}", before)
     values = (item["number"], annotator, int(repeat), items.text(order), time.time())
-    sql = "INSERT INTO tasks (item, annotator, repeat, shown, opened) VALUES (?, ?, ?, ?, ?) RETURNING id"
-    return db.db.execute(sql, values).fetchone()
+    return db.db.execute(
+        "INSERT INTO tasks (item, annotator, repeat, shown, opened) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (annotator, item, repeat) DO UPDATE SET open = 1, opened = excluded.opened RETURNING id", values,
+    ).fetchone()  # fmt: skip
 
 
 def _repeat(db: Database, annotator: int, *, due: bool) -> Any:
@@ -69,12 +73,12 @@ def _repeat(db: Database, annotator: int, *, due: bool) -> Any:
 
 
 def _wanted(db: Database, annotator: Annotator) -> Any:
-    """Open the first item in line that this annotator has not had."""
+    """Open the first item in line that this annotator has not had, or has given up."""
     at = db.one("SELECT at_urgency, at_place FROM annotators WHERE number = ?", annotator.number)
     wanted = "taken < overlap AND " if annotator.kind == "person" else ""
     row = db.one(
         f"SELECT * FROM items WHERE {wanted}(urgency, place) > (?, ?) AND NOT EXISTS (SELECT 1 FROM tasks "
-        "WHERE annotator = ? AND item = items.number AND repeat = 0) ORDER BY urgency, place LIMIT 1",
+        f"WHERE annotator = ? AND item = items.number AND repeat = 0 AND {HAD}) ORDER BY urgency, place LIMIT 1",
         -float("inf") if at["at_urgency"] is None else at["at_urgency"], at["at_place"] or 0, annotator.number,
     )  # fmt: skip
     if row is None:
@@ -86,16 +90,25 @@ def _wanted(db: Database, annotator: Annotator) -> Any:
     return open_task(db, annotator.number, row, repeat=False)
 
 
-def _release(db: Database, stale: float) -> bool:
-    """Give up what persons opened long ago and never answered. Was there any?"""
-    rows = db.all(
-        "SELECT tasks.id, item FROM tasks JOIN annotators ON annotators.number = annotator WHERE open "
-        "AND repeat = 0 AND kind = 'person' AND opened < ? "
-        "AND NOT EXISTS (SELECT 1 FROM answers WHERE task = tasks.id)",
-        stale,
+def held(db: Database, stale: float) -> list[Any]:
+    """Places that persons hold with a task they have not answered, and whether they left it before `stale`."""
+    return db.all(
+        "SELECT tasks.id, item, opened < ? AS stale FROM tasks JOIN annotators ON annotators.number = annotator "
+        "WHERE open AND repeat = 0 AND kind = 'person'", stale,
     )  # fmt: skip
+
+
+def take_back(db: Database, item: int) -> bool:
+    """Take a place of an item where one is free: for an answer to a task that was given up, and that nobody took."""
+    sql = "UPDATE items SET taken = taken + 1 WHERE number = ? AND taken < overlap"
+    return bool(db.db.execute(sql, (item,)).rowcount)
+
+
+def _release(db: Database, stale: float) -> bool:
+    """Give up what persons left, or opened long ago, and have not answered. Was there any?"""
+    rows = [row for row in held(db, stale) if row["stale"]]
     for row in rows:
-        db.db.execute("DELETE FROM tasks WHERE id = ?", (row["id"],))
+        db.db.execute("UPDATE tasks SET open = 0 WHERE id = ?", (row["id"],))  # kept: answers taken back belong to it
         db.db.execute("UPDATE items SET taken = taken - 1 WHERE number = ?", (row["item"],))
     if rows:
         look_again(db)

@@ -1,4 +1,7 @@
-"""The card of exported rankings: counts, agreement, columns and guidelines, as JSON and as the hub's README.md."""
+"""The card of exported rankings: counts, agreement, columns and guidelines, as JSON and as the hub's README.md.
+
+And what `align export` says of them at the end.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,19 @@ COLUMNS = {
     "votes": "of the annotators: for the first, for a tie, for the second",
 }
 
+VERDICTS = {"ranked": "ranked", "all_bad": "all bad", "skip": "skipped"}
+WHO = {
+    "person": ("person", "people"), "model": ("model", "models"),
+    "simulated": ("simulated labeler", "simulated labelers"),
+}  # fmt: skip
+NAMELESS = {None: "annotators without a name", "majority": "a majority of annotators"}
+
 
 def _counts(rows: list[dict[str, Any]]) -> dict[str, int]:
     verdicts = Counter(str(row.get("verdict") or "ranked") for row in rows)
     prompts = {rankings.prompt_key(row["prompt"]) for row in rows}
-    return {"rows": len(rows), "prompts": len(prompts), **dict(sorted(verdicts.items()))}
+    undecided = sum(bool(rankings.is_undecided(row)) for row in rows)
+    return {"rows": len(rows), "prompts": len(prompts), **dict(sorted(verdicts.items())), "undecided": undecided}
 
 
 def card(parts: dict[str, list[dict[str, Any]]], found: dict[str, Any], title: str, guidelines: str) -> dict[str, Any]:
@@ -102,3 +113,33 @@ def readme(facts: dict[str, Any]) -> str:
         quoted = "\n".join(f"> {line}".rstrip() for line in facts["guidelines"].strip().splitlines())
         parts.append(f"## What annotators were asked\n\n{quoted}")
     return _front_matter(facts) + "\n" + "\n\n".join(parts) + "\n"
+
+
+def told(folder: str, metrics: dict[str, Any], rows: list[dict[str, Any]], left: list[dict[str, Any]]) -> str:
+    """What was written to `folder`, by whom, and which rows were left out, in words."""
+    splits = []
+    for name in [name for name in ("train", "test") if f"{name}_rows" in metrics]:
+        found = ((metrics.get(f"{name}_{key}", 0), word) for key, word in VERDICTS.items())
+        verdicts = ", ".join(f"{count:,} {word}" for count, word in found if count)
+        splits.append(f"{_rows(metrics[f'{name}_rows'])} to {name} ({verdicts})")
+    out = f"{folder}: {', '.join(splits) or 'no rows'}, by {_annotators(rows)}; "
+    if metrics.get("train_rows") == metrics.get("train_undecided"):
+        out += "no row to train ranks anything, so there is nothing to train on yet"
+    else:
+        out += f"train with --dataset_name {folder}"
+    if left:
+        kinds = " ".join(sorted({str(row.get("kind") or "person") for row in (*rows, *left)}, reverse=True))
+        out += f"\nleft out: {_rows(len(left))} by {_annotators(left)}; --kinds {kinds} takes them too"
+    return out
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
+
+
+def _annotators(rows: list[dict[str, Any]]) -> str:
+    """`4 people and 1 model`."""
+    who = {(row.get("annotator"), str(row.get("kind") or "person")) for row in rows}
+    kinds = Counter(kind for name, kind in who if name not in NAMELESS)
+    words = [f"{count:,} {WHO[kind][count > 1]}" for kind, count in sorted(kinds.items(), reverse=True)]
+    return " and ".join([*words, *(word for key, word in NAMELESS.items() if any(name == key for name, _ in who))])

@@ -14,7 +14,8 @@ class LabelArguments:
         metadata={"help": "A run of recipes/sample.py, rows with prompt and completions, or a folder with labels."},
     )
     output_dir: str | None = field(
-        default=None, metadata={"help": "Where the labels are kept; default: `label` beside the source."}
+        default=None,
+        metadata={"help": "Where the labels are kept; default: `label` beside a run, `label-<name>` beside a file."},
     )
     overlap: int | None = field(
         default=None, metadata={"help": "How many persons rank each item; 1, or what the labels file says already."}

@@ -51,8 +51,10 @@ Write only the new answer, as the assistant would give it in the conversation: n
 If nothing has to be changed, repeat the answer as it is.
 """
 TAGS = {"prompt": "conversation", "answer": "answer", "critique": "critique"}
-# Columns of a row that belong to its completions one by one, or to who ranked them: they would no longer fit
-STALE = ("lengths", "gold", "ranking", "annotator", "time", "margin")
+# Columns of a row that belong to its completions one by one, or to a ranking of them: they would no longer fit
+STALE = ("lengths", "gold", "margin", "ranking", "annotator", "time", "written")
+# What else a row tells of its ranking; one that was never ranked may have such columns of its own
+OF_RANKING = ("kind", "verdict", "reason", "better", "seconds", "shown", "repeat", "item", "votes")
 
 
 @dataclass
@@ -154,7 +156,8 @@ def join(row: Mapping[str, Any], chains: Sequence[Chain]) -> tuple[dict[str, Any
     counts["left_out"] += len(gone)
     keep = [index for index in range(len(said)) if index not in gone]
     sources = row.get("sources") or ["sampled"] * len(said)
-    out = {key: value for key, value in row.items() if key not in STALE}
+    stale = {*STALE, *OF_RANKING} if "ranking" in row else STALE
+    out = {key: value for key, value in row.items() if key not in stale}
     out["completions"] = [row["completions"][index] for index in keep] + [_like(row, text) for text, _ in new]
     out["sources"] = [sources[index] for index in keep] + [source for _, source in new]
     if isinstance(row.get("stopped"), list):

@@ -77,6 +77,7 @@ CREATE TABLE answers (                  -- never changed but for `withdrawn`
 CREATE UNIQUE INDEX answers_hold ON answers (task) WHERE withdrawn IS NULL;
 CREATE INDEX answers_last ON answers (annotator, id) WHERE withdrawn IS NULL;
 """
+SETTINGS = "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)"  # see Database.identity
 
 
 @contextlib.contextmanager
@@ -84,7 +85,7 @@ def told(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into sentences.
 
     Raises:
-        RunError: the file is locked, read-only, on a full disk, damaged, or not a database.
+        RunError: the file is locked, read-only, moved, on a full disk, damaged, or not a database.
     """
     try:
         yield
@@ -92,6 +93,8 @@ def told(path: Path) -> Iterator[None]:
         text = str(error)
         if "locked" in text or "busy" in text:
             cause = f"{path} is locked by another program; close what holds it open, or wait, and try again"
+        elif error.sqlite_errorname == "SQLITE_READONLY_DBMOVED":  # its text says "readonly" as well
+            cause = f"{path} was moved or removed while it was open; move it back, or start again with where it is now"
         elif "readonly" in text or "read-only" in text:
             cause = f"{path} cannot be written: the file or its folder is read-only; copy it to where you may write"
         elif "full" in text:
@@ -196,6 +199,13 @@ class Database:
                     if self.db.in_transaction:
                         self.db.execute("ROLLBACK")
                     raise
+
+    def identity(self) -> str:
+        """A random word that tells this file from every other, made when it is first asked for; copies share it."""
+        with self.transaction():
+            self.db.execute(SETTINGS)
+            self.db.execute("INSERT OR IGNORE INTO settings VALUES ('id', lower(hex(randomblob(8))))")
+            return self.one("SELECT value FROM settings WHERE name = 'id'")[0]
 
     def one(self, sql: str, *values: Any) -> Any:
         """The first row, or None."""

@@ -16,7 +16,7 @@ from typing import Any
 from align import rankings, record
 from align.config import DataError, RunArguments, parse, resolved
 from align.label import agreement, source
-from align.label.cards import COLUMNS, card, readme
+from align.label.cards import COLUMNS, card, readme, told
 from align.record import RunError
 
 PUSHED = ["README.md", "card.json", "data/*.jsonl"]  # not run.json: it names this machine's paths
@@ -28,9 +28,14 @@ class ExportConfig:
 
     source: str | None = field(default=None, metadata={"help": "Labels file or its folder, or rows of rankings."})
     output_dir: str | None = field(default=None, metadata={"help": "Where to write the rows and their card."})
-    annotators: list[str] = field(default_factory=list, metadata={"help": "Only these annotators (default: all)."})
+    annotators: list[str] = field(default_factory=list, metadata={"help": "Only these annotators."})
     kinds: list[str] = field(
-        default_factory=list, metadata={"help": "Only these kinds of annotators: person, model, simulated."}
+        default_factory=list,
+        # A model's rankings would be learned from like a person's, and outvote them
+        metadata={
+            "help": "Only these kinds of annotators: person, model, simulated (default: all but models, where anybody "
+            "else has ranked)."
+        },
     )
     aggregate: str = field(
         default="each",
@@ -55,6 +60,14 @@ class ExportConfig:
 # -------------------------------------------------------------------------------------------------------------- rows
 
 
+def without_models(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of everybody but models, and those of models; where nobody else has ranked, all rows and none."""
+    others = [row for row in rows if row.get("kind") != "model"]
+    if all(map(rankings.is_undecided, others)):
+        return rows, []
+    return others, [row for row in rows if row.get("kind") == "model"]
+
+
 def with_written(row: dict[str, Any]) -> dict[str, Any]:
     """The row with its written better answer, if there is one, as one more completion that is ranked first.
 
@@ -76,6 +89,24 @@ def with_written(row: dict[str, Any]) -> dict[str, Any]:
         row["sources"] = [*row["sources"], "annotator"]
     row["written"] = True
     return row
+
+
+def alike(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with messages for every prompt and completion as soon as one has some.
+
+    Text and messages in one column would be read back changed (see `loading`); plain text is one message.
+    """
+
+    def messages(side: Any, role: str) -> Any:
+        return [{"role": role, "content": side}] if isinstance(side, str) else side
+
+    if all(isinstance(side, str) for row in rows for side in (row["prompt"], *row["completions"])):
+        return rows
+    return [
+        {**row, "prompt": messages(row["prompt"], "user"),
+         "completions": [messages(completion, "assistant") for completion in row["completions"]]}
+        for row in rows
+    ]  # fmt: skip
 
 
 def pseudonyms(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
@@ -156,7 +187,7 @@ def write(
         names = pseudonyms(rows)
         rows = [{**row, "annotator": names.get(str(row.get("annotator")))} for row in rows]
     found = agreement.summary(rows)  # before written answers are added: one annotator's only
-    rows = [with_written(row) for row in rows]
+    rows = alike([with_written(row) for row in rows])
     parts = split(rows, test_split_size, seed)
     if aggregate == "majority":
         parts = {name: rankings.majority(rankings.judged(part, name, (), Counter())) for name, part in parts.items()}
@@ -176,7 +207,7 @@ def _metrics(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     group = found["people"] if found["people"]["items"] else found["everybody"]
     metrics: dict[str, Any] = {"annotators": len(found["annotators"]), "items": found["items"]}
     for name, counts in facts["splits"].items():
-        metrics |= {f"{name}_rows": counts["rows"], f"{name}_prompts": counts["prompts"]}
+        metrics |= {f"{name}_{key}": count for key, count in counts.items()}
     metrics |= {"shared_items": group["items"], "tau_b": group["tau_b"], "raw_agreement": group["raw"]}
     return metrics | {
         "alpha": group["alpha"],
@@ -213,6 +244,8 @@ def main(argv: list[str]) -> None:
     """`align export SOURCE --output_dir …`."""
     run_args, args = parse(RunArguments, ExportConfig, nano=None, required=("source", "output_dir"), argv=argv)
     rows = source.read(args.source, kinds=args.kinds, annotators=args.annotators)
+    chosen = args.kinds or args.annotators
+    rows, left = (rows, []) if chosen else without_models(rows)
     config = resolved(run_args, args)
     with record.start("rankings", args.output_dir, config, overwrite=run_args.overwrite) as run:
         run.note(parents=record.lineage({"labels": str(source.labels_file(args.source) or args.source)}))
@@ -222,11 +255,6 @@ def main(argv: list[str]) -> None:
             test_split_size=args.test_split_size, seed=args.seed,
         )  # fmt: skip
         run.finish("complete", metrics=metrics)
-    told = ", ".join(
-        f"{metrics[f'{name}_rows']:,} rows to {name}" for name in ("train", "test") if f"{name}_rows" in metrics
-    )
-    print(
-        f"{args.output_dir}: {told}, by {metrics['annotators']} annotators; train with --dataset_name {args.output_dir}"
-    )
+    print(told(args.output_dir, metrics, rows, left))
     if args.push_to_hub:
         print(f"pushed to {push(args.output_dir, args.push_to_hub, private=args.private)}")

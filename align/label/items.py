@@ -37,8 +37,6 @@ class Task:
     completions: list[Any]  # those that differ, in the order shown
     order: list[int]  # the original index of each (of the first, where several are the same)
     repeat: bool
-    done: int
-    total: int
     meta: dict[str, Any] = field(default_factory=dict)  # the row's other columns; not for annotators' eyes
 
 
@@ -97,10 +95,8 @@ def item(row: Mapping[str, Any], where: str, split: str) -> Item:
         if not _is_side(completion):
             raise DataError(f"{where}.completions[{number}]: expected text or messages, got {str(completion)[:60]!r}")
     if not 2 <= len(completions) <= MOST:
-        raise DataError(
-            f"{where}.completions: {len(completions)} of them; ranking takes 2 to {MOST}: sample with "
-            f"`recipes/sample.py --num_generations 4`"
-        )
+        instead = "sample with `recipes/sample.py --num_generations 4`" if len(completions) < 2 else "leave some out"
+        raise DataError(f"{where}.completions: {len(completions)} of them; ranking takes 2 to {MOST}: {instead}")
     sources = row.get("sources")
     if sources is not None and (not isinstance(sources, list) or len(sources) != len(completions)):
         raise DataError(f"{where}.sources: {len(completions)} completions need as many sources, got {sources!r}")

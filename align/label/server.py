@@ -15,6 +15,7 @@ import secrets
 import shutil
 import threading
 import time
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 GUIDELINES = Path(__file__).parent / "guidelines.md"
 ALIVE = 120.0  # seconds since a session was last heard of; its page says so every half minute
+NAME_HEADER = "x-align-annotator"  # percent-encoded: headers are Latin-1
 LONGEST = 100_000  # characters of a reason, a better answer or the guidelines
 
 
@@ -50,6 +52,7 @@ class Labelling:
 
     def __init__(self, store: Store, folder: Path, export: str):
         self.store, self.guidelines, self.export = store, folder / "guidelines.md", export
+        self.labels, self.tokens = store.identity(), folder / "tokens.json"
         self.sessions: dict[str, Session] = {}
         self.lock = threading.Lock()
         self.judged: tuple[int, Any, float] = (-1, None, 0.0)  # of which answers, the figures, not again before
@@ -60,7 +63,7 @@ class Labelling:
         """Work under a name. A name at work in another browser is refused, unless `take_over` is said."""
         from align.web.server import answer
 
-        annotator = self.store.annotator(_text(body, "name", 80), "person")
+        annotator = self.store.annotator(_text(body, "name"), "person")
         with self.lock:
             now = time.monotonic()
             mine = request.cookies.get(_cookie(request), "")
@@ -82,16 +85,31 @@ class Labelling:
         return response
 
     def logout(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-        """Give the name free."""
+        """Give the name free, and the task for others to take. Whoever else has logged in here meanwhile stays."""
         with self.lock:
-            self.sessions.pop(request.cookies.get(_cookie(request), ""), None)
+            key = request.cookies.get(_cookie(request), "")
+            session = self.sessions.get(key)
+            if session is None or _other(request, session.annotator):
+                return {}
+            del self.sessions[key]
+        self.store.leave(session.annotator)
         return {}
 
     def _annotator(self, request: Request) -> Annotator:
+        """Whose browser it is.
+
+        Raises:
+            Problem: nobody's, or not that of the annotator whom the page names: another tab has logged in since.
+        """
         with self.lock:
             session = self.sessions.get(request.cookies.get(_cookie(request), ""))
             if session is None:
                 raise Problem(401, "Type your name to go on; what you saved is kept.")
+            if name := _other(request, session.annotator):
+                raise Problem(
+                    409, f"{session.annotator.name} works in this browser now: nothing was done for {name}. Type your "
+                    "name to go on here; to work side by side, use another browser or a private window.", other=True,
+                )  # fmt: skip
             session.seen = time.monotonic()
             return session.annotator
 
@@ -101,7 +119,9 @@ class Labelling:
         """The annotator's task and progress; no name where nobody has logged in here."""
         try:
             return self._state(request, self._annotator(request))
-        except Problem:
+        except Problem as problem:
+            if problem.status != 401:
+                raise
             return {"name": None}
 
     def alive(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
@@ -111,15 +131,16 @@ class Labelling:
     def _state(self, request: Request, annotator: Annotator) -> dict[str, Any]:
         task = self.store.next(annotator)
         return {
-            "name": annotator.name, "manager": role(request) == "manager", "task": _shown(task),
-            "progress": self.store.progress(annotator),
+            "name": annotator.name, "manager": role(request) == "manager", "labels": self.labels,
+            "task": _shown(task), "progress": self.store.progress(annotator),
         }  # fmt: skip
 
     def answer(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         """Write one answer down. When this answers, the ranking is on disk."""
         annotator, task = self._annotator(request), body.get("task")
-        if not isinstance(task, int) or isinstance(task, bool):
-            raise Problem(400, "task: a number is needed")
+        self._check_labels(body)
+        if not isinstance(task, int) or isinstance(task, bool) or not 0 < task < 1 << 63:
+            raise Problem(400, "task: the number of a task is needed, as /api/state gives it")
         seconds = body.get("seconds")
         if not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e7:
             seconds = None
@@ -139,9 +160,15 @@ class Labelling:
     def undo(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         """Take the last answer back and show its task again."""
         annotator = self._annotator(request)
+        self._check_labels(body)
         if self.store.undo(annotator) is None:
             raise Problem(409, "There is nothing to take back.")
         return self._state(request, annotator)
+
+    def _check_labels(self, body: dict[str, Any]) -> None:
+        """Every labels file counts its tasks from 1: what a page says must be about those of this one."""
+        if body.get("labels", self.labels) != self.labels:
+            raise Problem(410, "Other labels are served here by now than when this page was opened: nothing was done.")
 
     # -------------------------------------------------------------------------------------------------- guidelines
 
@@ -205,7 +232,13 @@ class Labelling:
             get("/api/guidelines", self.read_guidelines), post("/api/guidelines", self.write_guidelines),
             get("/api/manage", self.manage),
         ]  # fmt: skip
-        return application(routes, page=PAGE, token=args.token, host=args.host, manager=True)
+        return application(routes, page=PAGE, token=args.token, host=args.host, manager=True, kept=self.tokens)
+
+
+def _other(request: Request, annotator: Annotator) -> str:
+    """The name that the page works under, where that is not this annotator's; empty where it is, or names none."""
+    name = urllib.parse.unquote(request.headers.get(NAME_HEADER, ""))
+    return name if name != annotator.name else ""
 
 
 def _cookie(request: Request) -> str:

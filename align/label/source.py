@@ -7,6 +7,7 @@ from typing import Any
 
 from align import loading, rankings
 from align.config import ConfigError, DataArguments, DataError
+from align.label.names import folded
 
 DATABASES = (".sqlite", ".sqlite3", ".db")
 PERSON = "person"
@@ -42,7 +43,7 @@ def read(source: str, *, kinds: list[str] | None = None, annotators: list[str] |
     Args:
         source: a labels file (SQLite) or its folder; a finished run, folder, file or hub id with `rankings` rows.
         kinds: only these kinds of annotators (`person`, `model`, `simulated`).
-        annotators: only these names.
+        annotators: only these names, whatever their capitals.
 
     Raises:
         DataError: nothing there, rows without ranks, an annotator who is not among them.
@@ -52,13 +53,14 @@ def read(source: str, *, kinds: list[str] | None = None, annotators: list[str] |
     if not rows:
         raise DataError(f"{source}: nothing has been ranked yet; align label … opens the page to do it")
     names = {str(row.get("annotator")) for row in rows}
-    if missing := set(annotators or []) - names:
+    wanted, known = set(map(folded, annotators or [])), set(map(folded, names))
+    if missing := [name for name in annotators or [] if folded(name) not in known]:
         raise DataError(f"{source}: nobody called {', '.join(sorted(missing))} ranked here; there are {sorted(names)}")
     kept = [
         row
         for row in rows
         if (not kinds or str(row.get("kind") or PERSON) in kinds)
-        and (not annotators or str(row.get("annotator")) in annotators)
+        and (not wanted or folded(str(row.get("annotator"))) in wanted)
     ]
     if not kept:
         found = sorted({str(row.get("kind") or PERSON) for row in rows})

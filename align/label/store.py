@@ -15,7 +15,6 @@ from __future__ import annotations
 import datetime
 import json
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from align.config import DataError
 from align.label import assignment, items, merging
 from align.label.database import FILE_NAME, Database
 from align.label.items import KINDS, Annotator, Kind, Task
+from align.label.names import checked, folded
 from align.record import RunError
 
 __all__ = ["FILE_NAME", "Annotator", "Store", "Task", "now"]
@@ -136,10 +136,18 @@ class Store(Database):
             last = page[-1]["number"]
 
     def counts(self) -> dict[str, int]:
-        """`items`, those still `wanted` by the overlap, and `answers` that hold."""
+        """`items`, those still `wanted` by the overlap, tasks `in_hand`, and `answers` that hold.
+
+        What somebody left, or has held for too long, is wanted again: whoever asks when nothing else is left gets it.
+        """
+        held = assignment.held(self, stale=time.time() - HOLD)
+        left = {row["item"] for row in held if row["stale"]}
+        free = self.one("SELECT count(*) FROM items WHERE taken < overlap")[0]
+        full = sum(self.one("SELECT taken >= overlap FROM items WHERE number = ?", item)[0] for item in left)
         return {
             "items": self.one("SELECT count(*) FROM items")[0],
-            "wanted": self.one("SELECT count(*) FROM items WHERE taken < overlap")[0],
+            "wanted": free + full,
+            "in_hand": sum(not row["stale"] for row in held),
             "answers": self.one("SELECT count(*) FROM answers WHERE withdrawn IS NULL")[0],
         }
 
@@ -151,15 +159,13 @@ class Store(Database):
     # -------------------------------------------------------------------------------------------------- annotators
 
     def annotator(self, name: str, kind: Kind = "person") -> Annotator:
-        """Who answers; made at the first use. Names differ in more than capitals and outer blanks.
+        """Who answers; made at the first use. Names differ in more than capitals and blanks; see `align.label.names`.
 
         Raises:
             DataError: an empty or overlong name, an unknown kind.
             RunError: the name belongs to another kind of annotator.
         """
-        name = unicodedata.normalize("NFC", " ".join(name.split()))
-        if not 1 <= len(name) <= 80 or not name.isprintable():
-            raise DataError(f"annotator {name[:80]!r}: a name has 1 to 80 printable characters")
+        name = checked(name)
         if kind not in KINDS:
             raise DataError(f"annotator {name}: unknown kind {kind!r}; allowed: {', '.join(KINDS)}")
         row = self._named(name)
@@ -175,7 +181,7 @@ class Store(Database):
     def _named(self, name: str) -> Any:
         """The annotator of that name, whatever its capitals (SQLite's NOCASE knows those of ASCII only), or None."""
         rows = self.all("SELECT * FROM annotators ORDER BY number")
-        return next((row for row in rows if row["name"].casefold() == name.casefold()), None)
+        return next((row for row in rows if folded(row["name"]) == folded(name)), None)
 
     def annotators(self) -> list[Annotator]:
         """Everyone who has ever been asked, in the order of their coming."""
@@ -206,7 +212,7 @@ class Store(Database):
             free = self.one("SELECT count(*) FROM items WHERE taken < overlap")[0]
             had = self.one(
                 "SELECT count(*) FROM items JOIN tasks ON tasks.item = items.number "
-                "WHERE taken < overlap AND annotator = ? AND repeat = 0", number,
+                f"WHERE taken < overlap AND annotator = ? AND repeat = 0 AND {assignment.HAD}", number,
             )[0]  # fmt: skip
         else:
             free = self.one("SELECT count(*) FROM items")[0]
@@ -221,14 +227,22 @@ class Store(Database):
         Persons are asked about an item until `overlap` of them have it; a model or a simulated labeler is asked about
         every item, and counts for nobody. None where nothing is left.
         """
-        number = annotator.number
-        held = self.one("SELECT id FROM tasks WHERE annotator = ? AND open ORDER BY id LIMIT 1", number)
-        if held is None:
+        sql = "SELECT id, opened FROM tasks WHERE annotator = ? AND open ORDER BY id LIMIT 1"
+        held, stale = self.one(sql, annotator.number), time.time() - HOLD
+        if held is None or held["opened"] < stale:
             with self.transaction():
                 # asked again under the lock: the same name may be at work in another process
-                held = self.one("SELECT id FROM tasks WHERE annotator = ? AND open ORDER BY id LIMIT 1", number)
-                held = held or assignment.open_next(self, annotator, stale=time.time() - HOLD)
-        return None if held is None else self._task(held["id"], annotator)
+                held = self.one(sql, annotator.number)
+                if held is None:
+                    held = assignment.open_next(self, annotator, stale=stale)
+                else:  # whoever had left is back
+                    self.db.execute("UPDATE tasks SET opened = ? WHERE id = ?", (time.time(), held["id"]))
+        return None if held is None else self._task(held["id"])
+
+    def leave(self, annotator: Annotator) -> None:
+        """Stop for now: the open task stays this annotator's only until nothing else is left for somebody else."""
+        with self.transaction():
+            self.db.execute("UPDATE tasks SET opened = 0 WHERE annotator = ? AND open", (annotator.number,))
 
     def task_of(self, annotator: Annotator, item: str) -> Task:
         """The task of a named item, opened where it is not yet: for models, which may rank in an order of their own.
@@ -243,18 +257,17 @@ class Store(Database):
             sql = "SELECT id FROM tasks WHERE annotator = ? AND item = ? AND repeat = 0"
             held = self.one(sql, annotator.number, row["number"])
             held = held or assignment.open_task(self, annotator.number, row, repeat=False)
-        return self._task(held["id"], annotator)
+        return self._task(held["id"])
 
-    def _task(self, task: int, annotator: Annotator) -> Task:
+    def _task(self, task: int) -> Task:
         row = self.one(
             "SELECT repeat, shown, items.id, texts.* FROM tasks JOIN items ON items.number = tasks.item "
             "JOIN texts ON texts.item = tasks.item WHERE tasks.id = ?", task,
         )  # fmt: skip
         completions, order = json.loads(row["completions"]), json.loads(row["shown"])
-        done, left = self._progress(annotator)
         return Task(
             id=task, item=row["id"], prompt=json.loads(row["prompt"]), completions=[completions[i] for i in order],
-            order=order, repeat=bool(row["repeat"]), done=done, total=done + left, meta=json.loads(row["meta"]),
+            order=order, repeat=bool(row["repeat"]), meta=json.loads(row["meta"]),
         )  # fmt: skip
 
     # ----------------------------------------------------------------------------------------------------- answers
@@ -279,16 +292,17 @@ class Store(Database):
         """
         with self.transaction():
             row = self.one("SELECT * FROM tasks WHERE id = ? AND annotator = ?", task_id, annotator.number)
-            if row is None:
-                raise RunError("this task is no longer yours: it was left open too long; go on with the next one")
+            sql = "SELECT verdict, ranking, reason, better FROM answers WHERE task = ? AND withdrawn IS NULL"
+            holds = self.one(sql, task_id)
+            if row is None or not (row["open"] or holds or assignment.take_back(self, row["item"])):
+                raise RunError("this task is no longer yours: it was left, and has gone to somebody else since")
             if skip == (ranking is not None or all_bad):
                 raise DataError("an answer is a ranking, all_bad (with or without a ranking), or skip")
             given = None if ranking is None else items.text(items.dense(ranking, len(json.loads(row["shown"]))))
             verdict = "skip" if skip else "all_bad" if all_bad else "ranked"
-            values = (verdict, given, reason.strip(), better.strip())
-            if not row["open"]:
-                sql = "SELECT verdict, ranking, reason, better FROM answers WHERE task = ? AND withdrawn IS NULL"
-                if tuple(self.one(sql, task_id)) == values:
+            values = (verdict, given, _whole(reason.strip()), _whole(better.strip()))
+            if holds:
+                if tuple(holds) == values:
                     return  # the confirmation was lost on the way, and the page tried again
                 raise RunError("this task has an answer already; take it back first (undo), then answer again")
             self.db.execute(
@@ -339,7 +353,7 @@ class Store(Database):
             self.db.execute("UPDATE answers SET withdrawn = ? WHERE id = ?", (f"{now()} undo", row["answer"]))
             self.db.execute("UPDATE tasks SET open = 1, opened = ? WHERE id = ?", (time.time(), row["id"]))
             self._account(annotator, row, row["verdict"], -1)
-        return self._task(row["id"], annotator)
+        return self._task(row["id"])
 
     def rankings(
         self, *, kinds: Iterable[str] | None = None, annotators: Iterable[str] | None = None
@@ -355,7 +369,7 @@ class Store(Database):
             annotators: only these names.
         """
         kinds = None if kinds is None else set(kinds)
-        names = None if annotators is None else {name.casefold() for name in annotators}
+        names = None if annotators is None else set(map(folded, annotators))
         last = 0
         while page := self.all(
             "SELECT answers.*, shown, repeat, name, kind, items.id AS key, prompt, completions, sources, split, meta "
@@ -365,13 +379,13 @@ class Store(Database):
         ):  # fmt: skip
             last = page[-1]["id"]
             for row in page:
-                if (kinds is None or row["kind"] in kinds) and (names is None or row["name"].casefold() in names):
+                if (kinds is None or row["kind"] in kinds) and (names is None or folded(row["name"]) in names):
                     yield _ranking_row(row)
 
-    def merge(self, other: Path) -> dict[str, int]:
+    def merge(self, other: Path, names: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Take in the items, annotators and answers of another labels file; see `align.label.merging`."""
         with self.transaction():
-            found = merging.merge(self.db, Path(other), self.path)
+            found = merging.merge(self.db, Path(other), self.path, names or {})
             assignment.look_again(self)
         return found
 
@@ -386,9 +400,15 @@ def _ranking_row(row: Any) -> dict[str, Any]:
         "verdict": row["verdict"], "reason": row["reason"], "better": row["better"], "seconds": row["seconds"],
         "shown": shown, "repeat": bool(row["repeat"]), "item": row["key"],
         "sources": json.loads(row["sources"]) if row["sources"] else None,
+        "written": False,  # whatever an earlier round's export says: all these completions were shown
     }  # fmt: skip
     meta = json.loads(row["meta"])
-    return ours | {f"meta_{key}" if key in ours else key: value for key, value in meta.items()}
+    return ours | {f"meta_{key}" if key in ours or key == "votes" else key: value for key, value in meta.items()}
+
+
+def _whole(words: str) -> str:
+    """Words without half surrogate pairs, which a browser can send and SQLite cannot store."""
+    return words.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def now() -> str:

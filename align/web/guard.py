@@ -25,11 +25,14 @@ CUSTOM_HEADER = "x-align"  # a page of another origin cannot send it without bei
 
 
 class Problem(Exception):
-    """A handler's answer when a request cannot be served: an HTTP status and a sentence for the page to show."""
+    """A handler's answer when a request cannot be served: an HTTP status and a sentence for the page to show.
 
-    def __init__(self, status: int, sentence: str):
+    `more` goes with the sentence, for the page to tell one refusal from another.
+    """
+
+    def __init__(self, status: int, sentence: str, **more: Any):
         super().__init__(sentence)
-        self.status, self.sentence = status, sentence
+        self.status, self.sentence, self.more = status, sentence, more
 
 
 def is_loopback(host: str) -> bool:

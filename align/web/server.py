@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import mimetypes
+import os
 import re
 import secrets
 import socket
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     Handler = Callable[[Request, dict[str, Any]], "dict[str, Any] | Response"]
 
 STATIC = Path(__file__).parent / "static"
+TOKEN = re.compile(r"[A-Za-z0-9_.~-]{12,200}")
 PORTS_TRIED = 50  # for the free port that is proposed
 
 
@@ -54,7 +56,7 @@ class ServeArguments:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port={self.port}: a port is a number from 0 to 65535")
-        if self.token is not None and not re.fullmatch(r"[A-Za-z0-9_.~-]{12,200}", self.token):
+        if self.token is not None and not TOKEN.fullmatch(self.token):
             raise ValueError("token: 12 or more of the characters A-Z a-z 0-9 _ . ~ -, or leave it out: one is made")
 
 
@@ -111,8 +113,8 @@ def role(request: Request) -> str:
 
 
 def application(
-    routes: list[Route], *, page: Path, token: str | None, host: str, manager: bool = False
-) -> Starlette:  # fmt: skip
+    routes: list[Route], *, page: Path, token: str | None, host: str, manager: bool = False, kept: Path | None = None
+) -> Starlette:
     """The routes and a page's files behind the guard.
 
     Args:
@@ -121,18 +123,19 @@ def application(
         token: what visitors need; made here where `host` is not loopback and none is given.
         host: the address that will be listened on.
         manager: with a token, make a second one, of the manager's; see `role`.
+        kept: a file for the tokens, so that pages that are open and addresses that were sent outlive a restart.
 
     Returns:
         The application; `state.token` and `state.manager_token` are what it asks for (None: nothing).
+
+    Raises:
+        RunError: `kept` cannot be read or written.
     """
     check_installed()
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
 
-    if token is None and not is_loopback(host):
-        token = secrets.token_urlsafe(24)
-    manager_token = secrets.token_urlsafe(24) if manager and token else None
-    tokens = {"visitor": token, "manager": manager_token} if token else {}
+    tokens = _tokens(token, manager, kept) if token or not is_loopback(host) else {}
     app = Starlette(
         routes=[*routes, *_file_routes(page)],
         middleware=[Middleware(Guard, tokens=tokens, loopback=is_loopback(host))],
@@ -140,8 +143,32 @@ def application(
             Problem: _problem, ConfigError: _wrong, RunError: _refused, 404: _missing, 405: _missing, 500: _broken,
         },
     )  # fmt: skip
-    app.state.token, app.state.manager_token = token, manager_token
+    app.state.token, app.state.manager_token = tokens.get("visitor"), tokens.get("manager")
     return app
+
+
+def _tokens(token: str | None, manager: bool, kept: Path | None) -> dict[str, str | None]:
+    """The visitors' token and the manager's: given, else kept from the last start, else made."""
+    before = {}
+    if kept is not None and kept.exists():
+        try:
+            before = json.loads(kept.read_text())
+            usable = isinstance(before, dict) and all(TOKEN.fullmatch(one) for one in before.values())
+        except (OSError, ValueError, TypeError):  # a value that is no text is a TypeError
+            usable = False
+        if not usable:
+            raise RunError(f"{kept} holds no tokens that can be read; delete it, and new ones are made")
+    tokens = {"visitor": token or before.get("visitor") or secrets.token_urlsafe(24)}
+    if manager:
+        tokens["manager"] = before.get("manager") or secrets.token_urlsafe(24)
+    if kept is not None and tokens != before:
+        try:
+            kept.unlink(missing_ok=True)  # whoever may read the file can enter, so it is made anew for its owner alone
+            with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+                json.dump(tokens, stream)
+        except OSError as error:
+            raise RunError(f"{kept} cannot be written ({error.strerror}); the tokens are kept there") from error
+    return dict(tokens)
 
 
 def _file_routes(page: Path) -> list[Route]:
@@ -170,7 +197,7 @@ def _file_routes(page: Path) -> list[Route]:
 
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem), error
-    return answer({"error": error.sentence}, error.status)
+    return answer({"error": error.sentence, **error.more}, error.status)
 
 
 async def _wrong(request: Request, error: Exception) -> Response:

@@ -1,5 +1,5 @@
 // The page on which answers are ranked. Everything shown from the server becomes text nodes; see /static/base.js.
-import { api, duration, el, markdown, Refusal, typing } from "/static/base.js";
+import { api, duration, el, markdown, pressed, Refusal, typing } from "/static/base.js";
 import { moved, ordinal, placed, ranks, stepped, without } from "/ranking.js";
 
 const $ = (id) => document.getElementById(id);
@@ -7,12 +7,19 @@ const HEARTBEAT = 30000; // ms; the server gives a name free after four of them
 const KEPT = 30; // tasks whose unsaved or just saved ranks the tab remembers, for reloads and undo
 const WIDE = matchMedia("(min-width: 70rem)");
 
-let task = null; // what is asked: {id, prompt, completions}
+let task = null; // what is asked: {id, prompt, completions}, and the `key` under which the tab remembers it
+let labels = ""; // which labels are ranked: another project may be served at this address tomorrow
 let work = null; // what has been done about it: {groups, reason, better, spent}
 let tie = false; // the next one placed ties with the last
 let saving = false;
 let offline = false;
 let since = 0; // when the clock of this task last started
+
+/** A request in this tab's name: the browser may have become somebody else's in another tab. */
+function call(path, body, { timeout } = {}) {
+  const name = sessionStorage.getItem("align-name");
+  return api(path, body, { timeout, headers: name ? { "x-align-annotator": encodeURIComponent(name) } : {} });
+}
 
 // ------------------------------------------------------------------------------------------- what the tab remembers
 
@@ -28,10 +35,15 @@ function remember() {
   if (!task) return;
   count();
   const all = remembered();
-  delete all[task.id]; // to the end: the oldest goes first
-  all[task.id] = { ...work, at: Date.now() };
+  all[task.key] = { ...work, of: task.completions.length, at: Date.now() };
   const kept = Object.entries(all).sort((a, b) => b[1].at - a[1].at).slice(0, KEPT);
   sessionStorage.setItem("align-work", JSON.stringify(Object.fromEntries(kept)));
+}
+
+/** What was done about the task on the page before: by this person, about these labels, and as many answers. */
+function begun() {
+  const found = remembered()[task.key];
+  return found?.of === task.completions.length ? found : {};
 }
 
 /** Add the time since the clock started; it stands still while the page is hidden. */
@@ -83,11 +95,12 @@ function measure() {
 }
 
 function show(state) {
-  task = state.task;
+  labels = state.labels;
+  task = state.task && { ...state.task, key: `${labels} ${state.task.id} ${state.name}` };
   tie = false;
   $("login").hidden = true;
   $("leave").hidden = false;
-  $("leave").textContent = `${state.name}: leave`;
+  $("leave").replaceChildren(el("bdi", { text: state.name }), ": leave");
   $("manage").hidden = !state.manager;
   $("show-guidelines").hidden = false;
   const { done, total, per_hour: pace, seconds_left: left } = state.progress;
@@ -101,7 +114,7 @@ function show(state) {
     $("finished-text").textContent = done ? `${done} answers of yours are saved. Thank you.` : "Everything that was to be ranked has been given out.";
     return;
   }
-  work = { groups: [], reason: "", better: "", spent: 0, ...remembered()[task.id] };
+  work = { groups: [], reason: "", better: "", spent: 0, ...begun() };
   since = document.hidden ? 0 : performance.now();
   $("prompt").replaceChildren(...[side(task.prompt)].flat());
   $("answers").replaceChildren(...task.completions.map(card));
@@ -283,9 +296,9 @@ async function save({ bad = false, skip = false } = {}) {
   if (!bad && !skip && !work.groups.length) return void complain("Place at least the best answer; to say that all are equal, press e.");
   remember();
   const ranking = skip || (bad && !work.groups.length) ? null : ranks(work.groups, task.completions.length);
-  const body = { task: task.id, ranking, all_bad: bad, skip, reason: work.reason, better: work.better, seconds: work.spent };
+  const body = { labels, task: task.id, ranking, all_bad: bad, skip, reason: work.reason, better: work.better, seconds: work.spent };
   await ask(async () => {
-    const state = await api("/api/answer", body);
+    const state = await call("/api/answer", body);
     show(state);
     const what = skip ? "Skipped" : bad ? "Saved as all bad" : "Saved";
     $("status").textContent = `${what}, ${state.progress.done} of ${state.progress.total}`;
@@ -298,7 +311,7 @@ async function undo() {
   if (saving) return;
   if (task) remember();
   await ask(async () => {
-    show(await api("/api/undo", {}));
+    show(await call("/api/undo", { labels }));
     $("status").textContent = "Taken back: answer again";
     say("The last answer was taken back.");
   });
@@ -327,9 +340,9 @@ async function ask(request, prefix = "") {
 
 async function failed(error, prefix) {
   if (!(error instanceof Refusal)) throw error;
-  if (error.status === 401) return login(error.message);
+  if (error.status === 401 || error.value.other) return login(error.message);
   if (error.status === 410) {
-    await reload(); // answered in another tab, or given to somebody else
+    await reload(); // answered in another tab, given to somebody else, or of other labels than are served now
     return complain(error.message);
   }
   offline = error.status === 0;
@@ -338,7 +351,7 @@ async function failed(error, prefix) {
 }
 
 async function reload() {
-  const state = await api("/api/state");
+  const state = await call("/api/state");
   if (!state.name) throw new Refusal("Type your name to go on; what you saved is kept.", 401);
   show(state);
 }
@@ -351,15 +364,18 @@ function online() {
 // -------------------------------------------------------------------------------------------------------------- login
 
 function login(message = "", inUse = false) {
+  remember();
   task = null;
+  $("sheet").close();
   $("work").hidden = $("bar").hidden = $("finished").hidden = $("leave").hidden = $("show-guidelines").hidden = true;
   $("progress").textContent = "";
   $("login").hidden = false;
-  $("name").value ||= localStorage.getItem("align-name") || "";
+  $("name").value ||= sessionStorage.getItem("align-name") || localStorage.getItem("align-name") || "";
   $("login-error").textContent = message;
   $("login-error").hidden = !message;
   $("take-over").hidden = !inUse;
-  $("name").focus();
+  // in the middle of the work the keys that are still coming must not become a part of the name
+  $(message && $("name").value ? "begin" : "name").focus();
 }
 
 /** Under the same name as before in this tab; false where that does not work without asking. */
@@ -388,12 +404,12 @@ async function begin(event, takeOver = false) {
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     login(error.message, error.value.in_use);
+    $("name").focus();
   }
 }
 
 async function leave() {
-  remember();
-  await ask(() => api("/api/logout", {}));
+  await ask(() => call("/api/logout", {}));
   sessionStorage.removeItem("align-name");
   login();
 }
@@ -403,16 +419,34 @@ async function leave() {
 async function guidelines() {
   const { text: words } = await api("/api/guidelines");
   $("guidelines-text").replaceChildren(markdown(words));
-  const wanted = localStorage.getItem("align-guidelines");
-  toggleGuidelines(WIDE.matches && wanted !== "closed", false);
+  if (!$("sheet").open) layGuidelines();
 }
 
-function toggleGuidelines(open = $("guidelines").hidden, byHand = true) {
+/** Beside the task where there is room and they are wanted, else out of sight. */
+function layGuidelines() {
+  $("sheet").close();
+  besideTask(WIDE.matches && localStorage.getItem("align-guidelines") !== "closed");
+}
+
+function besideTask(open) {
+  $("guidelines").append($("guidelines-text"));
   $("guidelines").hidden = !open;
   $("work").classList.toggle("beside", open);
   $("show-guidelines").setAttribute("aria-expanded", String(open));
-  if (byHand && WIDE.matches) localStorage.setItem("align-guidelines", open ? "open" : "closed");
   if (task) measure();
+}
+
+/** Open or close them: where there is no room beside the task, over it, and then the keys are theirs. */
+function toggleGuidelines() {
+  if (WIDE.matches && task) {
+    besideTask($("guidelines").hidden);
+    localStorage.setItem("align-guidelines", $("guidelines").hidden ? "closed" : "open");
+  } else if ($("sheet").open) {
+    $("sheet").close();
+  } else {
+    $("sheet").append($("guidelines-text"));
+    $("sheet").showModal();
+  }
 }
 
 // --------------------------------------------------------------------------------------------------------------- keys
@@ -432,32 +466,30 @@ const KEYS = {
   u: undo,
   r: () => $("reason").focus(),
   w: () => $("better").focus(),
-  g: () => toggleGuidelines(),
+  g: toggleGuidelines,
   "?": () => $("keys").showModal(),
 };
 const WITHOUT_TASK = new Set(["u", "g", "?"]);
 
 function key(event) {
   if ($("keys").open || event.defaultPrevented) return;
-  if (event.key === "Escape") {
-    if (typing(event)) event.target.blur();
-    else if (!WIDE.matches) toggleGuidelines(false);
-    return;
-  }
-  if (event.key === "Enter" && event.ctrlKey && task) return void (event.preventDefault(), event.target.blur(), save());
+  if (event.key === "Escape") return void (typing(event) && event.target.blur());
+  if (event.key === "Enter" && event.ctrlKey && task && !$("sheet").open) return void (event.preventDefault(), event.target.blur(), save());
   if (typing(event) || event.ctrlKey || event.metaKey || event.altKey || event.isComposing || event.repeat) return;
   if (!$("login").hidden || !$("use-keys").checked) return;
   if (event.key === "Enter" && event.target.closest("button, a, summary")) return; // the button has the focus
-  const known = Object.hasOwn(KEYS, event.key) ? KEYS[event.key] : null;
-  if (known && (task || WITHOUT_TASK.has(event.key))) {
+  const known = pressed(event, KEYS);
+  if ($("sheet").open && known !== "g") return;
+  if (known && (task || WITHOUT_TASK.has(known))) {
     event.preventDefault();
-    known();
+    KEYS[known]();
     return;
   }
   // Some keyboards have the digits on Shift: what the key says comes first, where it lies second
-  const digit = /^[1-9]$/.test(event.key) ? event.key : /^Digit([1-9])$/.exec(event.code)?.[1];
-  if (!digit || !task) return;
+  const digit = /^[1-9]$/.test(event.key) ? event.key : /^Digit([0-9])$/.exec(event.code)?.[1];
+  if (!digit || !task || (digit === "0" && event.shiftKey)) return;
   event.preventDefault();
+  if (digit === "0") return void KEYS[0]();
   place(Number(digit) - 1, tie || (event.shiftKey && event.key !== digit));
 }
 
@@ -468,6 +500,8 @@ function listen() {
   document.addEventListener("visibilitychange", () => (document.hidden ? remember() : count()));
   addEventListener("pagehide", remember);
   addEventListener("resize", () => task && measure());
+  WIDE.addEventListener("change", layGuidelines);
+  $("sheet").addEventListener("close", () => $("guidelines").append($("guidelines-text")));
   for (const name of ["reason", "better"]) {
     $(name).addEventListener("input", () => {
       work[name] = $(name).value;
@@ -475,7 +509,7 @@ function listen() {
     });
   }
   const buttons = { save: () => save(), equal: KEYS.e, bad: KEYS.b, skip: KEYS.s, back: takeBack, undo, "undo-last": undo, leave,
-    "show-guidelines": () => toggleGuidelines(), "hide-guidelines": () => toggleGuidelines(false), "show-keys": KEYS["?"],
+    "show-guidelines": toggleGuidelines, "hide-guidelines": toggleGuidelines, "show-keys": KEYS["?"],
     "look-again": () => ask(reload) };
   for (const [name, action] of Object.entries(buttons)) $(name).addEventListener("click", (event) => act(event, action));
   $("login").addEventListener("submit", begin);
@@ -488,9 +522,11 @@ function listen() {
 async function heartbeat() {
   if (!$("login").hidden || saving) return;
   try {
-    await api("/api/alive", {}, { timeout: 10000 });
+    await call("/api/alive", {}, { timeout: 10000 });
     online();
   } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    if (error.value.other) return login(error.message);
     if (error.status === 401 && !(await again().catch(() => true))) login("Your name was taken over in another browser, or the server was started anew.");
     else if (error.status === 0) await failed(error, "");
   }
@@ -499,8 +535,8 @@ async function heartbeat() {
 async function start() {
   listen();
   try {
-    let state = await api("/api/state");
-    if (!state.name && (await again())) state = await api("/api/state");
+    let state = await call("/api/state");
+    if (!state.name && (await again())) state = await call("/api/state");
     if (!state.name) return login();
     sessionStorage.setItem("align-name", state.name);
     show(state);

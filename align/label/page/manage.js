@@ -14,7 +14,7 @@ function table(node, heads, rows) {
 
 function show(found) {
   $("shown").hidden = false;
-  const figures = [["items", found.counts.items], ["still wanted", found.counts.wanted], ["answers", found.counts.answers]];
+  const figures = [["items", found.counts.items], ["still wanted", found.counts.wanted], ["in hand", found.counts.in_hand], ["answers", found.counts.answers]];
   $("counts").replaceChildren(...figures.map(([name, n]) => el("div", {}, el("dt", { text: name }), el("dd", { text: number(n) }))));
   const people = found.annotators.map((a) => [
     a.name, a.live ? "at work" : a.kind === "person" ? "away" : a.kind, `${number(a.done)} of ${number(a.total)}`,

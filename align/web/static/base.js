@@ -18,11 +18,11 @@ export class Refusal extends Error {
 }
 
 /** GET `path`, or POST `body` to it as JSON; returns the JSON answer, or throws a Refusal with a sentence. */
-export async function api(path, body, { timeout = 30000 } = {}) {
-  const options = { signal: AbortSignal.timeout(timeout), credentials: "same-origin", cache: "no-store" };
+export async function api(path, body, { timeout = 30000, headers = {} } = {}) {
+  const options = { signal: AbortSignal.timeout(timeout), credentials: "same-origin", cache: "no-store", headers };
   if (body !== undefined) {
     options.method = "POST";
-    options.headers = { "content-type": "application/json", "x-align": "1" };
+    options.headers = { "content-type": "application/json", "x-align": "1", ...headers };
     options.body = JSON.stringify(body);
   }
   let response, value;
@@ -55,6 +55,15 @@ export function typing(event) {
   return node instanceof HTMLElement && (node.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(node.tagName));
 }
 
+/** Which of `keys` was pressed, or undefined: what the key says, in capitals or not; where it says no Latin letter
+ * or sign at all, the letter that lies there on a Latin keyboard. */
+export function pressed(event, keys) {
+  const names = [event.key, event.key.toLowerCase()];
+  const other = !/[\x20-\x7e\p{Script=Latin}]/u.test(event.key) && !event.getModifierState("AltGraph");
+  if (other) names.push(/^Key([A-Z])$/.exec(event.code)?.[1].toLowerCase());
+  return names.find((name) => Object.hasOwn(keys, name));
+}
+
 /** Markdown's headings, lists, paragraphs, **bold**, *emphasis* and `code`, as nodes. All else stays text. */
 export function markdown(text) {
   const out = document.createDocumentFragment();
@@ -65,17 +74,17 @@ export function markdown(text) {
       const heading = /^(#{1,4})\s+(.*)$/.exec(line);
       const item = /^\s*(?:[-*]|(\d+)[.)])\s+(.*)$/.exec(line);
       if (heading) {
-        out.append(el(`h${Math.min(heading[1].length + 1, 5)}`, {}, ...inline(heading[2])));
+        out.append(el(`h${Math.min(heading[1].length + 1, 5)}`, { dir: "auto" }, ...inline(heading[2])));
         list = paragraph = null;
       } else if (item) {
         const tag = item[1] ? "ol" : "ul";
-        if (!list || list.tagName.toLowerCase() !== tag) out.append((list = el(tag)));
+        if (!list || list.tagName.toLowerCase() !== tag) out.append((list = el(tag, { dir: "auto" })));
         list.append(el("li", {}, ...inline(item[2])));
         paragraph = null;
       } else if (line.trim() && list) {
         list.lastChild.append(" ", ...inline(line.trim()));
       } else if (line.trim()) {
-        if (!paragraph) out.append((paragraph = el("p")));
+        if (!paragraph) out.append((paragraph = el("p", { dir: "auto" })));
         else paragraph.append(" ");
         paragraph.append(...inline(line.trim()));
       }
