@@ -102,6 +102,9 @@ def test_models_are_left_out_where_people_have_ranked_and_it_is_said(labels, tmp
     assert "20 rows to train (" in out and " 8 rows to test (8 ranked), by 2 people; train with" in out
     assert "1 all bad, 1 skipped)" in out
     assert "left out: 14 rows by 1 model; --kinds person model takes them too\n" in out
+    card = json.loads((tmp_path / "a/card.json").read_text())  # how far the model agrees is told all the same
+    assert card["left_out"] == ["judge-7b"] and card["agreement"]["models"]["judge-7b"]["items"]
+    assert "Their rankings are not among the rows: judge-7b." in (tmp_path / "a/README.md").read_text()
     rows = [row for row in source.read(str(labels)) if row["kind"] == "model" or row["verdict"] == "skip"]
     assert export.without_models(rows) == (rows, []), "a model alone is what there is"
 

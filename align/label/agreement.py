@@ -99,7 +99,8 @@ def who(row: dict) -> str:
     return str(row.get("annotator") or "unknown")
 
 
-def _item(row: dict) -> str:
+def item_of(row: dict) -> str:
+    """The item that a row ranks: by its id, else by what is ranked."""
     return str(row.get("item") or rankings.item_key(row))
 
 
@@ -114,7 +115,7 @@ def opinions(rows: Iterable[dict], *, repeats: bool = False) -> dict[str, dict[s
     for row in rows:
         said = ranks(row)
         if said is not None and bool(row.get("repeat")) == repeats:
-            out[_item(row)].setdefault(who(row), said)
+            out[item_of(row)].setdefault(who(row), said)
     return out
 
 
@@ -254,7 +255,7 @@ def summary(rows: Iterable[dict]) -> dict[str, Any]:
     }
     return {
         "rankings": len(rows),
-        "items": len({_item(row) for row in rows}),
+        "items": len({item_of(row) for row in rows}),
         "shared": sum(len(one) > 1 for one in said.values()),
         "verdicts": dict(Counter(str(row.get("verdict") or "ranked") for row in rows)),
         "people": _among([(one, one) for one in of_people.values()]),

@@ -95,6 +95,8 @@ def readme(facts: dict[str, Any]) -> str:
     sizes = ", ".join(f"{size} in {count:,} rows" for size, count in facts["completions"].items())
     both = facts["prompts_in_both_splits"]
     warning = f"\n\n**{both:,} prompts are in both splits.**" if both else ""
+    left = facts.get("left_out")
+    left_out = f"\n\nTheir rankings are not among the rows: {', '.join(left)}." if left else ""
     columns = [[f"`{name}`", COLUMNS.get(name, "from the rows that were ranked")] for name in facts["columns"]]
     parts = [
         f"# {facts['title']}",
@@ -104,7 +106,7 @@ def readme(facts: dict[str, Any]) -> str:
         f"## Agreement\n\n{_markdown([['measure', 'value (95 % interval)'], *figures.lines(found)])}\n\n"
         "Kendall's tau-b (Kendall 1945) and raw agreement are means over items; Krippendorff's alpha (Krippendorff "
         "2011) is over pairs of completions, with the values better, tie and worse.",
-        f"## Annotators\n\n{_markdown(figures.table(found))}",
+        f"## Annotators\n\n{_markdown(figures.table(found))}{left_out}",
         f"## Columns\n\n{_markdown([['column', 'what'], *columns])}",
         "## Use\n\n```bash\npython recipes/reward.py --dataset_name <this data set> --model_name_or_path <SFT model> "
         "--output_dir runs/mine/reward\n```",

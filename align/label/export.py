@@ -165,6 +165,7 @@ def write(
     keep_names: bool = False,
     test_split_size: float | None = None,
     seed: int = 0,
+    compared: Iterable[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Write `data/<split>.jsonl`, `card.json` and `README.md` into `folder`, a run's own.
 
@@ -173,6 +174,7 @@ def write(
         title: of the card.
         guidelines: what annotators were asked, as Markdown.
         aggregate, keep_names, test_split_size, seed: as `ExportConfig` explains.
+        compared: rows that are not written (models', say); the card tells how far their annotators agree with the rest.
 
     Returns:
         Metrics for the run's record: rows and prompts of each split, verdicts, and the agreement's figures.
@@ -186,13 +188,15 @@ def write(
     if not keep_names:
         names = pseudonyms(rows)
         rows = [{**row, "annotator": names.get(str(row.get("annotator")))} for row in rows]
-    found = agreement.summary(rows)  # before written answers are added: one annotator's only
+    items = {agreement.item_of(row) for row in rows}
+    compared = [row for row in compared if agreement.item_of(row) in items]
+    found = agreement.summary([*rows, *compared])  # before written answers are added: one annotator's only
     rows = alike([with_written(row) for row in rows])
     parts = split(rows, test_split_size, seed)
     if aggregate == "majority":
         parts = {name: rankings.majority(rankings.judged(part, name, (), Counter())) for name, part in parts.items()}
     parts = {name: [_ordered(row) for row in part] for name, part in parts.items()}
-    facts = card(parts, found, title, guidelines)
+    facts = card(parts, found, title, guidelines) | {"left_out": sorted({str(row["annotator"]) for row in compared})}
     (Path(folder) / "data").mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         if part:
@@ -205,7 +209,8 @@ def write(
 
 def _metrics(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     group = found["people"] if found["people"]["items"] else found["everybody"]
-    metrics: dict[str, Any] = {"annotators": len(found["annotators"]), "items": found["items"]}
+    written = len(found["annotators"]) - len(facts["left_out"])
+    metrics: dict[str, Any] = {"annotators": written, "items": found["items"]}
     for name, counts in facts["splits"].items():
         metrics |= {f"{name}_{key}": count for key, count in counts.items()}
     metrics |= {"shared_items": group["items"], "tau_b": group["tau_b"], "raw_agreement": group["raw"]}
@@ -252,7 +257,7 @@ def main(argv: list[str]) -> None:
         metrics = write(
             rows, args.output_dir, title=f"Rankings: {Path(args.output_dir).name}",
             guidelines=guidelines_of(args.source), aggregate=args.aggregate, keep_names=args.keep_names,
-            test_split_size=args.test_split_size, seed=args.seed,
+            test_split_size=args.test_split_size, seed=args.seed, compared=left,
         )  # fmt: skip
         run.finish("complete", metrics=metrics)
     print(told(args.output_dir, metrics, rows, left))
