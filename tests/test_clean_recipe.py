@@ -367,7 +367,7 @@ def test_interrupted_it_says_how_it_goes_on(world):
     process = subprocess.Popen(
         [*map(str, command), *SMALL, "--workers", "2"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )  # fmt: skip
-    wait_for(lambda: process.poll() is not None or (world / "stopped/work/logs/read/completions").is_dir())
+    wait_for(lambda: process.poll() is not None or (world / "stopped/work/logs/read").is_dir())
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
