@@ -15,6 +15,7 @@ import numpy as np
 
 Z95 = NormalDist().inv_cdf(0.975)
 DRAWS = 2000  # of every bootstrap
+ANY, POSITIVE, SHARE = (-math.inf, math.inf), (0.0, math.inf), (0.0, 1.0)  # what a measure's values can be
 # 97.5 % points of Student's t for 1 to 10 degrees of freedom; above, Cornish and Fisher's expansion is good to 1e-3
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
@@ -60,7 +61,7 @@ def mean(values: Any, *, seed: int = 0) -> Estimate | None:
     return estimate(float(array.mean()), float(low), float(high), len(array))
 
 
-def over_seeds(values: Any, *, share: bool = False, seed: int = 0) -> Estimate | None:
+def over_seeds(values: Any, *, within: tuple[float, float] = ANY, seed: int = 0) -> Estimate | None:
     """Mean over seeds and prompts, with a bootstrap interval over both.
 
     Each draw takes N prompts (the same for every seed: they are crossed) and S seeds. A few seeds resampled as they are
@@ -70,7 +71,7 @@ def over_seeds(values: Any, *, share: bool = False, seed: int = 0) -> Estimate |
     Args:
         values: [S, N], one row a seed. A prompt that has no value (NaN) for some seed is left out for all, and so is a
             seed that has none at all; `n` counts the prompts that are left.
-        share: the values lie in [0, 1], and so must the interval.
+        within: the bounds of what the values can be, and so of the interval: `ANY`, `POSITIVE`, `SHARE`.
     """
     table = np.atleast_2d(np.asarray(values, dtype=float))
     table = table[~np.isnan(table).all(1)]
@@ -86,9 +87,7 @@ def over_seeds(values: Any, *, share: bool = False, seed: int = 0) -> Estimate |
     over_prompts = table.mean(0)[picks].mean(1)
     chosen = deviations[rng.integers(0, seeds, (DRAWS, seeds))].mean(1)
     low, high = np.quantile(over_prompts + widen * chosen, (0.025, 0.975))
-    if share:
-        low, high = max(low, 0.0), min(high, 1.0)
-    return estimate(centre, float(low), float(high), prompts)
+    return estimate(centre, max(float(low), within[0]), min(float(high), within[1]), prompts)
 
 
 def two_proportions(right_a: float, n_a: int, right_b: float, n_b: int) -> float:

@@ -233,6 +233,12 @@ def test_over_optimisation_is_not_read_into_noise():
     assert not stats.turns_down([([1.0] * 3, [1.0] * 3), ([2.0] * 3, [0.5] * 3)])
 
 
+def test_an_interval_over_seeds_lies_where_the_values_can():
+    """KL of 1.4, 3.5 and 2.1 nats: Student's interval over three seeds alone would begin at -0.3."""
+    values = np.tile([[1.4], [3.5], [2.1]], (1, 50))
+    assert stats.over_seeds(values)["low"] < 0 == stats.over_seeds(values, within=stats.POSITIVE)["low"]
+
+
 def test_a_judge_without_verdicts_is_said_so(tmp_path):
     settings = [fake_setting(m, 0.1, [[1.0] * 60] * 2, tmp=tmp_path) for m in ("PPO", "DPO")]
     for setting in settings:

@@ -24,7 +24,10 @@ from align.evaluate import policy, wins
 from align.evaluate.judge import Endpoint
 from align.evaluate.policy import Bench, Rows, by_prompt
 
-MEASURES = ("reward", "gold", "kl", "length", "stops", "repetition")
+MEASURES = {
+    "reward": stats.ANY, "gold": stats.ANY, "kl": stats.POSITIVE, "length": stats.POSITIVE,
+    "stops": stats.SHARE, "repetition": stats.SHARE,
+}  # fmt: skip
 OF_A_RUN = (*MEASURES, "entropy", "kl_per_token", "distinct_1", "distinct_2")
 
 
@@ -82,10 +85,9 @@ def of_setting(setting: Setting, sft: Rows, rows: dict[Path, Rows], endpoint: En
         "runs": runs,
     }  # fmt: skip
     if setting.rows:
-        shares = ("stops", "repetition")
         entry |= {
-            key: stats.over_seeds(setting.table(key), share=key in shares)
-            for key in MEASURES
+            key: stats.over_seeds(setting.table(key), within=within)
+            for key, within in MEASURES.items()
             if _has(setting.rows[0], key)
         }
         complete = [run for run in runs if run["status"] == "complete"]
@@ -180,7 +182,7 @@ def head_to_head(a: Setting, b: Setting, endpoint: Endpoint | None, which: Any =
     key = wins.judges(mine[0], endpoint)[0]
     table = wins.table(mine, theirs, key, endpoint)
     table = table if which is None else table[:, which]
-    rate = stats.over_seeds(table, share=True)
+    rate = stats.over_seeds(table, within=stats.SHARE)
     found = {"a": a.label, "b": b.label, "kl_a": a.kl, "kl_b": b.kl, "judge": key, "win_rate": rate, "seeds": seeds}
     if rate is None:
         return found | {"length_controlled": None, "prompts_needed": None, "verdict": "no usable verdict"}

@@ -54,7 +54,7 @@ def win_rates(a: list[Rows], b: list[Rows], endpoint: Endpoint | None = None) ->
     that decides, with an interval over prompts."""
     found: dict[str, Any] = {}
     for key in judges(a[0], endpoint):
-        found[key] = stats.over_seeds(table(a, b, key, endpoint), share=True)
+        found[key] = stats.over_seeds(table(a, b, key, endpoint), within=stats.SHARE)
     if found:
         first = next(iter(found))
         others = b if len(b) == len(a) else [b[0]] * len(a)
