@@ -17,10 +17,6 @@ from typing import Any
 
 from align.config import DataError
 
-TIES = ("drop", "half")
-WEIGHTS = ("prompt", "pair")
-AGGREGATES = ("each", "majority")
-
 
 @dataclass(frozen=True)
 class Pairing:

@@ -41,7 +41,7 @@ class ExportConfig:
         default="each",
         metadata={
             "help": "One row for each annotator and item; or for each pair of completions, ranked by the majority.",
-            "choices": list(rankings.AGGREGATES),
+            "choices": ["each", "majority"],
         },
     )
     keep_names: bool = field(
