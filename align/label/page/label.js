@@ -501,7 +501,7 @@ function listen() {
   addEventListener("pagehide", remember);
   addEventListener("resize", () => task && measure());
   WIDE.addEventListener("change", layGuidelines);
-  $("sheet").addEventListener("close", () => $("guidelines").append($("guidelines-text")));
+  $("sheet").addEventListener("close", () => $("sheet").open || $("guidelines").append($("guidelines-text"))); // said late
   for (const name of ["reason", "better"]) {
     $(name).addEventListener("input", () => {
       work[name] = $(name).value;
