@@ -13,7 +13,11 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+from hypothesis import settings
 
+# The same examples every time; `pytest --hypothesis-profile default` looks for others
+settings.register_profile("fixed", derandomize=True)
+settings.load_profile("fixed")
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = [
     "the",

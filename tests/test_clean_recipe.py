@@ -261,6 +261,41 @@ def test_reviewers_decisions_win_on_the_next_run(world, tmp_path):
 
 
 @pytest.mark.slow
+def test_people_say_which_near_duplicates_are_copies(tmp_path):
+    """Each is shown beside what was kept; no copy: both stay from then on; a copy: it stays out. The rule is graded."""
+    from align.clean.decisions import Decisions
+    from align.clean.waiting import Queue
+
+    pairs = [(page(seed), alike(page(seed))) for seed in range(4)]
+    texts = [text for pair in pairs for text in pair]
+    write_rows(tmp_path / "a.jsonl", [{"text": f"{text} Write to ann@x.org."} for text in texts])
+    arguments = ["--input", tmp_path / "a.jsonl", "--output_dir", tmp_path / "run", "--workers", "1"]
+    run_recipe("clean", *arguments)
+    kept = [f"{one} Write to <email>." for one, _ in pairs]
+    assert [row["text"] for row in rows(tmp_path / "run")] == kept
+    queue = Queue(tmp_path / "run")
+    ids = {queue.text(document).replace("ann@x.org", "<email>"): document for document in queue.ids("near_duplicates")}
+    copies = [f"{other} Write to <email>." for _, other in pairs]
+    assert sorted(ids) == sorted(copies)
+    for one, other in zip(kept, copies, strict=True):
+        beside = queue.show(ids[other])["beside"]
+        assert "".join(piece["text"] for piece in beside["pieces"]) == one
+    decisions = Decisions(queue.decisions_path)
+    for text, decision in zip(copies, ("keep", "drop", "drop"), strict=False):
+        decisions.add(ids[text], decision, reviewer="ann", rule="near_duplicates")
+    for skipped in ([], ["--skip", "near"]):
+        run_recipe("clean", *arguments, "--overwrite", *skipped)
+        left = [kept[0], copies[0], *kept[1:]] + ([copies[3]] if skipped else [])
+        assert [row["text"] for row in rows(tmp_path / "run")] == left
+        if not skipped:
+            card = json.loads((tmp_path / "run/card.json").read_text())
+            near = next(rule for rule in card["review"]["rules"] if rule["rule"] == "near_duplicates")
+            assert (near["flagged"], near["reviewed"], near["recall"]) == (4, 3, None)
+            assert near["precision"]["value"] == pytest.approx(2 / 3)
+            assert step(tmp_path / "run", "near-duplicates")["dropped"] == {"near_duplicate": 3}
+
+
+@pytest.mark.slow
 def test_broken_files_stop_or_are_counted(world, tmp_path):
     data = gzip.compress("".join(json.dumps({"text": page(n)}) + "\n" for n in range(2000, 2200)).encode(), 1)
     (tmp_path / "raw").mkdir()

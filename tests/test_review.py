@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, write_rows
+from hypothesis import given
+from hypothesis import strategies as st
 
+from align.clean import marked
 from align.clean.decisions import Decisions
 from align.clean.review import Review, ReviewArguments, app
 from align.clean.waiting import AROUND, LEAD, STEP, WHOLE, Queue, pieces, quality
@@ -98,6 +101,41 @@ def test_a_document_that_several_rules_flagged_is_one_with_several_reasons(tmp_p
     assert queue.ids(why="audit") == []
 
 
+def test_of_a_pair_the_words_are_marked_that_the_other_one_lacks(tmp_path):
+    rows = [
+        row(1, "One. A red cat sat. Two.", spans=[[0, 3]], rule="near_duplicates", why="audit", verdict="drop",
+            beside={"id": "b", "source": "kept.jsonl", "text": "One. A blue cat sat down. Two."}),
+        row(2, "alone"),
+    ]  # fmt: skip
+    queue = Queue(make_run(tmp_path, rows))
+    shown = queue.show(f"{1:016x}")
+    assert joined(shown["pieces"], True) == "red" and joined(shown["beside"]["pieces"], True) == "blue down"
+    assert joined(shown["beside"]["pieces"]) == "One. A blue cat sat down. Two."
+    assert (shown["beside"]["id"], shown["beside"]["length"]) == ("b", 30)
+    assert joined(queue.part(f"{1:016x}", 0, 99, beside=True)) == "One. A blue cat sat down. Two."
+    assert queue.show(f"{2:016x}")["beside"] is None
+    with pytest.raises(IndexError):
+        queue.part(f"{2:016x}", 0, 9, beside=True)
+
+
+@given(st.lists(st.sampled_from(["a", "b", " ", ".", "\n", "ä", "word", "? "]), max_size=40), st.data())
+def test_without_its_marks_either_of_a_pair_is_the_same(parts, data):
+    other = [data.draw(st.sampled_from(["", part, part, part + "x ", "a b. "])) for part in parts]
+    texts = "".join(parts), "".join(other)
+    spans = marked.apart(*texts)
+    assert len({joined(pieces(text, held), False) for text, held in zip(texts, spans, strict=True)}) == 1
+
+
+def test_long_copies_are_compared_in_seconds():
+    """Sentences first: 5 MB with a word changed in each hundredth sentence."""
+    sentences = [f"This is sentence {number} of a long page, and it ends here. " for number in range(80_000)]
+    other = [s.replace("ends", "stops") if number % 100 == 50 else s for number, s in enumerate(sentences)]
+    begun = time.monotonic()
+    spans, others = marked.apart("".join(sentences), "".join(other))
+    assert len(spans) == len(others) == 800 and sum(end - start for start, end in spans) == 800 * 4
+    assert time.monotonic() - begun < 60
+
+
 def test_the_order_is_shuffled_and_always_the_same(tmp_path):
     rows = [row(number, "x") for number in range(50)]
     one, two = Queue(make_run(tmp_path / "1", rows)), Queue(make_run(tmp_path / "2", rows[::-1]))
@@ -171,6 +209,17 @@ def test_a_document_flagged_twice_counts_once_for_each_rule_and_once_for_all():
     a, b, every = quality(rows, Said(a="drop", k="keep"))
     assert [entry["flagged"] for entry in (a, b, every)] == [1, 1, 1]
     assert every["recall"]["value"] == 1 and every["recall"]["n"] == 1
+
+
+def test_copies_have_a_precision_and_count_in_no_rules_recall():
+    """Two of three are copies; of the one bad page nothing was missed by A."""
+    rows = [{"id": str(i), "rule": "near_duplicates", "reason": "n", "verdict": "drop", "weight": 5} for i in range(3)]
+    rows += [{"id": "a", "rule": "A", "verdict": "drop", "weight": 1}, {"id": "k", "verdict": "keep", "weight": 9}]
+    a, near, every = quality(rows, Said({"0": "drop", "1": "drop", "2": "keep", "a": "drop", "k": "keep"}))
+    assert near["precision"]["value"] == pytest.approx(2 / 3) and near["recall"] is None
+    assert a["recall"]["value"] == every["recall"]["value"] == 1 and every["precision"]["value"] == pytest.approx(
+        11 / 16
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- the server
@@ -249,6 +298,7 @@ TEXTS = {
     3: "Zwölf Boxkämpfer 😀 jagen Viktor\n\n  quer über den großen Sylter Deich. NUL \x00 and half \ud800.",
     4: "word " * 40_000 + "the rude part " + "more " * 5_000,
     5: "a kept page about cats and mats",
+    6: "the same page with one odd word. " * 1500,
 }
 
 
@@ -277,6 +327,15 @@ def server(tmp_path):
         ),
         row(4, TEXTS[4], why="audit", verdict="drop", weight=3.0, spans=[[long, long + 4]]),
         row(5, TEXTS[5], rule="", reason="", detail="", why="audit", verdict="keep", weight=40.0),
+        row(
+            6,
+            TEXTS[6],
+            rule="near_duplicates",
+            reason="near_duplicate",
+            why="audit",
+            verdict="drop",
+            beside={"id": f"{7:016x}", "source": SCRIPT, "text": TEXTS[6] + f"<i>{SCRIPT}"},
+        ),
     ]
     started = Server(make_run(tmp_path / "clean", rows))
     yield started
@@ -333,7 +392,7 @@ def test_keep_drop_and_undo_by_keyboard_are_on_the_disk_when_the_page_says_so(pa
     assert shown_id(page) == second and decided(server) == {first: "keep"}
     page.reload()
     page.wait_for_selector("#text:not(:empty)")
-    until(lambda: page.text_content("#progress").startswith("1 of 5 documents decided"))
+    until(lambda: page.text_content("#progress").startswith("1 of 6 documents decided"))
     assert shown_id(page) != first
     press(page, "u", "Taken back")  # also what was decided before the reload
     assert shown_id(page) == first and decided(server) == {}
@@ -373,6 +432,26 @@ def test_a_long_document_shows_its_span_and_opens_by_hand(page, server):
     until(lambda: len(page.text_content("#text")) > 20000)
     page.keyboard.press("j")
     page.wait_for_selector("#text mark.here")
+
+
+def test_a_near_duplicate_is_shown_beside_what_was_kept(page, server):
+    page.select_option("#rule", "near_duplicates")
+    page.wait_for_selector("#document.pair #beside-text:not(:empty)")
+    assert page.is_hidden("#where") and f"{6:016x}" in page.inner_text("#goes")
+    assert f"{7:016x}" in page.inner_text("#beside") and "Is it a copy?" in page.inner_text("#reasons")
+    assert page.locator("#text mark").count() == 0 and "<i><script>" in page.inner_text("#beside-text mark")
+    left, right = (page.locator(f"#{name}").bounding_box() for name in ("text", "beside-text"))
+    assert left["x"] + left["width"] < right["x"] and abs(left["y"] - right["y"]) < 2
+    page.locator("#beside-text .gap").first.click()
+    until(lambda: len(page.text_content("#beside-text")) > 20_000)
+    assert len(page.text_content("#text")) < 10_000, "the other one is as it was"
+    page.keyboard.press("j")
+    page.wait_for_selector("#beside-text mark.here")
+    press(page, "d", "Saved: dropped")
+    assert decided(server) == {f"{6:016x}": "drop"}
+    page.select_option("#rule", "")
+    page.wait_for_selector("#document:not(.pair) #where:not([hidden])")
+    assert page.is_hidden("#beside") and page.is_hidden("#goes")
 
 
 def test_the_filter_skipping_and_the_table_of_rules(page, server):

@@ -20,6 +20,7 @@ from datatrove.pipeline.writers import JsonlWriter
 from align.clean.verdict import Verdict
 
 DECISION = "_decision"  # a reviewer's: keep or drop
+PAIR = "_pair"  # the decision is about the document beside the one it resembles: is it a copy?
 FLAGGED = "_flagged"  # a rule has said drop or review of a document that a reviewer has decided on
 COLUMNS = "columns"  # a row's columns but the text, as JSON, exactly as they were: nothing of ours is among them
 COUNTED = "_counted"  # the source under which the card counts a document
@@ -37,6 +38,7 @@ class Sink:
         self.path = path
         self.stream: Any = None
         self.raw: Any = None
+        self.size = 0  # bytes, before they are packed
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a line."""
@@ -45,7 +47,7 @@ class Sink:
             self.raw = self.stream = self.path.open("wb")
             if self.path.suffix == ".gz":
                 self.stream = gzip.GzipFile(filename="", mode="wb", compresslevel=4, fileobj=self.raw, mtime=0)
-        self.stream.write(orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE))
+        self.size += self.stream.write(orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE))
 
     def __enter__(self) -> Sink:
         # What an interrupted task left here is not this task's: it may have had more to write

@@ -24,6 +24,7 @@ STEPS = (
 )  # fmt: skip
 # Those that people can review: they judge one document by itself, or take lines out of it
 REVIEWED = tuple(step for step in STEPS if step not in ("repair", "exact", "near", "personal"))
+COPIES = "near_duplicates"  # the rule as reviewers know it: they see a document beside the one kept in its place
 # Settings that are shares or probabilities
 SHARES = (
     "max_duplicate_lines", "max_duplicate_paragraphs", "max_duplicate_line_characters",

@@ -2,7 +2,9 @@
 
 Exact: a 64-bit hash of the text; the first document in input order stays. Near: MinHash with datatrove's pairs and
 clusters; of each cluster the first document stays, or those that a reviewer decided to keep. A cluster is transitive
-(A like B, B like C), so its ends may be less alike than the setting says; that is FineWeb's rule as well.
+(A like B, B like C), so its ends may be less alike than the setting says; that is FineWeb's rule as well. Reviewers
+see a sample of what went beside what stayed; a document that they say is no copy stays besides, one that they say is a
+copy goes, and neither is what another one is removed for.
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ from datatrove.pipeline.dedup import (
 )
 from datatrove.utils.text import TextNormConfig, simplify_text
 
-from align.clean.blocks import DECISION, Block, Sink, stopped
-from align.clean.config import RuleConfig
+from align.clean.blocks import DECISION, PAIR, Block, Largest, Sink, stopped
+from align.clean.config import COPIES, RuleConfig
 from align.clean.tally import Tally
-from align.clean.verdict import Verdict
+from align.clean.verdict import REVIEWER, Verdict
 from align.clean.words import tokenizer
 
 BUFFERED = 4096  # signatures that are read at once; datatrove's default of 5 makes a Python call for every 70 bytes
@@ -132,7 +134,7 @@ def near_clusters(run: Path, rules: RuleConfig) -> list[PipelineStep]:
 
 class Choose(Block):
     """Replaces datatrove's choice of who stays (the union-find's root) by the first document of each cluster in input
-    order, or all that a reviewer decided to keep."""
+    order, or all that a reviewer decided to keep. Those that a reviewer has compared are not chosen from."""
 
     def __init__(self, run: Path):
         super().__init__("clusters", run)
@@ -141,31 +143,35 @@ class Choose(Block):
         """Rewrite the `.remove` files."""
         folder = self.folder / "work/near/clusters"
         files = sorted(folder.glob("*.clusters"))
-        preferred = self._preferred()
+        decided = self._decided()
+        preferred = {at for at, said in decided.items() if said == "keep"}
         keepers: dict[int, tuple[int, int]] = {}
         sizes: Counter[int] = Counter()
         for file in files:
             for doc, cluster in _pairs(file):
                 at = int(file.stem), doc
                 sizes[cluster] += 1
+                if decided.get(at) in ("copy", "apart"):
+                    continue
                 if cluster not in keepers or (at in preferred and keepers[cluster] not in preferred):
                     keepers[cluster] = at
         for file in files:
-            number = int(file.stem)
-            gone = [doc for doc, cluster in _pairs(file) if keepers[cluster] != (number, doc)]
-            kept = [doc for doc in gone if (number, doc) in preferred]
-            out = b"".join(struct.pack("<I", doc) for doc in gone if doc not in kept)
+            shard = int(file.stem)
+            others = [doc for doc, cluster in _pairs(file) if keepers.get(cluster) != (shard, doc)]
+            gone = [doc for doc in others if decided.get((shard, doc)) not in ("keep", "apart")]
+            out = b"".join(struct.pack("<I", doc) for doc in gone)
             (folder / f"{file.stem}.remove").write_bytes(out)
         tally = Tally(self.step)
         for size, count in Counter(sizes.values()).items():
             tally.add("sizes", str(size), count)
         tally.save(self.counts, rank)
 
-    def _preferred(self) -> set[tuple[int, int]]:
-        """(shard, document) of what a reviewer decided to keep."""
-        found = set()
-        for file in sorted((self.folder / "work/near/preferred").glob("*.jsonl")):
-            found |= {(int(file.stem), json.loads(line)["index"]) for line in file.read_text().splitlines()}
+    def _decided(self) -> dict[tuple[int, int], str]:
+        """What reviewers said, by (shard, document): `keep`; of one that they compared `apart` (no copy) or `copy`."""
+        found = {}
+        for file in sorted((self.folder / "work/near/decided").glob("*.jsonl")):
+            for row in map(json.loads, file.read_text().splitlines()):
+                found[int(file.stem), row["index"]] = row["said"]
         return found
 
 
@@ -173,18 +179,19 @@ def _pairs(file: Path) -> Iterator[tuple[int, int]]:
     return struct.iter_unpack("<2I", file.read_bytes())
 
 
-class Preferred(Block):
-    """Notes which documents a reviewer decided to keep, by their place in the shard."""
+class Decided(Block):
+    """Notes which documents a reviewer has decided on, by their place in the shard."""
 
     def __init__(self, run: Path):
-        super().__init__("preferred", run)
+        super().__init__("decided", run)
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Pass everything on."""
-        with Sink(self.folder / "work/near/preferred" / f"{rank:05d}.jsonl") as sink:
+        with Sink(self.folder / "work/near/decided" / f"{rank:05d}.jsonl") as sink:
             for index, doc in enumerate(data):
-                if doc.metadata.get(DECISION) == "keep":
-                    sink.write({"index": index})
+                if decision := doc.metadata.get(DECISION):
+                    compared = "apart" if decision == "keep" else "copy"
+                    sink.write({"index": index, "said": compared if PAIR in doc.metadata else decision})
                 yield doc
 
 
@@ -193,12 +200,14 @@ class Distinct(Block):
 
     Args:
         quiet: count and write nothing: the same documents were removed, and counted, in an earlier stage.
+        audit: how many near-duplicates to offer to the reviewers' sample.
     """
 
-    def __init__(self, step: str, run: Path, remove: PipelineStep, quiet: bool = False):
+    def __init__(self, step: str, run: Path, remove: PipelineStep, quiet: bool = False, audit: int = 0):
         super().__init__(step, run)
         self.remove: Any = remove
         self.quiet = quiet
+        self.audit = audit
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Pass on what is left."""
@@ -206,10 +215,16 @@ class Distinct(Block):
             yield from self.remove.run(data, rank, world_size)
             return
         tally = Tally(self.step)
+        audit = Largest(self.audit, self.folder / "work" / "queue" / self.step / f"audit-{rank:05d}.jsonl")
         with self.dropped(rank) as dropped:
-            self.remove.exclusion_writer = _Excluded(tally, dropped)
+            self.remove.exclusion_writer = excluded = _Excluded(tally, dropped, audit)
             start = time.perf_counter()
             for doc in self.remove.run(tally.entering(data), rank, world_size):
+                if self.step == "near" and PAIR in doc.metadata:
+                    if doc.metadata[DECISION] == "drop":  # though this step would not have removed it
+                        excluded.write(doc, verdict=REVIEWER)
+                        continue
+                    excluded.offer(doc)
                 tally.leave(doc)
                 if self.step == "exact" and (count := doc.metadata["duplicate_count"]):
                     tally.add("sizes", str(count + 1))
@@ -217,14 +232,16 @@ class Distinct(Block):
                 yield doc
                 start = time.perf_counter()
             self.remove.exclusion_writer = None
+            if self.step == "near":
+                audit.save()
         tally.save(self.counts, rank)
 
 
 class _Excluded:
     """What datatrove's filters take for an exclusion writer."""
 
-    def __init__(self, tally: Tally, sink: Sink):
-        self.tally, self.sink = tally, sink
+    def __init__(self, tally: Tally, sink: Sink, audit: Largest):
+        self.tally, self.sink, self.audit = tally, sink, audit
 
     def __enter__(self) -> _Excluded:
         return self
@@ -232,15 +249,28 @@ class _Excluded:
     def __exit__(self, *_: object) -> None:
         """The sink is closed by the block that has opened it."""
 
-    def write(self, doc: Document, rank: int = 0) -> None:
-        """A duplicate."""
-        verdict = Verdict("drop", "exact_duplicate", "the same text as an earlier document")
-        if self.tally.step == "near":
-            size = doc.metadata["minhash_cluster_size"]
-            verdict = Verdict("drop", "near_duplicate", f"like an earlier document, in a cluster of {size:,}")
+    def write(self, doc: Document, rank: int = 0, verdict: Verdict | None = None) -> None:
+        """A duplicate, or what a verdict is given for."""
+        self.offer(doc)
+        verdict = verdict or self._verdict(doc)
         self.tally.stop(doc, verdict)
-        cluster = {"cluster": doc.metadata["minhash_cluster_id"]} if self.tally.step == "near" else {}
-        self.sink.write(stopped(doc, self.tally.step, verdict, metadata=doc.metadata, **cluster))
+        self.sink.write(stopped(doc, self.tally.step, verdict, metadata=doc.metadata, **self._cluster(doc)))
+
+    def offer(self, doc: Document) -> None:
+        """One that is like another, or that a reviewer has said so of or denied, to the reviewers' sample."""
+        if found := self._cluster(doc):
+            self.audit.offer(stopped(doc, COPIES, self._verdict(doc), why="audit", verdict="drop", **found))
+
+    def _verdict(self, doc: Document) -> Verdict:
+        if self.tally.step == "exact":
+            return Verdict("drop", "exact_duplicate", "the same text as an earlier document")
+        size = doc.metadata["minhash_cluster_size"]
+        return Verdict("drop", "near_duplicate", f"like an earlier document, in a cluster of {size:,}")
+
+    def _cluster(self, doc: Document) -> dict[str, Any]:
+        """The cluster of near-duplicates that a document is in; nothing where it is in none."""
+        near = self.tally.step == "near" and doc.metadata.get("minhash_cluster_size", 1) > 1
+        return {"cluster": doc.metadata["minhash_cluster_id"]} if near else {}
 
 
 def exact_filter(run: Path, quiet: bool = False) -> Distinct:
@@ -248,7 +278,7 @@ def exact_filter(run: Path, quiet: bool = False) -> Distinct:
     return Distinct("exact", run, ExactDedupFilter(str(run / "work/exact/duplicates"), EXACT), quiet)
 
 
-def near_filter(run: Path) -> Distinct:
-    """Removes near-duplicates."""
+def near_filter(run: Path, audit: int = 0) -> Distinct:
+    """Removes near-duplicates; reviewers see `audit` of them beside what stays."""
     options: dict[str, Any] = {"load_cluster_ids": True, "load_cluster_sizes": True, "lines_to_buffer": BUFFERED}
-    return Distinct("near", run, MinhashDedupFilter(str(run / "work/near/clusters"), **options))
+    return Distinct("near", run, MinhashDedupFilter(str(run / "work/near/clusters"), **options), audit=audit)

@@ -9,7 +9,7 @@ from typing import Any
 
 from datatrove.data import Document
 
-from align.clean.blocks import COLUMNS, COUNTED, Block, Sink
+from align.clean.blocks import COLUMNS, COUNTED, PAIR, Block, Sink
 from align.clean.config import CleanConfig, RuleConfig
 from align.clean.tally import Tally, size
 
@@ -64,13 +64,15 @@ class Final(Block):
                 tally.enter(doc)
                 start = time.perf_counter()
                 counted = doc.metadata[COUNTED]
-                if doc.metadata.get("minhash_cluster_size", 1) > 1:
-                    clusters.write({"cluster": doc.metadata["minhash_cluster_id"], "id": doc.id})
                 # one column of JSON text, as datatrove's readers take it: files have different columns
                 row = {"text": doc.text, "id": doc.id, "source": doc.metadata["source"]}
                 row["metadata"] = doc.metadata[COLUMNS]
                 held_out = int(doc.id, 16) < self.test * 2**64
-                (test if held_out else train).write(row)
+                sink = test if held_out else train
+                if doc.metadata.get("minhash_cluster_size", 1) > 1 and PAIR not in doc.metadata:
+                    at = {"file": sink.path.name, "at": sink.size}
+                    clusters.write({"cluster": doc.metadata["minhash_cluster_id"], "id": doc.id, **at})
+                sink.write(row)
                 words = len(doc.text.split())
                 tally.add("totals", "tokens_out", count(doc.text) if count else words)
                 tally.add("totals", "test_documents", int(held_out))

@@ -14,10 +14,10 @@ from typing import Any
 from datatrove.data import Document
 from datatrove.utils.batching import batched
 
-from align.clean.blocks import DECISION, FLAGGED, Block, Largest, Sink, stopped
-from align.clean.config import CleanConfig, RuleConfig
+from align.clean.blocks import DECISION, FLAGGED, PAIR, Block, Largest, Sink, stopped
+from align.clean.config import COPIES, CleanConfig, RuleConfig
 from align.clean.tally import Tally
-from align.clean.verdict import KEEP, Verdict
+from align.clean.verdict import KEEP, REVIEWER, Verdict
 
 Asked = Callable[[list[Document]], list[Verdict | None]]  # documents to verdicts; None where the rule failed on one
 Maker = Callable[[], Asked]
@@ -168,22 +168,27 @@ class Decide(Block):
 
         decisions = Decisions(self.path)
         for doc in data:
-            if decision := decisions.of(doc.id):
-                doc.metadata[DECISION] = decision
+            if row := decisions.rows.get(doc.id):
+                doc.metadata[DECISION] = row["decision"]
+                doc.metadata |= {PAIR: True} if row.get("rule") == COPIES else {}
             yield doc
 
 
 class Decisions(Block):
-    """What reviewers have decided wins over the rules before it: drops what they dropped, keeps what they kept."""
+    """What reviewers have decided wins over the rules before it: drops what they dropped, keeps what they kept.
 
-    def __init__(self, run: Path, audit: int):
+    Args:
+        near: near-duplicates are looked for later; what reviewers have called one is left to that step.
+    """
+
+    def __init__(self, run: Path, audit: int, near: bool = False):
         super().__init__("decisions", run)
         self.audit = audit
+        self.near = near
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Pass on what was not dropped; offer what no rule has flagged to the reviewers' sample."""
         tally = Tally(self.step)
-        verdict = Verdict("drop", "reviewer", "a reviewer decided to drop it")
         audit = Largest(self.audit, self.folder / "work" / "queue" / "kept" / f"audit-{rank:05d}.jsonl")
         with self.dropped(rank) as dropped:
             for doc in data:
@@ -191,9 +196,9 @@ class Decisions(Block):
                 if FLAGGED not in doc.metadata:
                     audit.offer(stopped(doc, "", KEEP, why="audit", verdict="keep"))
                 decision = doc.metadata.get(DECISION)
-                if decision == "drop":
-                    tally.stop(doc, verdict)
-                    dropped.write(stopped(doc, self.step, verdict, metadata=doc.metadata))
+                if decision == "drop" and not (self.near and PAIR in doc.metadata):
+                    tally.stop(doc, REVIEWER)
+                    dropped.write(stopped(doc, self.step, REVIEWER, metadata=doc.metadata))
                     continue
                 if decision == "keep":
                     tally.add("changed", "kept_by_a_reviewer")
@@ -204,7 +209,8 @@ class Decisions(Block):
 
 
 class Lines(Block):
-    """C4's rules for lines: takes boilerplate out of the text. What a reviewer has decided on passes as it is."""
+    """C4's rules for lines: takes boilerplate out of the text. What a reviewer has decided on passes all the same; as
+    it is, where nothing would be left."""
 
     def __init__(self, run: Path, rules: RuleConfig, audit: int = 0):
         super().__init__("boilerplate", run)
@@ -228,7 +234,7 @@ class Lines(Block):
                     audit.offer(stopped(doc, self.step, EMPTIED, why="audit", verdict="drop"))
                 if text or DECISION in doc.metadata:
                     doc.metadata |= {} if text else {FLAGGED: True}
-                    if gone and DECISION not in doc.metadata:
+                    if gone and text:
                         before, doc.text = doc.text, text
                         tally.change(removed_line(gone, self.rules), doc, before, text)
                     tally.leave(doc)

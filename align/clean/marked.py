@@ -10,12 +10,15 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import SequenceMatcher
 from html import escape
+from itertools import accumulate
 from typing import Any
 
 WORD = re.compile(r"\s+|\w+|[^\w\s]")
+SENTENCE = re.compile(r"[^.!?\n]+[.!?\n]*\s*|[.!?\n]+\s*")
 AROUND = 100  # characters of unchanged text shown on either side of a change
 SAMPLE = 300  # characters from which two texts of one length are taken for samples cut there
 COMPARED = 4000  # characters: `SequenceMatcher` is quadratic, and a sample is to be read
+PRODUCT = 4_000_000  # of the numbers of words of two stretches: more are not compared word by word
 # Controls, marks of direction (which outlive a <mark> and reorder what follows), zero-width characters and halves of
 # surrogate pairs are named by their number; few fonts have pictures for them.
 HALVES = re.compile("[\ud800-\udfff]")
@@ -81,6 +84,29 @@ def difference(before: str, after: str) -> tuple[str, str]:
     sampled = len(before) == len(after) >= SAMPLE
     cut = [" …" if len(text) > COMPARED or sampled else "" for text in (before, after)]
     return "".join(left) + cut[0], "".join(right) + cut[1]
+
+
+def apart(one: str, other: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Where two texts that resemble each other differ: character ranges of the one and of the other.
+
+    Sentences are compared first, then the words of those that changed: most of two copies is the same, however long.
+    """
+    found: tuple[list[tuple[int, int]], list[tuple[int, int]]] = [], []
+    for (a, b), (c, d) in _changed(one, other, SENTENCE):
+        words = len(WORD.findall(one[a:b])), len(WORD.findall(other[c:d]))
+        whole = [((0, b - a), (0, d - c))] if words[0] * words[1] > PRODUCT else _changed(one[a:b], other[c:d], WORD)
+        for (e, f), (g, h) in whole:
+            found[0].extend([(a + e, a + f)] if f > e else [])
+            found[1].extend([(c + g, c + h)] if h > g else [])
+    return found
+
+
+def _changed(one: str, other: str, unit: re.Pattern[str]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """The ranges of the one and of the other text in which their units are not the same."""
+    units = unit.findall(one), unit.findall(other)
+    ends = [[0, *accumulate(map(len, part))] for part in units]
+    changes = SequenceMatcher(None, *units, autojunk=max(map(len, units)) > PRODUCT**0.5).get_opcodes()
+    return [((ends[0][a], ends[0][b]), (ends[1][c], ends[1][d])) for kind, a, b, c, d in changes if kind != "equal"]
 
 
 def _middle_out(text: str, *, first: bool, last: bool) -> str:

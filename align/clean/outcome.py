@@ -119,14 +119,10 @@ def _cites(name: str, rules: RuleConfig) -> str:
 
 def _name_the_kept(samples: list[dict[str, Any]], folder: Path) -> None:
     """Say of each sample of a near-duplicate which document was kept in its place."""
-    wanted = {sample["cluster"] for sample in samples}
-    kept: dict[int, str] = {}
-    for path in sorted((folder / "work/clusters").glob("*.jsonl")):
-        for row in queue._rows(path):
-            if row["cluster"] in wanted:
-                kept.setdefault(row["cluster"], row["id"])
+    kept = queue.kept(folder, {sample["cluster"] for sample in samples})
     for sample in samples:
-        sample["detail"] += f"; kept: {kept.get(sample.pop('cluster'), 'a document that a later step dropped')}"
+        if stayed := kept.get(sample.pop("cluster")):
+            sample["detail"] += f"; kept: {stayed['id']}"
 
 
 def _clusters(removed: dict[str, Any] | None, sizes: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -66,7 +66,7 @@ def clean(args: CleanConfig, rules: RuleConfig, found: Found, run: Run) -> dict[
         intake.Repair(folder, rules, "repair" in on),
         judges.Decide(folder, decisions),
         *judged,
-        judges.Decisions(folder, args.audit),
+        judges.Decisions(folder, args.audit, near="near" in on),
         blocks.Shards(folder / "work/rules"),
     ]
     stage("rules", first + ([duplicates.exact_signatures(folder, FINDERS)] if "exact" in on else []), shards)
@@ -111,7 +111,7 @@ def _duplicates(stage: Any, on: list[str], folder: Path, rules: RuleConfig, shar
     if "near" in on:
         begin = [blocks.reader(folder / "work/rules", folder / "work/rules.txt")]
         begin += [duplicates.exact_filter(folder)] if "exact" in on else []
-        stage("signatures", [*begin, duplicates.Preferred(folder), duplicates.near_signatures(folder, rules)], shards)
+        stage("signatures", [*begin, duplicates.Decided(folder), duplicates.near_signatures(folder, rules)], shards)
         stage("buckets", [duplicates.near_buckets(folder, rules)], rules.minhash_buckets)
         stage("clusters", duplicates.near_clusters(folder, rules), 1)
 
@@ -119,7 +119,7 @@ def _duplicates(stage: Any, on: list[str], folder: Path, rules: RuleConfig, shar
 def _last(on: list[str], folder: Path, args: CleanConfig, rules: RuleConfig) -> list[Any]:
     pipeline: list[Any] = [blocks.reader(folder / "work/rules", folder / "work/rules.txt")]
     pipeline += [duplicates.exact_filter(folder, quiet="near" in on)] if "exact" in on else []
-    pipeline += [duplicates.near_filter(folder)] if "near" in on else []
+    pipeline += [duplicates.near_filter(folder, args.audit)] if "near" in on else []
     pipeline += [final.Mask(folder, rules)] if "personal" in on else []
     return [*pipeline, final.Final(folder, args)]
 

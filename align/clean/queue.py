@@ -1,7 +1,8 @@
 """The review queue: what the rules are unsure of, and random samples of what they dropped and of what they kept.
 
 One line for each document, the unsure ones first. The samples' weights are one over the probability of being drawn, so
-that precision and recall over the whole corpus can be estimated from what people judged.
+that precision and recall over the whole corpus can be estimated from what people judged. A near-duplicate comes with
+the document that was kept in its place, as the corpus has it. Exact duplicates leave nothing to judge.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def collect(run: Path, audit: int) -> Path:
                     if row["id"] not in seen:
                         seen.add(row["id"])
                         sink.write(row)
-        for step in (*REVIEWED, "kept"):
-            for row in _sample(sorted((work / step).glob("audit-*.jsonl")), audit):
+        for step in (*REVIEWED, "near", "kept"):
+            sample = _sample(sorted((work / step).glob("audit-*.jsonl")), audit)
+            for row in _beside(run, sample) if step == "near" else sample:
                 if row["id"] not in seen:
                     seen.add(row["id"])
                     sink.write(row)
@@ -52,6 +54,31 @@ def _sample(files: list[Path], most: int) -> list[dict[str, Any]]:
     return [row | {"weight": offered / len(rows)} for row in rows.values()]
 
 
+def _beside(run: Path, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Near-duplicates, each with what was kept in its place (nothing, where people dropped that)."""
+    found = kept(run, {row["cluster"] for row in rows})
+    for row in rows:
+        place = found.get(row.pop("cluster"))
+        if place is None:
+            yield row
+            continue
+        with (run / "data" / place["file"]).open("rb") as stream:
+            stream.seek(place["at"])
+            other = orjson.loads(stream.readline())
+        yield row | {"beside": {key: other[key] for key in ("id", "source", "text")}}
+
+
+def kept(run: Path, clusters: set[int]) -> dict[int, dict[str, Any]]:
+    """Of each of these clusters of near-duplicates the document that stayed: its `id`, its `file` in `data/`, and
+    where in there (`at`, in bytes)."""
+    found: dict[int, dict[str, Any]] = {}
+    for path in sorted((run / "work" / "clusters").glob("*.jsonl")):
+        for row in _rows(path):
+            if row["cluster"] in clusters:
+                found.setdefault(row["cluster"], row)
+    return found
+
+
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     with file.open("rb") as stream:
         yield from map(orjson.loads, stream)
@@ -69,7 +96,7 @@ def waiting(path: Path, decisions: Any) -> tuple[int, int, int]:
 def bare(path: Path) -> Iterator[dict[str, Any]]:
     """The queue's rows without their texts."""
     for row in _rows(path):
-        yield {key: value for key, value in row.items() if key != "text"}
+        yield {key: value for key, value in row.items() if key not in ("text", "beside")}
 
 
 def dump(path: Path, value: Any) -> None:

@@ -69,10 +69,10 @@ class Review:
         self._known(document)
         return {**self.queue.show(document), "decision": self.decisions.of(document)}
 
-    def part(self, document: str, start: int, end: int) -> list[dict[str, Any]]:
+    def part(self, document: str, start: int, end: int, beside: bool) -> list[dict[str, Any]]:
         """More of a long document; see `Queue.part`."""
         self._known(document)
-        return self.queue.part(document, start, end)
+        return self.queue.part(document, start, end, beside)
 
     def decide(self, document: str, decision: Any, note: str = "") -> None:
         """Write a decision down; it is on the disk when this returns."""
@@ -148,7 +148,10 @@ def app(review: Review, args: ServeArguments) -> Starlette:
             start, end = int(values["start"]), int(values["end"])
         except (KeyError, ValueError):
             raise Problem(400, "start and end are numbers of characters") from None
-        return {"pieces": review.part(str(values.get("id")), start, end)}
+        try:
+            return {"pieces": review.part(str(values.get("id")), start, end, values.get("beside") == "true")}
+        except IndexError:
+            raise Problem(400, "nothing is beside this document; load the page again") from None
 
     def decide(_: Request, body: dict[str, Any]) -> dict[str, Any]:
         review.decide(str(body.get("id")), body.get("decision"), str(body.get("note") or ""))

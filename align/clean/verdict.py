@@ -18,3 +18,4 @@ class Verdict:
 
 
 KEEP = Verdict("keep")
+REVIEWER = Verdict("drop", "reviewer", "a reviewer decided to drop it")

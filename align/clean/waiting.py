@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from align import stats
+from align.clean.config import COPIES
 from align.clean.decisions import Decisions
-from align.clean.marked import encodable, merge
+from align.clean.marked import apart, encodable, merge
 from align.record import RunError, read_record
 
 WHOLE = 6_000  # characters: a document up to here, two pages, is shown whole
@@ -86,6 +87,7 @@ class Queue:
                 try:
                     row = json.loads(line)
                     text = row.pop("text")
+                    row.pop("beside", None)
                     row.update(length=len(text), rule=row.get("rule") or "", _at=(file, at))
                     self.documents.setdefault(row["id"], []).append(row)
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -115,14 +117,27 @@ class Queue:
 
     def text(self, document: str) -> str:
         """The text of a document, as the rule saw it."""
+        return str(self._stored(document)["text"])
+
+    def _stored(self, document: str) -> dict[str, Any]:
         file, at = self.documents[document][0]["_at"]
         with file.open("rb") as stream:
             stream.seek(at)
-            return str(json.loads(stream.readline())["text"])
+            return dict(json.loads(stream.readline()))
+
+    def _texts(self, document: str) -> list[tuple[str, list[Any]]]:
+        """The text and its marked ranges; then those of the document beside it, where there is one. Of a pair the
+        words are marked that the other one does not have."""
+        row = self._stored(document)
+        texts = [row["text"], *([row["beside"]["text"]] if row.get("beside") else ())]
+        spans = [span for row in self.documents[document] for span in row.get("spans") or ()]
+        return list(zip(texts, apart(*texts) if len(texts) == 2 else [spans], strict=True))
 
     def show(self, document: str) -> dict[str, Any]:
-        """What the page needs of a document: where it is from, the reasons in words, the text in pieces."""
-        rows, text = self.documents[document], self.text(document)
+        """What the page needs of a document: where it is from, the reasons in words, the text in pieces; the same of
+        the document `beside` it, which was kept in its place, or None."""
+        rows, beside = self.documents[document], self._stored(document).get("beside")
+        shown = [{"length": len(text), "pieces": pieces(text, spans)} for text, spans in self._texts(document)]
         reasons = [
             {
                 "rule": row["rule"],
@@ -136,18 +151,20 @@ class Queue:
             }
             for row in rows
         ]
-        spans = [span for row in rows for span in row.get("spans") or ()]
-        source = str(rows[0].get("source") or "")
-        return encodable(
-            {"id": document, "source": source, "length": len(text), "reasons": reasons, "pieces": pieces(text, spans)}
-        )
+        head = {"id": document, "source": str(rows[0].get("source") or ""), "reasons": reasons}
+        other = {"id": beside["id"], "source": str(beside["source"])} | shown[1] if beside else None
+        return encodable(head | shown[0] | {"beside": other})
 
-    def part(self, document: str, start: int, end: int) -> list[dict[str, Any]]:
-        """More of a long document: its pieces from `start`, at most `STEP` characters, and the gap that is left."""
-        text = self.text(document)
+    def part(self, document: str, start: int, end: int, beside: bool = False) -> list[dict[str, Any]]:
+        """More of a long document, or of the one beside it: its pieces from `start`, at most `STEP` characters, and the
+        gap that is left.
+
+        Raises:
+            IndexError: where nothing is beside it.
+        """
+        text, spans = self._texts(document)[beside]
         start, end = max(0, start), min(end, len(text))
         stop = min(end, start + STEP)
-        spans = [span for row in self.documents[document] for span in row.get("spans") or ()]
         found = _cut(text, merge(spans, len(text)), start, stop)
         if stop < end:
             found.append({"gap": [stop, end]})
@@ -194,6 +211,8 @@ def _cut(text: str, spans: list[tuple[int, int]], start: int, end: int) -> list[
 
 def verdict_in_words(row: Mapping[str, Any]) -> str:
     """What the rule would do by itself, and why people are asked."""
+    if row.get("rule") == COPIES:
+        return "The rule drops it and keeps the other one. Is it a copy? Drop: yes. Keep: no, both stay."
     if row.get("why") == "unsure":
         return "The rule is unsure. Until somebody decides, the document is left out."
     if row.get("verdict") == "drop":
@@ -211,7 +230,8 @@ def quality(rows: Iterable[Mapping[str, Any]], decisions: Decided) -> list[dict[
     dropped. Recall: of what reviewers dropped, the share that it flagged; None until documents that every rule keeps
     have been reviewed too, for without them nothing that was missed could be seen. Each document counts 1/probability
     of being sampled; intervals are Wilson's with Kish's effective number, (sum w)^2 / sum w^2. Rules come one after
-    another, so what an earlier one took counts against the recall of a later one, which never saw it.
+    another, so what an earlier one took counts against the recall of a later one, which never saw it. Near-duplicates
+    have a precision only (a copy that was missed shows in no document), and other rules need not have found them.
 
     Args:
         rows: the queue: `id`, `rule`, `reason`, `verdict` (keep, drop, review) and `weight` of each.
@@ -231,18 +251,19 @@ def quality(rows: Iterable[Mapping[str, Any]], decisions: Decided) -> list[dict[
             reasons.setdefault(rule, set()).add(reason)
     judged = [(held, decisions.of(document)) for document, held in documents.items()]
     reviewed = [(held["rules"], held["weight"], said == "drop") for held, said in judged if said is not None]
-    dropped = [(rules, weight) for rules, weight, bad in reviewed if bad]
+    dropped = [(rules, weight) for rules, weight, bad in reviewed if bad and COPIES not in rules]
     misses_seen = any(not rules for rules, _, _ in reviewed)
     found = []
     for rule in [*(n for r, of in sorted(reasons.items()) for n in (r, *(sorted(of) if len(of) > 1 else ()))), ALL]:
         mine = [(weight, bad) for rules, weight, bad in reviewed if rule in rules]
+        single = rule.split(": ")[0] != COPIES
         found.append(
             {
                 "rule": rule,
                 "flagged": sum(rule in held["rules"] for held, _ in judged),
                 "reviewed": len(mine),
                 "precision": _share(mine),
-                "recall": _share([(weight, rule in rules) for rules, weight in dropped]) if misses_seen else None,
+                "recall": _share([(w, rule in rules) for rules, w in dropped]) if misses_seen and single else None,
             }
         )
     return found

@@ -18,6 +18,7 @@ async function ask(path, body) {
 const read = (path, values) => ask(`${path}?${new URLSearchParams(values)}`);
 
 const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
+const words = (key) => key.replaceAll("_", " ");
 const filter = () => ({ rule: $("rule").value, why: $("why").value });
 
 function trouble(message) {
@@ -27,24 +28,24 @@ function trouble(message) {
 
 // --- the document
 
-function pieces(list, parent) {
+function pieces(list, parent, beside) {
   for (const piece of list) {
-    if (piece.gap) parent.append(gap(...piece.gap));
+    if (piece.gap) parent.append(gap(...piece.gap, beside));
     else if (piece.marked) parent.append(el("mark", { text: piece.text }));
     else parent.append(document.createTextNode(piece.text));
   }
 }
 
-function gap(start, end) {
+function gap(start, end, beside) {
   const id = shown.id;
   const button = el("button", { type: "button", class: "gap" }, `… ${plural(end - start, "character")} not shown: open`);
   button.addEventListener("click", async () => {
     button.disabled = true;
-    const answer = await read("/api/part", { id, start, end });
+    const answer = await read("/api/part", { id, start, end, beside });
     button.disabled = false;
     if (!answer || !button.isConnected) return;
     const opened = document.createDocumentFragment();
-    pieces(answer.pieces, opened);
+    pieces(answer.pieces, opened, beside);
     button.replaceWith(opened);
   });
   return button;
@@ -58,15 +59,28 @@ function show(item) {
   $("note").value = "";
   for (const id of ["keep", "drop", "next", "note"]) $(id).disabled = !item;
   if (!item) return;
-  $("where").replaceChildren(el("b", { text: item.source || "no source" }), ` · ${plural(item.length, "character")} · ${item.id}`);
+  origin(item, $("where"));
   $("reasons").replaceChildren(...item.reasons.map(reason));
   $("text").replaceChildren();
-  pieces(item.pieces, $("text"));
+  pieces(item.pieces, $("text"), false);
+  const pair = Boolean(item.beside);
+  $("document").classList.toggle("pair", pair);
+  $("where").hidden = pair;
+  $("goes").hidden = $("beside").hidden = !pair;
+  $("beside-text").replaceChildren();
+  if (item.beside) {
+    origin(item, $("goes-where"));
+    origin(item.beside, $("beside-where"));
+    pieces(item.beside.pieces, $("beside-text"), true);
+  }
   window.scrollTo({ top: 0 });
 }
 
+const origin = (item, place) =>
+  place.replaceChildren(el("b", { text: item.source || "no source" }), ` · ${plural(item.length, "character")} · ${item.id}`);
+
 function reason(row) {
-  const others = row.others ? ` ${plural(row.others, "other document")} in the queue ${row.others === 1 ? "comes" : "come"} from ${row.rule}.` : "";
+  const others = row.others ? ` ${plural(row.others, "other document")} in the queue ${row.others === 1 ? "comes" : "come"} from ${words(row.rule)}.` : "";
   return el("li", {},
     row.rule && el("b", { text: row.reason || row.rule }),
     row.detail && el("span", { text: row.detail }),
@@ -74,7 +88,7 @@ function reason(row) {
 }
 
 function nextMark() {
-  const marks = document.querySelectorAll("#text mark");
+  const marks = document.querySelectorAll("#document mark");
   if (!marks.length) return;
   if (marks[mark]) marks[mark].classList.remove("here");
   mark = (mark + 1) % marks.length;
@@ -105,10 +119,10 @@ async function refresh() {
   $("bar").max = state.total || 1;
   $("bar").value = decided;
   if ($("rule").length === 1) {
-    for (const one of state.filters) $("rule").append(new Option(`${one.rule} (${one.documents})`, one.rule));
+    for (const one of state.filters) $("rule").append(new Option(`${words(one.rule)} (${one.documents})`, one.rule));
   }
   $("rules").replaceChildren(...state.rules.map((row) => el("tr", {},
-    el("th", { scope: "row", class: row.rule.includes(": ") && "of", text: row.rule.split(": ").pop().replaceAll("_", " ") }),
+    el("th", { scope: "row", class: row.rule.includes(": ") && "of", text: words(row.rule.split(": ").pop()) }),
     cell([row.flagged]), cell([row.reviewed]), cell(share(row.precision)), cell(share(row.recall)))));
 }
 
