@@ -28,6 +28,7 @@ from datatrove.pipeline.formatters import FTFYFormatter
 
 from align.clean import (
     columnar,
+    copies,
     documents,
     duplicates,
     executors,
@@ -42,8 +43,9 @@ from align.clean import (
     rules,
     tally,
 )
-from align.clean.blocks import COLUMNS, DECISION, PAIR, Largest, Sink
+from align.clean.blocks import COLUMNS, DECISION, Largest, Sink
 from align.clean.config import CleanConfig, RuleConfig
+from align.clean.decisions import Decisions
 from align.clean.verdict import KEEP, Verdict
 from align.clean.words import FastWords, split
 from align.config import ConfigError
@@ -361,55 +363,46 @@ def removed(folder: Path) -> dict[int, list[int]]:
     return {int(f.stem): [n for (n,) in struct.iter_unpack("<I", f.read_bytes())] for f in files}
 
 
+def choose(folder: Path, decided: dict[str, str] = {}, **kept: int) -> dict[int, list[int]]:  # noqa: B006
+    """What is removed of shards of eight documents each, `a0` to `h0` in shard 0; `kept` by people are documents."""
+    decisions = Decisions(folder / "decisions.jsonl")
+    for pair, decision in decided.items():
+        decisions.add(pair, decision, reviewer="ann", rule="near_duplicates")
+    for shard in (0, 1):
+        docs = [Document("", f"{letter}{shard}", metadata={}) for letter in "abcdefgh"]
+        for doc in docs:
+            doc.metadata |= {DECISION: "keep"} if kept.get(doc.id) else {}
+        assert list(copies.Named(folder).run(docs, rank=shard)) == docs
+    copies.Choose(folder).run()
+    return removed(folder / "work/near/clusters")
+
+
 def test_the_first_of_a_cluster_stays_unless_reviewers_kept_another(tmp_path):
-    """Cluster 0: documents 3 of shard 0, 1 and 7 of shard 1. Cluster 1: document 5 of shard 0, 2 of shard 1."""
-    folder = tmp_path / "work/near/clusters"
-    write_clusters(folder, {0: [(3, 0), (5, 1)], 1: [(1, 0), (2, 1), (7, 0)]})
-    duplicates.Choose(tmp_path).run()
-    assert removed(folder) == {0: [], 1: [1, 2, 7]}
+    """Cluster 0: documents d0, b1 and h1. Cluster 1: f0 and c1."""
+    write_clusters(tmp_path / "work/near/clusters", {0: [(3, 0), (5, 1)], 1: [(1, 0), (2, 1), (7, 0)]})
+    assert choose(tmp_path) == {0: [], 1: [1, 2, 7]}
     assert tally.merged(tmp_path / "work/counts", "clusters")["tables"]["sizes"] == {"3": 1, "2": 1}
-    docs = documents_of(*"abcdefgh")
-    docs[7].metadata[DECISION] = docs[1].metadata[DECISION] = "keep"
-    assert list(duplicates.Decided(tmp_path).run(docs, rank=1)) == docs
-    duplicates.Choose(tmp_path).run()
-    assert removed(folder) == {0: [3], 1: [2]}  # both that were kept stay, in the place of the first
+    assert choose(tmp_path, h1=1, b1=1) == {0: [3], 1: [2]}  # both that were kept stay, in the place of the first
 
 
-def test_what_a_reviewer_has_compared_is_not_what_another_is_removed_for(tmp_path):
-    """Shard 0 holds documents 3 and 5 of cluster 0, 6 and 7 of cluster 1, 8 of cluster 2: 3, 6 and 8 are no copies, 7
-    is one; then 3 and 6 are, and 8."""
-    folder = tmp_path / "work/near/clusters"
-    write_clusters(folder, {0: [(3, 0), (5, 0), (6, 1), (7, 1), (8, 2)], 1: [(0, 0), (2, 2)]})
-    docs = documents_of(*"abcdefghi")
-    for at, decision in ((3, "keep"), (6, "keep"), (7, "drop"), (8, "keep")):
-        docs[at].metadata |= {DECISION: decision, PAIR: True}
-    list(duplicates.Decided(tmp_path).run(docs))
-    duplicates.Choose(tmp_path).run()
-    assert removed(folder) == {0: [7], 1: [0]}
-    for at in (3, 6, 8):
-        docs[at].metadata[DECISION] = "drop"
-    list(duplicates.Decided(tmp_path).run(docs))
-    duplicates.Choose(tmp_path).run()
-    assert removed(folder) == {0: [3, 6, 7, 8], 1: [0]}
+def test_no_copy_of_one_may_be_a_copy_of_another(tmp_path):
+    """All of a0, b0, c0, a1, b1 are in one cluster. b0 and a1 are no copies of a0, nor is b1 of b0."""
+    write_clusters(tmp_path / "work/near/clusters", {0: [(0, 7), (1, 7), (2, 7)], 1: [(0, 7), (1, 7)]})
+    assert choose(tmp_path, {"b0-a0": "keep"}) == {0: [2], 1: [0, 1]}
+    assert choose(tmp_path, {"a1-a0": "keep"}) == {0: [2], 1: [0, 1]}  # of b0, which stays, a1 may be one
+    assert choose(tmp_path, {"a1-b0": "keep", "b1-b0": "keep"}) == {0: [2], 1: [1]}  # b1 of a0
+    assert choose(tmp_path, {"c0-a0": "drop", "b0-a0": "drop", "a1-a0": None}) == {0: [1, 2], 1: [0, 1]}
 
 
-def test_a_copy_by_a_reviewers_word_is_left_to_the_step_that_finds_copies(tmp_path):
-    def copies() -> list[Document]:
-        (doc,) = documents_of("a copy")
-        doc.metadata |= {DECISION: "drop", PAIR: True}
-        return [doc]
-
-    assert list(judges.Decisions(tmp_path, 5, near=False).run(copies())) == []  # there is no such step
-    assert len(left := list(judges.Decisions(tmp_path, 5, near=True).run(copies()))) == 1
-
-    class Nothing:
-        exclusion_writer = None
-
-        def run(self, data, rank, world_size):
-            yield from data
-
-    assert list(duplicates.Distinct("near", tmp_path, Nothing(), audit=5).run(left)) == []  # it is like nothing now
-    assert tally.merged(tmp_path / "work/counts", "near")["tables"]["dropped"] == {"reviewer": 1}
+def test_a_copy_by_peoples_word_goes_while_what_it_is_a_copy_of_stays(tmp_path):
+    """The rule finds c0 and d0 only; f1 is a copy of b0, whichever comes first, and of h1, which is not in the input."""
+    write_clusters(tmp_path / "work/near/clusters", {0: [(2, 0), (3, 0)]})
+    assert choose(tmp_path, {"f1-b0": "drop", "f1-h9": "drop"}) == {0: [3], 1: [5]}
+    assert choose(tmp_path, {"b0-f1": "drop", "d0-c0": "keep"}) == {0: [], 1: [5]}
+    assert choose(tmp_path, {"c0-d0": "drop", "d0-c0": "drop"}) == {0: [3], 1: [5]}, "one of the two is left"
+    assert choose(tmp_path, f1=1) == {0: [1, 3], 1: []}
+    files = {path.name for path in (tmp_path / "work/near/clusters").glob("000001.*")}
+    assert files == {"000001.clusters", "000001.sizes", "000001.remove"}
 
 
 # -------------------------------------------------------------------------------------------------------------- inputs

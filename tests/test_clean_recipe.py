@@ -262,37 +262,51 @@ def test_reviewers_decisions_win_on_the_next_run(world, tmp_path):
 
 @pytest.mark.slow
 def test_people_say_which_near_duplicates_are_copies(tmp_path):
-    """Each is shown beside what was kept; no copy: both stay from then on; a copy: it stays out. The rule is graded."""
+    """Each is shown beside what was kept; no copy: both stay from then on. A copy goes as long as the other one stays,
+    whatever the setting. Other rules judge both as ever, and are not graded by it."""
     from align.clean.decisions import Decisions
     from align.clean.waiting import Queue
 
-    pairs = [(page(seed), alike(page(seed))) for seed in range(4)]
-    texts = [text for pair in pairs for text in pair]
-    write_rows(tmp_path / "a.jsonl", [{"text": f"{text} Write to ann@x.org."} for text in texts])
+    ones = [page(seed) for seed in range(4)]
+    others = [alike(text) for text in ones]
+    raw = [{"text": f"{text} Write to ann@x.org."} for pair in zip(ones, others, strict=True) for text in pair]
+    write_rows(tmp_path / "a.jsonl", raw)
     arguments = ["--input", tmp_path / "a.jsonl", "--output_dir", tmp_path / "run", "--workers", "1"]
-    run_recipe("clean", *arguments)
-    kept = [f"{one} Write to <email>." for one, _ in pairs]
-    assert [row["text"] for row in rows(tmp_path / "run")] == kept
-    queue = Queue(tmp_path / "run")
-    ids = {queue.text(document).replace("ann@x.org", "<email>"): document for document in queue.ids("near_duplicates")}
-    copies = [f"{other} Write to <email>." for _, other in pairs]
-    assert sorted(ids) == sorted(copies)
-    for one, other in zip(kept, copies, strict=True):
-        beside = queue.show(ids[other])["beside"]
-        assert "".join(piece["text"] for piece in beside["pieces"]) == one
+
+    def clean(*more) -> list[str]:
+        run_recipe("clean", *arguments, *more)
+        return [row["text"].removesuffix(" Write to <email>.") for row in rows(tmp_path / "run")]
+
+    assert clean() == ones
+    queue, pairs = Queue(tmp_path / "run"), {}
+    for pair in queue.ids("near_duplicates"):
+        removed = queue.text(pair).removesuffix(" Write to ann@x.org.")
+        pairs[removed] = pair
+        beside = "".join(piece["text"] for piece in queue.show(pair)["beside"]["pieces"])
+        assert beside == f"{ones[others.index(removed)]} Write to <email>."  # as it is in the corpus
+    assert sorted(pairs) == sorted(others)
     decisions = Decisions(queue.decisions_path)
-    for text, decision in zip(copies, ("keep", "drop", "drop"), strict=False):
-        decisions.add(ids[text], decision, reviewer="ann", rule="near_duplicates")
-    for skipped in ([], ["--skip", "near"]):
-        run_recipe("clean", *arguments, "--overwrite", *skipped)
-        left = [kept[0], copies[0], *kept[1:]] + ([copies[3]] if skipped else [])
-        assert [row["text"] for row in rows(tmp_path / "run")] == left
-        if not skipped:
-            card = json.loads((tmp_path / "run/card.json").read_text())
-            near = next(rule for rule in card["review"]["rules"] if rule["rule"] == "near_duplicates")
-            assert (near["flagged"], near["reviewed"], near["recall"]) == (4, 3, None)
-            assert near["precision"]["value"] == pytest.approx(2 / 3)
-            assert step(tmp_path / "run", "near-duplicates")["dropped"] == {"near_duplicate": 3}
+    for text, decision in zip(others, ("keep", "drop", "drop"), strict=False):
+        decisions.add(pairs[text], decision, reviewer="ann", rule="near_duplicates")
+    assert clean("--overwrite") == [ones[0], others[0], *ones[1:]]
+    card = json.loads((tmp_path / "run/card.json").read_text())
+    near = next(rule for rule in card["review"]["rules"] if rule["rule"] == "near_duplicates")
+    assert (near["flagged"], near["reviewed"], near["recall"]) == (4, 3, None)
+    assert near["precision"]["value"] == pytest.approx(2 / 3)
+    assert card["review"]["decided"] == 3 and step(tmp_path / "run", "near-duplicates")["dropped"] == {
+        "near_duplicate": 3
+    }
+    # a setting that finds none of them
+    blind = ["--overwrite", "--minhash_buckets", "1", "--minhash_hashes", "100"]
+    assert clean(*blind) == [ones[0], others[0], ones[1], ones[2], ones[3], others[3]]
+    assert step(tmp_path / "run", "near-duplicates")["dropped"] == {"reviewer": 2}
+    assert clean("--overwrite", "--skip", "near") == [row["text"].removesuffix(" Write to ann@x.org.") for row in raw]
+    # what the copy is a copy of is not there any more
+    write_rows(tmp_path / "a.jsonl", [row for row in raw if row != raw[2]])
+    assert clean("--overwrite") == [ones[0], others[0], others[1], ones[2], ones[3]]
+    write_rows(tmp_path / "a.jsonl", [raw[0], raw[0], raw[1]])
+    clean("--overwrite", "--skip", "exact")
+    assert [one for one in Queue(tmp_path / "run").ids("near_duplicates") if len(set(one.split("-"))) == 1] == []
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def test_of_a_pair_the_words_are_marked_that_the_other_one_lacks(tmp_path):
     shown = queue.show(f"{1:016x}")
     assert joined(shown["pieces"], True) == "red" and joined(shown["beside"]["pieces"], True) == "blue down"
     assert joined(shown["beside"]["pieces"]) == "One. A blue cat sat down. Two."
-    assert (shown["beside"]["id"], shown["beside"]["length"]) == ("b", 30)
+    assert (shown["beside"]["name"], shown["beside"]["length"]) == ("b", 30)
     assert joined(queue.part(f"{1:016x}", 0, 99, beside=True)) == "One. A blue cat sat down. Two."
     assert queue.show(f"{2:016x}")["beside"] is None
     with pytest.raises(IndexError):

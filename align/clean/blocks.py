@@ -20,7 +20,6 @@ from datatrove.pipeline.writers import JsonlWriter
 from align.clean.verdict import Verdict
 
 DECISION = "_decision"  # a reviewer's: keep or drop
-PAIR = "_pair"  # the decision is about the document beside the one it resembles: is it a copy?
 FLAGGED = "_flagged"  # a rule has said drop or review of a document that a reviewer has decided on
 COLUMNS = "columns"  # a row's columns but the text, as JSON, exactly as they were: nothing of ours is among them
 COUNTED = "_counted"  # the source under which the card counts a document

@@ -2,17 +2,13 @@
 
 Exact: a 64-bit hash of the text; the first document in input order stays. Near: MinHash with datatrove's pairs and
 clusters; of each cluster the first document stays, or those that a reviewer decided to keep. A cluster is transitive
-(A like B, B like C), so its ends may be less alike than the setting says; that is FineWeb's rule as well. Reviewers
-see a sample of what went beside what stayed; a document that they say is no copy stays besides, one that they say is a
-copy goes, and neither is what another one is removed for.
+(A like B, B like C), so its ends may be less alike than the setting says; that is FineWeb's rule as well. What people
+said of pairs comes in by `align.clean.copies`.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,10 +31,11 @@ from datatrove.pipeline.dedup import (
 )
 from datatrove.utils.text import TextNormConfig, simplify_text
 
-from align.clean.blocks import DECISION, PAIR, Block, Largest, Sink, stopped
+from align.clean import copies
+from align.clean.blocks import Block, Largest, Sink, stopped
 from align.clean.config import COPIES, RuleConfig
 from align.clean.tally import Tally
-from align.clean.verdict import REVIEWER, Verdict
+from align.clean.verdict import Verdict
 from align.clean.words import tokenizer
 
 BUFFERED = 4096  # signatures that are read at once; datatrove's default of 5 makes a Python call for every 70 bytes
@@ -129,70 +126,7 @@ def near_clusters(run: Path, rules: RuleConfig) -> list[PipelineStep]:
     """Joins pairs to clusters, then chooses who stays. One task; memory grows with the duplicates, not the corpus."""
     folders = str(run / "work/near/buckets"), str(run / "work/near/clusters")
     options: dict[str, Any] = {"save_cluster_id": True, "save_cluster_size": True, "lines_to_buffer": BUFFERED}
-    return [MinhashDedupCluster(*folders, minhash(rules), **options), Choose(run)]
-
-
-class Choose(Block):
-    """Replaces datatrove's choice of who stays (the union-find's root) by the first document of each cluster in input
-    order, or all that a reviewer decided to keep. Those that a reviewer has compared are not chosen from."""
-
-    def __init__(self, run: Path):
-        super().__init__("clusters", run)
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        """Rewrite the `.remove` files."""
-        folder = self.folder / "work/near/clusters"
-        files = sorted(folder.glob("*.clusters"))
-        decided = self._decided()
-        preferred = {at for at, said in decided.items() if said == "keep"}
-        keepers: dict[int, tuple[int, int]] = {}
-        sizes: Counter[int] = Counter()
-        for file in files:
-            for doc, cluster in _pairs(file):
-                at = int(file.stem), doc
-                sizes[cluster] += 1
-                if decided.get(at) in ("copy", "apart"):
-                    continue
-                if cluster not in keepers or (at in preferred and keepers[cluster] not in preferred):
-                    keepers[cluster] = at
-        for file in files:
-            shard = int(file.stem)
-            others = [doc for doc, cluster in _pairs(file) if keepers.get(cluster) != (shard, doc)]
-            gone = [doc for doc in others if decided.get((shard, doc)) not in ("keep", "apart")]
-            out = b"".join(struct.pack("<I", doc) for doc in gone)
-            (folder / f"{file.stem}.remove").write_bytes(out)
-        tally = Tally(self.step)
-        for size, count in Counter(sizes.values()).items():
-            tally.add("sizes", str(size), count)
-        tally.save(self.counts, rank)
-
-    def _decided(self) -> dict[tuple[int, int], str]:
-        """What reviewers said, by (shard, document): `keep`; of one that they compared `apart` (no copy) or `copy`."""
-        found = {}
-        for file in sorted((self.folder / "work/near/decided").glob("*.jsonl")):
-            for row in map(json.loads, file.read_text().splitlines()):
-                found[int(file.stem), row["index"]] = row["said"]
-        return found
-
-
-def _pairs(file: Path) -> Iterator[tuple[int, int]]:
-    return struct.iter_unpack("<2I", file.read_bytes())
-
-
-class Decided(Block):
-    """Notes which documents a reviewer has decided on, by their place in the shard."""
-
-    def __init__(self, run: Path):
-        super().__init__("decided", run)
-
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Pass everything on."""
-        with Sink(self.folder / "work/near/decided" / f"{rank:05d}.jsonl") as sink:
-            for index, doc in enumerate(data):
-                if decision := doc.metadata.get(DECISION):
-                    compared = "apart" if decision == "keep" else "copy"
-                    sink.write({"index": index, "said": compared if PAIR in doc.metadata else decision})
-                yield doc
+    return [MinhashDedupCluster(*folders, minhash(rules), **options), copies.Choose(run)]
 
 
 class Distinct(Block):
@@ -200,7 +134,7 @@ class Distinct(Block):
 
     Args:
         quiet: count and write nothing: the same documents were removed, and counted, in an earlier stage.
-        audit: how many near-duplicates to offer to the reviewers' sample.
+        audit: how many near-duplicates the reviewers' sample takes.
     """
 
     def __init__(self, step: str, run: Path, remove: PipelineStep, quiet: bool = False, audit: int = 0):
@@ -216,14 +150,12 @@ class Distinct(Block):
             return
         tally = Tally(self.step)
         audit = Largest(self.audit, self.folder / "work" / "queue" / self.step / f"audit-{rank:05d}.jsonl")
+        spared = copies.Said(self.folder).spared if self.step == "near" else ()
         with self.dropped(rank) as dropped:
             self.remove.exclusion_writer = excluded = _Excluded(tally, dropped, audit)
             start = time.perf_counter()
             for doc in self.remove.run(tally.entering(data), rank, world_size):
-                if self.step == "near" and PAIR in doc.metadata:
-                    if doc.metadata[DECISION] == "drop":  # though this step would not have removed it
-                        excluded.write(doc, verdict=REVIEWER)
-                        continue
+                if doc.id in spared:  # no copy by a reviewer's word: the rule is graded all the same
                     excluded.offer(doc)
                 tally.leave(doc)
                 if self.step == "exact" and (count := doc.metadata["duplicate_count"]):
@@ -249,28 +181,27 @@ class _Excluded:
     def __exit__(self, *_: object) -> None:
         """The sink is closed by the block that has opened it."""
 
-    def write(self, doc: Document, rank: int = 0, verdict: Verdict | None = None) -> None:
-        """A duplicate, or what a verdict is given for."""
+    def write(self, doc: Document, rank: int = 0) -> None:
+        """A duplicate."""
         self.offer(doc)
-        verdict = verdict or self._verdict(doc)
+        verdict = self._verdict(doc)
         self.tally.stop(doc, verdict)
-        self.sink.write(stopped(doc, self.tally.step, verdict, metadata=doc.metadata, **self._cluster(doc)))
+        cluster = {"cluster": doc.metadata["minhash_cluster_id"]} if self.tally.step == "near" else {}
+        self.sink.write(stopped(doc, self.tally.step, verdict, metadata=doc.metadata, **cluster))
 
     def offer(self, doc: Document) -> None:
-        """One that is like another, or that a reviewer has said so of or denied, to the reviewers' sample."""
-        if found := self._cluster(doc):
+        """A near-duplicate that the rule has found, to the reviewers' sample."""
+        if doc.metadata.get("minhash_cluster_size", 1) > 1:
+            found = {"cluster": doc.metadata["minhash_cluster_id"]}
             self.audit.offer(stopped(doc, COPIES, self._verdict(doc), why="audit", verdict="drop", **found))
 
     def _verdict(self, doc: Document) -> Verdict:
         if self.tally.step == "exact":
             return Verdict("drop", "exact_duplicate", "the same text as an earlier document")
         size = doc.metadata["minhash_cluster_size"]
+        if size == 1:
+            return Verdict("drop", "reviewer", "a reviewer decided that it is a copy")
         return Verdict("drop", "near_duplicate", f"like an earlier document, in a cluster of {size:,}")
-
-    def _cluster(self, doc: Document) -> dict[str, Any]:
-        """The cluster of near-duplicates that a document is in; nothing where it is in none."""
-        near = self.tally.step == "near" and doc.metadata.get("minhash_cluster_size", 1) > 1
-        return {"cluster": doc.metadata["minhash_cluster_id"]} if near else {}
 
 
 def exact_filter(run: Path, quiet: bool = False) -> Distinct:

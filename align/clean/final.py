@@ -9,7 +9,7 @@ from typing import Any
 
 from datatrove.data import Document
 
-from align.clean.blocks import COLUMNS, COUNTED, PAIR, Block, Sink
+from align.clean.blocks import COLUMNS, COUNTED, Block, Sink
 from align.clean.config import CleanConfig, RuleConfig
 from align.clean.tally import Tally, size
 
@@ -69,7 +69,7 @@ class Final(Block):
                 row["metadata"] = doc.metadata[COLUMNS]
                 held_out = int(doc.id, 16) < self.test * 2**64
                 sink = test if held_out else train
-                if doc.metadata.get("minhash_cluster_size", 1) > 1 and PAIR not in doc.metadata:
+                if doc.metadata.get("minhash_cluster_size", 1) > 1:
                     at = {"file": sink.path.name, "at": sink.size}
                     clusters.write({"cluster": doc.metadata["minhash_cluster_id"], "id": doc.id, **at})
                 sink.write(row)

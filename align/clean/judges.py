@@ -14,8 +14,8 @@ from typing import Any
 from datatrove.data import Document
 from datatrove.utils.batching import batched
 
-from align.clean.blocks import DECISION, FLAGGED, PAIR, Block, Largest, Sink, stopped
-from align.clean.config import COPIES, CleanConfig, RuleConfig
+from align.clean.blocks import DECISION, FLAGGED, Block, Largest, Sink, stopped
+from align.clean.config import CleanConfig, RuleConfig
 from align.clean.tally import Tally
 from align.clean.verdict import KEEP, REVIEWER, Verdict
 
@@ -168,23 +168,17 @@ class Decide(Block):
 
         decisions = Decisions(self.path)
         for doc in data:
-            if row := decisions.rows.get(doc.id):
-                doc.metadata[DECISION] = row["decision"]
-                doc.metadata |= {PAIR: True} if row.get("rule") == COPIES else {}
+            if decision := decisions.of(doc.id):
+                doc.metadata[DECISION] = decision
             yield doc
 
 
 class Decisions(Block):
-    """What reviewers have decided wins over the rules before it: drops what they dropped, keeps what they kept.
+    """What reviewers have decided wins over the rules before it: drops what they dropped, keeps what they kept."""
 
-    Args:
-        near: near-duplicates are looked for later; what reviewers have called one is left to that step.
-    """
-
-    def __init__(self, run: Path, audit: int, near: bool = False):
+    def __init__(self, run: Path, audit: int):
         super().__init__("decisions", run)
         self.audit = audit
-        self.near = near
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Pass on what was not dropped; offer what no rule has flagged to the reviewers' sample."""
@@ -196,7 +190,7 @@ class Decisions(Block):
                 if FLAGGED not in doc.metadata:
                     audit.offer(stopped(doc, "", KEEP, why="audit", verdict="keep"))
                 decision = doc.metadata.get(DECISION)
-                if decision == "drop" and not (self.near and PAIR in doc.metadata):
+                if decision == "drop":
                     tally.stop(doc, REVIEWER)
                     dropped.write(stopped(doc, self.step, REVIEWER, metadata=doc.metadata))
                     continue

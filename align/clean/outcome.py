@@ -119,10 +119,10 @@ def _cites(name: str, rules: RuleConfig) -> str:
 
 def _name_the_kept(samples: list[dict[str, Any]], folder: Path) -> None:
     """Say of each sample of a near-duplicate which document was kept in its place."""
-    kept = queue.kept(folder, {sample["cluster"] for sample in samples})
+    kept = queue.kept(folder, {sample.get("cluster", -1) for sample in samples})
     for sample in samples:
-        if stayed := kept.get(sample.pop("cluster")):
-            sample["detail"] += f"; kept: {stayed['id']}"
+        stayed = kept.get(sample.pop("cluster", -1), ())
+        sample["detail"] += "".join(f"; kept: {row['id']}" for row in stayed[:1])
 
 
 def _clusters(removed: dict[str, Any] | None, sizes: dict[str, Any] | None) -> dict[str, Any] | None:

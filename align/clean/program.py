@@ -24,7 +24,19 @@ from typing import Any
 import orjson
 
 from align import data
-from align.clean import blocks, decontaminate, documents, duplicates, executors, final, intake, judges, outcome, queue
+from align.clean import (
+    blocks,
+    copies,
+    decontaminate,
+    documents,
+    duplicates,
+    executors,
+    final,
+    intake,
+    judges,
+    outcome,
+    queue,
+)
 from align.clean.checks import Found, steps
 from align.clean.config import REVIEWED, CleanConfig, RuleConfig
 from align.clean.decisions import Decisions
@@ -66,7 +78,7 @@ def clean(args: CleanConfig, rules: RuleConfig, found: Found, run: Run) -> dict[
         intake.Repair(folder, rules, "repair" in on),
         judges.Decide(folder, decisions),
         *judged,
-        judges.Decisions(folder, args.audit, near="near" in on),
+        judges.Decisions(folder, args.audit),
         blocks.Shards(folder / "work/rules"),
     ]
     stage("rules", first + ([duplicates.exact_signatures(folder, FINDERS)] if "exact" in on else []), shards)
@@ -111,7 +123,7 @@ def _duplicates(stage: Any, on: list[str], folder: Path, rules: RuleConfig, shar
     if "near" in on:
         begin = [blocks.reader(folder / "work/rules", folder / "work/rules.txt")]
         begin += [duplicates.exact_filter(folder)] if "exact" in on else []
-        stage("signatures", [*begin, duplicates.Decided(folder), duplicates.near_signatures(folder, rules)], shards)
+        stage("signatures", [*begin, copies.Named(folder), duplicates.near_signatures(folder, rules)], shards)
         stage("buckets", [duplicates.near_buckets(folder, rules)], rules.minhash_buckets)
         stage("clusters", duplicates.near_clusters(folder, rules), 1)
 

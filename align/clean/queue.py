@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from align.clean import copies
 from align.clean.blocks import Sink
 from align.clean.config import REVIEWED
 
@@ -55,27 +56,31 @@ def _sample(files: list[Path], most: int) -> list[dict[str, Any]]:
 
 
 def _beside(run: Path, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Near-duplicates, each with what was kept in its place (nothing, where people dropped that)."""
-    found = kept(run, {row["cluster"] for row in rows})
+    """Near-duplicates as pairs: each beside the document that it was removed for, or was said to be no copy of. None is
+    put beside its own text, which `--skip exact` leaves several times."""
+    found, said = kept(run, {row["cluster"] for row in rows}), copies.Said(run)
     for row in rows:
-        place = found.get(row.pop("cluster"))
-        if place is None:
-            yield row
-            continue
-        with (run / "data" / place["file"]).open("rb") as stream:
-            stream.seek(place["at"])
-            other = orjson.loads(stream.readline())
-        yield row | {"beside": {key: other[key] for key in ("id", "source", "text")}}
+        own = row["id"]
+        apart, alike = said.apart.get(own, set()), said.alike.get(own, set())
+        places = found.get(row.pop("cluster"), [])
+        stays = any(place["id"] == own for place in places)
+        others = [place for place in places if place["id"] != own and (place["id"] in apart) == stays]
+        for place in sorted(others, key=lambda place: place["id"] not in alike)[:1]:
+            with (run / "data" / place["file"]).open("rb") as stream:
+                stream.seek(place["at"])
+                other = orjson.loads(stream.readline())
+            beside = {key: other[key] for key in ("id", "source", "text")}
+            yield row | {"id": copies.pair(own, place["id"]), "beside": beside}
 
 
-def kept(run: Path, clusters: set[int]) -> dict[int, dict[str, Any]]:
-    """Of each of these clusters of near-duplicates the document that stayed: its `id`, its `file` in `data/`, and
-    where in there (`at`, in bytes)."""
-    found: dict[int, dict[str, Any]] = {}
+def kept(run: Path, clusters: set[int]) -> dict[int, list[dict[str, Any]]]:
+    """Of each of these clusters of near-duplicates the documents that stayed: `id`, `file` in `data/`, and where in
+    there (`at`, in bytes)."""
+    found: dict[int, list[dict[str, Any]]] = {}
     for path in sorted((run / "work" / "clusters").glob("*.jsonl")):
         for row in _rows(path):
             if row["cluster"] in clusters:
-                found.setdefault(row["cluster"], row)
+                found.setdefault(row["cluster"], []).append(row)
     return found
 
 

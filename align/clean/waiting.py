@@ -134,8 +134,8 @@ class Queue:
         return list(zip(texts, apart(*texts) if len(texts) == 2 else [spans], strict=True))
 
     def show(self, document: str) -> dict[str, Any]:
-        """What the page needs of a document: where it is from, the reasons in words, the text in pieces; the same of
-        the document `beside` it, which was kept in its place, or None."""
+        """What the page needs of a document: its id and its name, which are the same unless it is one of a pair, where
+        it is from, the reasons in words, the text in pieces; the same of the document `beside` it, or None."""
         rows, beside = self.documents[document], self._stored(document).get("beside")
         shown = [{"length": len(text), "pieces": pieces(text, spans)} for text, spans in self._texts(document)]
         reasons = [
@@ -151,8 +151,9 @@ class Queue:
             }
             for row in rows
         ]
-        head = {"id": document, "source": str(rows[0].get("source") or ""), "reasons": reasons}
-        other = {"id": beside["id"], "source": str(beside["source"])} | shown[1] if beside else None
+        name = document.partition("-")[0]
+        head = {"id": document, "name": name, "source": str(rows[0].get("source") or ""), "reasons": reasons}
+        other = {"name": beside["id"], "source": str(beside["source"])} | shown[1] if beside else None
         return encodable(head | shown[0] | {"beside": other})
 
     def part(self, document: str, start: int, end: int, beside: bool = False) -> list[dict[str, Any]]:

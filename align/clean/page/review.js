@@ -77,7 +77,7 @@ function show(item) {
 }
 
 const origin = (item, place) =>
-  place.replaceChildren(el("b", { text: item.source || "no source" }), ` · ${plural(item.length, "character")} · ${item.id}`);
+  place.replaceChildren(el("b", { text: item.source || "no source" }), ` · ${plural(item.length, "character")} · ${item.name}`);
 
 function reason(row) {
   const others = row.others ? ` ${plural(row.others, "other document")} in the queue ${row.others === 1 ? "comes" : "come"} from ${words(row.rule)}.` : "";
