@@ -271,14 +271,14 @@ def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool,
                     f"{labels} holds people's rankings, and --overwrite of {folder} would delete them; copy them to "
                     f"another place first (align merge {labels} --output …), then remove that file"
                 )
-            shutil.rmtree(folder)
+            _empty(folder)
         elif any(folder.glob("checkpoint-*")) or any(folder.glob("data/.*.part")):
             raise RunError(
                 f"output_dir {folder} holds an interrupted run; give --resume_from_checkpoint last to go on, "
                 "or --overwrite to start again"
             )
         else:  # it ended before there was anything to go on with
-            shutil.rmtree(folder)
+            _empty(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -288,15 +288,23 @@ def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool,
         raise RunError(f"output_dir {folder} cannot be written: {error.strerror}; name a folder that can") from error
 
 
+def _empty(folder: Path) -> None:
+    """Delete what a folder holds; the folder may be a link to one on another disk."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
 def _ranked_by_people(folder: Path) -> Path | None:
-    """A labels file (see align.label.database) below the folder in which a person has ranked something."""
+    """A labels file (see align.label.database) below the folder in which a person has ranked something, or that cannot
+    be asked."""
     sql = "SELECT 1 FROM answers JOIN annotators ON annotators.number = annotator WHERE kind = 'person' LIMIT 1"
     for file in sorted(folder.rglob("*.sqlite")):
-        with (
-            contextlib.suppress(sqlite3.Error),
-            contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db,
-        ):
-            if db.execute(sql).fetchone():
+        try:
+            with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as db:
+                if db.execute(sql).fetchone():
+                    return file
+        except sqlite3.Error as error:
+            if not any(told in str(error) for told in ("no such", "not a database")):
                 return file
     return None
 

@@ -782,6 +782,26 @@ def test_damage_in_the_middle_keeps_what_was_before(tmp_path):
         formats.open_bytes(path, "zst").read()
 
 
+@pytest.mark.parametrize("latin", [False, True], ids=["utf-8", "latin-1"])
+@pytest.mark.parametrize("kind", ["timestamp", "date32", "nested", "zone"])
+def test_times_that_python_has_no_word_for_are_numbers(tmp_path, kind, latin):
+    """Infinity in a dump of Postgres or Java; a time zone that this machine does not know."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    far, near = pa.array([0, 2**63 - 1], pa.timestamp("us")), pa.array([b"good", b"caf\xe9" if latin else b"fine"])
+    column = {
+        "timestamp": far, "date32": pa.array([0, 2**31 - 1], pa.date32()), "nested": pa.StructArray.from_arrays([far], ["at"]),
+        "zone": pa.array([0, 1], pa.timestamp("us", "Nowhere/Town")),
+    }[kind]  # fmt: skip
+    texts = pa.StringArray.from_buffers(2, near.buffers()[1], near.buffers()[2])
+    pq.write_table(pa.table({"text": texts, "when": column}), tmp_path / "a.parquet")
+    rows = read(tmp_path / "a.parquet")
+    assert [row.text for row in rows] == ["good", "caf\xe9" if latin else "fine"]
+    last = rows[1].metadata["when"]
+    assert last == {"timestamp": 2**63 - 1, "date32": 2**31 - 1, "nested": {"at": 2**63 - 1}, "zone": 1}[kind]
+
+
 def test_hub_names_are_streamed_and_a_wrong_one_is_told(monkeypatch):
     asked = []
 

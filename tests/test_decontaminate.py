@@ -33,6 +33,13 @@ def made(sets, folder, **named):
     return report, decontaminate.Index.load(folder / "i.npz")
 
 
+def test_rows_without_a_text_are_passed_over(choices):
+    write_rows(choices / "gaps.jsonl", [{"question": None, "answer": None}, {"question": CONTEXT, "answer": None}])
+    report, index = made([choices / "gaps.jsonl"], choices)
+    assert index.judge(f"{FILLER} {CONTEXT} {FILLER}").action == "drop"
+    assert report["sets"][str(choices / "gaps.jsonl")]["rows"] == 2
+
+
 def test_columns_with_names_of_their_own(choices):
     with pytest.raises(DataError, match=r"has the columns ind, activity_label, ctx.*--decontaminate_columns"):
         made([choices / "swag.jsonl"], choices)

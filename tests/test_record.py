@@ -85,21 +85,34 @@ def test_lineage_keeps_the_parents_hash(tmp_path):
     assert set(before) == {"model"} and len(before["model"]["hash"]) == 64
 
 
-def test_overwrite_does_not_delete_what_people_have_ranked(tmp_path):
+def test_overwrite_empties_a_folder_behind_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    for _ in range(2):
+        with record.start("sample", str(tmp_path / "run"), {}, overwrite=True) as run:
+            assert not (tmp_path / "disk/made").exists()
+            (tmp_path / "disk/made/in").mkdir(parents=True)
+            (tmp_path / "disk/link").symlink_to(tmp_path / "elsewhere")
+            run.finish("complete")
+
+
+@pytest.mark.parametrize("name", ["run", "run#2", "100%25", "what?"])
+def test_overwrite_does_not_delete_what_people_have_ranked(tmp_path, name):
     from align.label.store import Store
 
-    with record.start("sample", str(tmp_path / "run"), {}) as run:
+    folder = tmp_path / name
+    with record.start("sample", str(folder), {}) as run:
         run.finish("complete")
     for name, kind in (("robot", "simulated"), ("ada", "person")):
-        with Store(tmp_path / "run/label/labels.sqlite") as store:
+        with Store(folder / "label/labels.sqlite") as store:
             store.add([{"prompt": "p", "completions": ["a", "b"]}], overlap=2)
             task = store.next(store.annotator(name, kind))
             store.answer(task.id, store.annotator(name, kind), ranking=[1, 2])
         if kind == "person":
             with pytest.raises(RunError, match="labels.sqlite holds people's rankings"):
-                record.start("sample", str(tmp_path / "run"), {}, overwrite=True).__enter__()
-            assert (tmp_path / "run/label/labels.sqlite").is_file()
+                record.start("sample", str(folder), {}, overwrite=True).__enter__()
+            assert (folder / "label/labels.sqlite").is_file()
         else:  # the chain's own, made again by the same stage
-            with record.start("sample", str(tmp_path / "run"), {}, overwrite=True) as run:
-                assert not (tmp_path / "run/label").exists()
+            with record.start("sample", str(folder), {}, overwrite=True) as run:
+                assert not (folder / "label").exists()
                 run.finish("complete")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +14,56 @@ ROWS = 256  # at once
 def stored(path: Path, kind: str, column: str, most: int) -> Iterator[Row]:
     """The rows of a Parquet or Arrow file, a few hundred at a time."""
     for batch in batches(path, kind):
-        try:
-            rows = batch.to_pylist()
-        except UnicodeDecodeError:  # a string column that is not UTF-8: whoever wrote the file did not look
-            rows = _as_bytes(batch).to_pylist()
-        for row in rows:
+        for row in _values(batch):
             mixed = isinstance(row.get(column), bytes) and decode(row[column])[1]
             repaired = ("undecodable_bytes",) if mixed else ()
             yield within(as_row({key: _plain(value) for key, value in row.items()}, column, repaired), most)
 
 
-def _as_bytes(batch: Any) -> Any:
-    """A record batch with the bytes of its strings as they are, for `decode`."""
+def _values(batch: Any) -> list[dict[str, Any]]:
+    """A record batch as rows; strings as bytes where one is not UTF-8 (whoever wrote the file did not look), times as
+    numbers where one is beyond the years of Python's calendar or in a zone that nobody knows."""
+    try:
+        return list(batch.to_pylist())
+    except UnicodeDecodeError:
+        changed = _changed(batch, _bytes)
+    except (ValueError, OverflowError, KeyError):
+        changed = _changed(batch, _number)
+    try:
+        return list(changed.to_pylist())
+    except (ValueError, OverflowError, KeyError):
+        return list(_changed(_changed(batch, _bytes), _number).to_pylist())
+
+
+def _changed(batch: Any, change: Callable[[Any], Any]) -> Any:
+    """A record batch whose columns are read as other types of the same size."""
     import pyarrow as pa
 
-    def raw(kind: Any) -> Any:
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            return pa.binary() if pa.types.is_string(kind) else pa.large_binary()
+    def inside(kind: Any) -> Any:
         if pa.types.is_list(kind):
-            return pa.list_(raw(kind.value_type))
+            return pa.list_(inside(kind.value_type))
         if pa.types.is_struct(kind):
-            return pa.struct([(field.name, raw(field.type)) for field in kind])
-        return kind
+            return pa.struct([(field.name, inside(field.type)) for field in kind])
+        return change(kind)
 
     columns = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in batch.columns]
-    return pa.RecordBatch.from_arrays([column.view(raw(column.type)) for column in columns], batch.schema.names)
+    return pa.RecordBatch.from_arrays([column.view(inside(column.type)) for column in columns], batch.schema.names)
+
+
+def _bytes(kind: Any) -> Any:
+    """The bytes of strings as they are, for `decode`."""
+    import pyarrow as pa
+
+    return {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(kind, kind)
+
+
+def _number(kind: Any) -> Any:
+    """Days, or units since the epoch."""
+    import pyarrow as pa
+
+    if not pa.types.is_temporal(kind) or pa.types.is_interval(kind):
+        return kind
+    return pa.int64() if kind.bit_width == 64 else pa.int32()
 
 
 def _plain(value: Any) -> Any:

@@ -244,9 +244,10 @@ def _rows(source: str) -> tuple[Any, str]:
 
 
 def _given(row: dict[str, Any], source: str, columns: Sequence[str]) -> dict[str, list[str]]:
-    """The texts of a row by column: of the named columns where it has any of them, else of those that we know."""
+    """The texts of a row by column: of the named columns where it has any of them, else of those that we know; nothing
+    where they are empty."""
     names = [name for name in columns if name in row] or [name for name in FIELDS if row.get(name) is not None]
-    if not names:
+    if not names and not any(name in row for name in FIELDS):
         raise DataError(
             f"{source}: has the columns {', '.join(row)}; one of these is needed: {', '.join(FIELDS)}; or name those "
             "with the texts: --decontaminate_columns …"

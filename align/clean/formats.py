@@ -28,7 +28,7 @@ MAGIC = {
 }  # fmt: skip
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")  # may be beyond 64 bits, which orjson reads as a number with a point
 # What the readers raise where a file is cut off or its bytes were changed
-DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, csv.Error, ValueError, MemoryError)
+DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, csv.Error, ValueError, OverflowError, MemoryError)
 
 
 class Damaged(Exception):
