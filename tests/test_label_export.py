@@ -7,12 +7,12 @@ import json
 
 import pytest
 import yaml
-from conftest import run_recipe, stage_arguments
+from conftest import run_recipe, stage_arguments, write_rows
 from datasets import Dataset
 
 from align import data, loading, rankings
 from align.config import ConfigError, DataArguments, DataError
-from align.label import agreement, export, imports, source
+from align.label import agreement, cards, export, imports, source
 from align.label.config import LabelArguments
 from align.label.rows import take_in
 from align.label.store import Store
@@ -218,6 +218,13 @@ def test_test_split_size_holds_prompts_out(labels, tmp_path):
     )
     sides = [{str(row["prompt"]) for row in rows_of(tmp_path / "s", split)} for split in ("train", "test")]
     assert [len(side) for side in sides] == [15, 5] and not sides[0] & sides[1]
+
+
+def test_a_name_is_known_however_its_accents_are_composed(tmp_path):
+    rows = [{"prompt": "p", "completions": ["a", "b"], "ranking": [1, 2], "annotator": "Jos\u00e9", "kind": "human"}]
+    write_rows(tmp_path / "rankings/train.jsonl", rows)
+    assert len(source.read(str(tmp_path / "rankings"), annotators=["jose\u0301"])) == 1
+    assert cards._annotators(rows) == "1 human"  # a kind of somebody else's
 
 
 def test_nothing_ranked_yet(tmp_path):

@@ -250,7 +250,7 @@ def test_it_serves_and_ctrl_c_ends_it_cleanly(page):
     with urllib.request.urlopen(url + "api/x") as response:
         assert json.load(response) == {"x": 1} and "server" not in {name.lower() for name in response.headers}
     os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert (out, err, process.returncode) == ("ended\n", "", 0)
 
 

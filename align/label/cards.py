@@ -143,5 +143,7 @@ def _annotators(rows: list[dict[str, Any]]) -> str:
     """`4 people and 1 model`."""
     who = {(row.get("annotator"), str(row.get("kind") or "person")) for row in rows}
     kinds = Counter(kind for name, kind in who if name not in NAMELESS)
-    words = [f"{count:,} {WHO[kind][count > 1]}" for kind, count in sorted(kinds.items(), reverse=True)]
+    words = [
+        f"{count:,} {WHO.get(kind, (kind, kind))[count > 1]}" for kind, count in sorted(kinds.items(), reverse=True)
+    ]
     return " and ".join([*words, *(word for key, word in NAMELESS.items() if any(name == key for name, _ in who))])

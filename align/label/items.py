@@ -39,6 +39,11 @@ class Task:
     repeat: bool
     meta: dict[str, Any] = field(default_factory=dict)  # the row's other columns; not for annotators' eyes
 
+    @property
+    def mark(self) -> str:
+        """What tells a page that the task is the one that it shows: in a copy that is put back, numbers come again."""
+        return hashlib.sha256(text([self.id, self.item, self.order]).encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class Item:

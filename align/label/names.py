@@ -24,8 +24,8 @@ def checked(name: str) -> str:
 
 
 def folded(name: str) -> str:
-    """What tells names apart: capitals do not, and neither do joiners, which are not seen."""
-    return name.translate(dict.fromkeys(map(ord, JOINERS))).casefold()
+    """What tells names apart: capitals do not, nor how accents are composed, nor joiners, which are not seen."""
+    return unicodedata.normalize("NFC", name).translate(dict.fromkeys(map(ord, JOINERS))).casefold()
 
 
 def _visible(name: str) -> bool:

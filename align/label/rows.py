@@ -10,7 +10,7 @@ from align.config import DataArguments, DataError, fail
 from align.label.config import LabelArguments
 from align.label.database import FILE_NAME
 from align.label.items import MOST, item
-from align.label.source import DATABASES
+from align.label.source import DATABASES, labels_file
 from align.label.store import Store
 from align.record import parent_problem
 
@@ -74,8 +74,7 @@ def _rankable(row: dict[str, Any], left_out: Counter[str]) -> dict[str, Any]:
 def places(args: LabelArguments) -> tuple[Path, str | None]:
     """Where the labels are kept, and the rows to take in (None: the source is labels already)."""
     source = Path(str(args.source))
-    if source.suffix in DATABASES or (source / FILE_NAME).is_file():
-        file = source if source.suffix in DATABASES else source / FILE_NAME
+    if file := labels_file(str(source)) or (source if source.suffix in DATABASES else None):
         if args.output_dir and Path(args.output_dir) != file.parent:
             fail([f"{file} is where the labels are; copy it to {args.output_dir} yourself, or leave --output_dir out"])
         return file, None

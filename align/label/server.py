@@ -148,11 +148,12 @@ class Labelling:
             self.store.answer(
                 task, annotator, ranking=body.get("ranking"), all_bad=body.get("all_bad") is True,
                 skip=body.get("skip") is True, reason=_text(body, "reason"), better=_text(body, "better"),
-                seconds=None if seconds is None else round(seconds, 2),
+                seconds=None if seconds is None else round(seconds, 2), mark=_text(body, "mark") or None,
             )  # fmt: skip
         except RunError as error:
             current = self.store.next(annotator)
-            if current is None or current.id != task:  # answered in another tab, or left open too long
+            # answered in another tab, left open too long, or another task of that number
+            if current is None or current.id != task or current.mark != body.get("mark", current.mark):
                 raise Problem(410, str(error)) from error
             raise
         return {"saved": task, **self._state(request, annotator)}
@@ -259,7 +260,9 @@ def _text(body: dict[str, Any], key: str, longest: int = LONGEST) -> str:
 
 def _shown(task: Task | None) -> dict[str, Any] | None:
     """What an annotator may know of a task: not where completions are from, nor that it comes a second time."""
-    return None if task is None else {"id": task.id, "prompt": task.prompt, "completions": task.completions}
+    if task is None:
+        return None
+    return {"id": task.id, "mark": task.mark, "prompt": task.prompt, "completions": task.completions}
 
 
 def main(argv: list[str]) -> None:

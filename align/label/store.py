@@ -222,12 +222,13 @@ class Store(Database):
     # ------------------------------------------------------------------------------------------------------- tasks
 
     def next(self, annotator: Annotator) -> Task | None:
-        """The task to do: the open one until it is answered, else a repeat that is due, else the next item wanted.
+        """The task to do: the open one (of several the last) until it is answered, else a repeat that is due, else the
+        next item wanted.
 
         Persons are asked about an item until `overlap` of them have it; a model or a simulated labeler is asked about
         every item, and counts for nobody. None where nothing is left.
         """
-        sql = "SELECT id, opened FROM tasks WHERE annotator = ? AND open ORDER BY id LIMIT 1"
+        sql = "SELECT id, opened FROM tasks WHERE annotator = ? AND open ORDER BY opened DESC, id LIMIT 1"
         held, stale = self.one(sql, annotator.number), time.time() - HOLD
         if held is None or held["opened"] < stale:
             with self.transaction():
@@ -274,7 +275,7 @@ class Store(Database):
 
     def answer(
         self, task_id: int, annotator: Annotator, *, ranking: list[int] | None = None, all_bad: bool = False,
-        skip: bool = False, reason: str = "", better: str = "", seconds: float | None = None,
+        skip: bool = False, reason: str = "", better: str = "", seconds: float | None = None, mark: str | None = None,
     ) -> None:  # fmt: skip
         """Write one answer down; it is on disk when this returns. The same answer a second time changes nothing.
 
@@ -285,10 +286,11 @@ class Store(Database):
             reason: why, in the annotator's words.
             better: an answer that the annotator would have liked better than all.
             seconds: time spent.
+            mark: `Task.mark` of what was ranked, where it is known.
 
         Raises:
             DataError: ranks that do not fit, or no verdict.
-            RunError: the task is another's, or was answered otherwise; `undo` first.
+            RunError: the task is another's or another one, or was answered otherwise; `undo` first.
         """
         with self.transaction():
             row = self.one("SELECT * FROM tasks WHERE id = ? AND annotator = ?", task_id, annotator.number)
@@ -296,6 +298,8 @@ class Store(Database):
             holds = self.one(sql, task_id)
             if row is None or not (row["open"] or holds or assignment.take_back(self, row["item"])):
                 raise RunError("this task is no longer yours: it was left, and has gone to somebody else since")
+            if mark not in (None, self._task(task_id).mark):
+                raise RunError("this task is about something else by now (was a copy put back?): nothing was saved")
             if skip == (ranking is not None or all_bad):
                 raise DataError("an answer is a ranking, all_bad (with or without a ranking), or skip")
             given = None if ranking is None else items.text(items.dense(ranking, len(json.loads(row["shown"]))))

@@ -7,11 +7,12 @@ const HEARTBEAT = 30000; // ms; the server gives a name free after four of them
 const KEPT = 30; // tasks whose unsaved or just saved ranks the tab remembers, for reloads and undo
 const WIDE = matchMedia("(min-width: 70rem)");
 
-let task = null; // what is asked: {id, prompt, completions}, and the `key` under which the tab remembers it
+let task = null; // what is asked: {id, mark, prompt, completions}, and the `key` under which the tab remembers it
 let labels = ""; // which labels are ranked: another project may be served at this address tomorrow
 let work = null; // what has been done about it: {groups, reason, better, spent}
 let tie = false; // the next one placed ties with the last
 let saving = false;
+let entering = null; // a login that is under way
 let offline = false;
 let since = 0; // when the clock of this task last started
 
@@ -96,7 +97,7 @@ function measure() {
 
 function show(state) {
   labels = state.labels;
-  task = state.task && { ...state.task, key: `${labels} ${state.task.id} ${state.name}` };
+  task = state.task && { ...state.task, key: `${labels} ${state.task.mark} ${state.name}` };
   tie = false;
   $("login").hidden = true;
   $("leave").hidden = false;
@@ -200,6 +201,7 @@ function act(event, action) {
 }
 
 function change(groups) {
+  if (saving) return; // what is on its way to the server stays on the page
   work.groups = groups;
   tie = false;
   remember();
@@ -296,7 +298,7 @@ async function save({ bad = false, skip = false } = {}) {
   if (!bad && !skip && !work.groups.length) return void complain("Place at least the best answer; to say that all are equal, press e.");
   remember();
   const ranking = skip || (bad && !work.groups.length) ? null : ranks(work.groups, task.completions.length);
-  const body = { labels, task: task.id, ranking, all_bad: bad, skip, reason: work.reason, better: work.better, seconds: work.spent };
+  const body = { labels, task: task.id, mark: task.mark, ranking, all_bad: bad, skip, reason: work.reason, better: work.better, seconds: work.spent };
   await ask(async () => {
     const state = await call("/api/answer", body);
     show(state);
@@ -317,7 +319,7 @@ async function undo() {
   });
 }
 
-/** One request at a time. Whatever goes wrong is said in a sentence, and what is on the page stays. */
+/** One request at a time. Whatever goes wrong is said in a sentence, and what is on the page stays: false then. */
 async function ask(request, prefix = "") {
   saving = true;
   if (task) draw();
@@ -330,8 +332,10 @@ async function ask(request, prefix = "") {
     }
     online();
     complain("");
+    return true;
   } catch (error) {
     await failed(error, prefix);
+    return false;
   } finally {
     saving = false;
     if (task) draw();
@@ -343,11 +347,17 @@ async function failed(error, prefix) {
   if (error.status === 401 || error.value.other) return login(error.message);
   if (error.status === 410) {
     await reload(); // answered in another tab, given to somebody else, or of other labels than are served now
-    return complain(error.message);
+    return tell(error.message);
   }
   offline = error.status === 0;
-  complain(prefix + error.message + (offline ? " Your work is kept in this tab: press Enter to try again." : ""));
-  if (!$("finished").hidden || $("bar").hidden) $("progress").textContent = error.message;
+  const next = offline ? ` Your work is kept in this tab${prefix ? ": press Enter to try again." : "."}` : "";
+  tell(prefix + error.message + next);
+}
+
+/** Say it where it can be seen: the notice is in the bar, which is there with a task only. */
+function tell(words) {
+  complain(words);
+  if ($("bar").hidden) $("progress").textContent = words;
 }
 
 async function reload() {
@@ -383,20 +393,24 @@ async function again() {
   const name = sessionStorage.getItem("align-name");
   if (!name) return false;
   try {
-    await api("/api/login", { name });
+    entering ||= api("/api/login", { name });
+    await entering;
     return true;
   } catch (error) {
     if (error.status === 0) throw error;
     return false;
+  } finally {
+    entering = null;
   }
 }
 
 async function begin(event, takeOver = false) {
   event.preventDefault();
   const name = $("name").value.trim();
-  if (!name) return;
+  if (!name || entering) return;
   try {
-    const state = await api("/api/login", { name, take_over: takeOver });
+    entering = api("/api/login", { name, take_over: takeOver });
+    const state = await entering;
     sessionStorage.setItem("align-name", state.name);
     localStorage.setItem("align-name", state.name);
     show(state);
@@ -405,11 +419,13 @@ async function begin(event, takeOver = false) {
     if (!(error instanceof Refusal)) throw error;
     login(error.message, error.value.in_use);
     $("name").focus();
+  } finally {
+    entering = null;
   }
 }
 
 async function leave() {
-  await ask(() => call("/api/logout", {}));
+  if (saving || !(await ask(() => call("/api/logout", {})))) return;
   sessionStorage.removeItem("align-name");
   login();
 }
@@ -417,8 +433,13 @@ async function leave() {
 // --------------------------------------------------------------------------------------------------------- guidelines
 
 async function guidelines() {
-  const { text: words } = await api("/api/guidelines");
-  $("guidelines-text").replaceChildren(markdown(words));
+  try {
+    const { text: words } = await api("/api/guidelines");
+    $("guidelines-text").replaceChildren(markdown(words));
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    $("guidelines-text").replaceChildren(el("p", { class: "muted", text: `The guidelines did not come: ${error.message}` }));
+  }
   if (!$("sheet").open) layGuidelines();
 }
 

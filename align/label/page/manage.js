@@ -30,7 +30,6 @@ function show(found) {
 }
 
 async function refresh() {
-  if (document.hidden) return;
   try {
     show(await api("/api/manage"));
     $("live").textContent = `as of ${new Date().toLocaleTimeString()}`;
@@ -57,16 +56,26 @@ async function save() {
   }
 }
 
-async function start() {
-  await refresh();
-  setInterval(refresh, EVERY);
-  document.addEventListener("visibilitychange", refresh);
-  if ($("shown").hidden) return;
-  before = $("text").value = (await api("/api/guidelines")).text;
+async function edit() {
+  try {
+    before = $("text").value = (await api("/api/guidelines")).text;
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    $("saved").textContent = `The guidelines did not come: ${error.message} Load the page again.`;
+    return;
+  }
   preview();
+  $("text").disabled = $("save").disabled = false;
   $("text").addEventListener("input", preview);
   $("save").addEventListener("click", save);
   addEventListener("beforeunload", (event) => $("text").value !== before && event.preventDefault());
+}
+
+async function start() {
+  await refresh();
+  setInterval(() => document.hidden || refresh(), EVERY);
+  document.addEventListener("visibilitychange", () => document.hidden || refresh());
+  if (!$("shown").hidden) await edit();
 }
 
 start();
