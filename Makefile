@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: setup browser demo compare seeds check format test matrix clean
@@ -32,14 +33,14 @@ check: setup ## format, lint, types, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow and not matrix"
+	$(PYTEST) -m "not slow and not matrix"
 
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 test: setup ## every test but the whole sharding matrix
-	$(BIN)/python -m pytest -m "not matrix"
+	$(PYTEST) -m "not matrix"
 
 matrix: setup ## every trainer, full and LoRA, under every way to shard, with two real processes
 	$(BIN)/python -m pytest -m matrix
