@@ -44,19 +44,22 @@ def text_of(prompt: str | list[dict[str, Any]]) -> str:
 def prompts_of(rows: Any, source: str, columns: list[str] | None = None) -> Prompts:
     """The prompts of a `datasets.Dataset` in any schema that a recipe takes.
 
-    One a row; of a conversation (`messages`), which trains on every answer, one for each answer, all turns before it.
-    Of `columns` (`theirs=ours`), those that the rows have are renamed.
+    One a row; of a conversation (`messages`), which trains on every answer, one for each answer, all turns before it,
+    also where its first question is in a column `prompt` besides; a preference row has one. Of `columns`
+    (`theirs=ours`), those that the rows have are renamed.
 
     Raises:
         DataError: where rows have no prompt, as plain text has none, and for the first malformed one.
     """
     rows = schemas.rename(rows, [pair for pair in columns or [] if pair.partition("=")[0] in rows.column_names])
-    several = any(name in rows.column_names for name in CONVERSATIONS)
     useful = [name for name in rows.column_names if name in COLUMNS]
-    useful = ["prompt"] if "prompt" in useful else useful
+    several = {*CONVERSATIONS} & {*useful} if "chosen" not in useful else set()
+    useful = ["prompt"] if "prompt" in useful and not several else useful
     texts: list[str] = []
     of_row: list[int] = []
     for number, row in enumerate(rows.select_columns(useful) if useful else rows):
+        if any(row[name] is not None for name in several):
+            row = {name: value for name, value in row.items() if name != "prompt"}
         try:
             turns = schemas.prompt(row, f"{source}, row {number + 1}")["prompt"]
         except KeyError:
@@ -65,7 +68,7 @@ def prompts_of(rows: Any, source: str, columns: list[str] | None = None) -> Prom
                 f"rows with {schemas.NEEDED['prompt']}. Map yours with --columns theirs=ours"
             ) from None
         cuts = [len(turns)]  # the last answer is cut off already
-        if several:
+        if several and not isinstance(turns, str):
             cuts = [at for at in range(1, len(turns)) if turns[at]["role"] == "assistant"] + cuts
         for cut in cuts:
             texts.append(text_of(turns[:cut]))

@@ -68,6 +68,14 @@ def _side(value: Any, where: str) -> str | chat.Messages:
     return messages(value, where)
 
 
+def _prompt(value: Any, where: str) -> str | chat.Messages:
+    """A prompt; the `\n\nAssistant:` after which a transcript's answer is to come is no turn."""
+    told = _side(value, where)
+    if isinstance(value, str) and not isinstance(told, str) and told[-1:] == _as_answer(""):
+        return told[:-1]
+    return told
+
+
 def _as_user(text: str) -> chat.Messages:
     return [{"role": "user", "content": text}]
 
@@ -88,7 +96,9 @@ def _sft_row(row: dict, where: str) -> dict:
     if row.get("conversations") is not None:
         return {"messages": messages(row["conversations"], f"{where}.conversations")}
     if "completion" in row:
-        prompt, completion = _side(row["prompt"], f"{where}.prompt"), _side(row["completion"], f"{where}.completion")
+        prompt, completion = _prompt(row["prompt"], f"{where}.prompt"), _side(row["completion"], f"{where}.completion")
+        if isinstance(row["prompt"], str) and isinstance(completion, str) and not isinstance(prompt, str):
+            completion = _as_answer(completion.strip())
         if isinstance(prompt, str) != isinstance(completion, str):
             raise DataError(f"{where}: prompt and completion must both be text or both be messages")
         if isinstance(prompt, str):
@@ -111,18 +121,21 @@ def preference(row: dict, where: str) -> dict:
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise DataError(f"{where}: chosen and rejected must both be text or both be messages")
     if row.get("prompt") is not None:
-        prompt = _side(row["prompt"], f"{where}.prompt")
+        prompt = _prompt(row["prompt"], f"{where}.prompt")
         if isinstance(prompt, str) and not isinstance(chosen, str):
             prompt = _as_user(prompt)
         if not isinstance(prompt, str) and isinstance(chosen, str):
-            chosen, rejected = _as_answer(str(chosen)), _as_answer(str(rejected))
+            if isinstance(row["prompt"], str):  # a transcript, whose turns begin with a blank
+                chosen, rejected = chosen.strip(), str(rejected).strip()
+            chosen, rejected = _as_answer(chosen), _as_answer(str(rejected))
         if not isinstance(chosen, str) and len(chosen) > 1 and chosen[: len(prompt)] == prompt:
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]  # UltraFeedback repeats the prompt
     else:  # implicit: what both have in common
         pairs = zip(chosen, rejected, strict=False)
         shared = sum(1 for _ in itertools.takewhile(lambda p: p[0] == p[1], pairs))
-        if isinstance(chosen, str):
-            shared = chosen.rfind(" ", 0, shared) + 1 if shared < len(chosen) else shared
+        if isinstance(chosen, str):  # to a word's end; the space belongs to the answer, as it does in TRL
+            blank = re.search(r"\s+\S*$", chosen[:shared])
+            shared = blank.start() if blank else shared
         elif len(chosen) == len(rejected) == shared:
             shared -= 1  # identical sides: keep the last turn as the (identical) answer
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
@@ -141,6 +154,8 @@ def preference(row: dict, where: str) -> dict:
         out["drop"] = "with identical chosen and rejected"
     elif not isinstance(chosen, str) and (len(chosen) != 1 or len(rejected) != 1):
         out["drop"] = "where chosen and rejected differ before the last turn"
+    elif any(side[-1]["role"] != "assistant" for side in (chosen, rejected) if not isinstance(side, str)):
+        out["drop"] = "whose last turn is not the assistant's"
     elif not prompt:
         out["drop"] = "without a prompt"
     return out
@@ -150,7 +165,7 @@ def prompt(row: dict, where: str) -> dict:
     """A row of whatever schema as its `prompt`, with its other columns."""
     rest = {k: v for k, v in row.items() if k not in ("prompt", "messages", "chosen", "rejected", "question")}
     if row.get("prompt") is not None:
-        prompt = _side(row["prompt"], f"{where}.prompt")
+        prompt = _prompt(row["prompt"], f"{where}.prompt")
     elif row.get("messages") is not None:
         prompt = messages(row["messages"], f"{where}.messages")
     elif row.get("user") is not None or row.get("question") is not None:

@@ -135,6 +135,9 @@ def test_a_written_better_answer_is_left_out():
     assert found["people"]["tau_b"]["value"] == 1
     assert agreement.length_bias([written])["pairs"] == 3
     assert agreement.position_bias([written])["value"] == 1
+    tied = [2, 2, 2, 1]  # what an export makes of "all bad" with a written answer: nobody called the three a tie
+    bad = row("bob", tied, completions=["a", "bb", "ccc", "mine"], written=True, verdict="all_bad")
+    assert agreement.ranks(bad) is None and agreement.ranks({**bad, "verdict": "ranked"}) is not None
 
 
 def test_old_rows_without_our_columns_and_the_summary_as_json():

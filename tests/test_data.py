@@ -9,7 +9,7 @@ import pytest
 from conftest import conversations, pairs, write_rows
 from datasets import Dataset
 
-from align import data, loading
+from align import data, loading, schemas
 from align.config import DataArguments, DataError
 
 
@@ -84,18 +84,54 @@ def test_columns_are_mapped(tmp_path, tokenizer):
         {"chosen": MESSAGES, "rejected": [MESSAGES[0], {"role": "assistant", "content": "no"}]},
         {"prompt": ASK, "chosen": MESSAGES, "rejected": [MESSAGES[0], {"role": "assistant", "content": "no"}]},
         {"chosen": f"\n\nHuman: {ASK}\n\nAssistant: {TELL}", "rejected": f"\n\nHuman: {ASK}\n\nAssistant: no"},
+        {"prompt": f"\n\nHuman: {ASK}\n\nAssistant:", "chosen": f" {TELL}", "rejected": " no"},
+        {
+            "prompt": f"\n\nHuman: {ASK}\n\nAssistant:",
+            "chosen": f"\n\nHuman: {ASK}\n\nAssistant: {TELL}",
+            "rejected": f"\n\nHuman: {ASK}\n\nAssistant: no",
+        },
         {
             "prompt": MESSAGES[:1],
             "completions": [[{"role": "assistant", "content": "no"}], MESSAGES[1:]],
             "ranking": [2, 1],
         },
     ],
-    ids=["explicit", "implicit", "ultrafeedback", "hh transcripts", "rankings"],
+    ids=[
+        "explicit",
+        "implicit",
+        "ultrafeedback",
+        "hh transcripts",
+        "hh prompt",
+        "hh prompt and transcripts",
+        "rankings",
+    ],
 )
 def test_pairs_in_every_format_are_the_same_tokens(row, tmp_path, tokenizer):
     rows = prepare(write_rows(tmp_path / "x.jsonl", [row]), "preference", tokenizer).train
     assert TELL in tokenizer.decode(rows[0]["chosen_ids"]) and "no" in tokenizer.decode(rows[0]["rejected_ids"])
     assert ASK in tokenizer.decode(rows[0]["prompt_ids"]) and TELL not in tokenizer.decode(rows[0]["prompt_ids"])
+    assert tokenizer.decode(rows[0]["prompt_ids"]).count("Assistant:") <= 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt"),
+    [
+        ("The sky is blue.", "The sky is green.", "The sky is"),  # TRL's example, and its cut
+        ("What is love?\nBaby don't", "What is love?\nBut why", "What is love?"),
+        ("The sky is blue", "The sky is blue and wide", "The sky is"),
+        ("\u5929\u7a7a\u662f\u84dd\u8272", "\u5929\u7a7a\u662f\u7eff\u8272", "\u5929\u7a7a\u662f"),
+    ],
+)
+def test_a_prompt_that_is_what_two_texts_share_ends_with_a_word(chosen, rejected, prompt):
+    row = schemas.preference({"chosen": chosen, "rejected": rejected}, "x")
+    assert (row["prompt"], row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]) == (prompt, chosen, rejected)
+    assert row["drop"] == "" and row["chosen"] and row["rejected"]
+
+
+def test_a_pair_ends_with_what_the_assistant_says():
+    ask = "\n\nHuman: hi\n\nAssistant: hello"
+    row = {"chosen": f"{ask}\n\nHuman: tell me a joke", "rejected": f"{ask}\n\nHuman: bye"}
+    assert schemas.preference(row, "x")["drop"] == "whose last turn is not the assistant's"
 
 
 def test_margin_is_passed_on(tmp_path, tokenizer):

@@ -20,7 +20,7 @@ from conftest import ROOT
 from align.config import ConfigError
 from align.evaluate import judge as judging
 from align.evaluate.judge import Endpoint, JudgeConfig, by_score
-from align.evaluate.verdicts import PROMPT, order_effect, read_prompt, read_verdict, render, retry_after
+from align.evaluate.verdicts import PROMPT, Cache, order_effect, read_prompt, read_verdict, render, retry_after
 from align.record import RunError
 
 KEY = "sk-quite-secret-0123456789"
@@ -267,6 +267,66 @@ def test_a_refusal_stops_at_once_and_the_key_stays_secret(serve, tmp_path, monke
     server.behave = lambda _: (200, "<html>hello</html>", {})
     with pytest.raises(RunError, match="not answer with a chat completion.*hello"):
         ask(server, tmp_path / "j.db", ["new"], ["a"], ["b"])
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_request_that_the_server_refuses_has_no_verdict(serve, tmp_path, status):
+    """Three pairs, six requests. Both of the first are refused, and so is one of the second; the others have verdicts.
+    The next run asks for the three again, and does not stop although no request of it is answered."""
+
+    def behave(text):
+        first = parts(text)[0]
+        return (status, {"error": "too long"}, {}) if first in ("long", "long 2", "odd") else prefers_good(text)
+
+    server = serve(behave)
+    prompts, a, b = ["p", "q", "r"], ["long", "odd", "good"], ["long 2", "bad", "bad"]
+    for asked, cached in ((6, 0), (3, 3)):
+        found = ask(server, tmp_path / "j.db", prompts, a, b, judge_workers=1)
+        assert found.verdicts == [None, None, 1.0]
+        why = f'the server answered {status}: {{"error": "too long"}}'
+        assert found.problems == [why, why, ""]
+        report = found.report
+        assert (report["asked"], report["cached"], report["refused"], report["malformed"]) == (asked, cached, 3, 0)
+        assert (report["failed"], report["judged"], report["retried"], report["asked_again"]) == (2, 1, 0, 0)
+    with sqlite3.connect(tmp_path / "j.db") as replies:  # kept to be read by people, as malformed ones are
+        assert set(replies.execute("SELECT reply FROM replies WHERE verdict IS NULL")) == {(why,)}
+    with Endpoint(JudgeConfig(judge_url=server.url, judge_model="m"), tmp_path / "j.db") as judge:
+        judge.compare(prompts, a, b)
+        said = f"2 without a usable verdict (3 requests had no reply, for example because {why}), 0 of"
+        assert said in judge.summary()
+        server.behave = prefers_good
+        assert judge.compare(prompts, a, b).verdicts == [0.5, 0.5, 1.0]
+        assert not judge.refused and "0 without a usable verdict, 0 of" in judge.summary()
+    server.behave = lambda _: (403, "not for you", {})
+    with pytest.raises(RunError, match="answered 403: not for you"):
+        ask(server, tmp_path / "j.db", ["new"], ["a"], ["b"])
+
+
+def test_a_server_that_refuses_every_request_stops_the_run(serve, tmp_path, monkeypatch):
+    """A reply without a verdict is an answer too: then the request cannot be wrong as such."""
+    server = serve(lambda _: (400, "unknown parameter max_tokens", {}))
+    prompts, a, b = ["p"] * 3, ["good", "good 2", "good 3"], ["bad"] * 3
+    stops = r"at http.* answered 400: unknown parameter max_tokens \(to each of 6 requests\)\. 0 of 6 verdicts are safe"
+    with pytest.raises(RunError, match=stops):
+        ask(server, tmp_path / "j.db", prompts, a, b)
+    assert len(server.seen) == 6
+    monkeypatch.setattr(judging, "ALL_REFUSED", 2)
+    with pytest.raises(RunError, match="to each of 2 requests"):
+        ask(server, tmp_path / "j.db", prompts, a, b, judge_workers=1)
+    assert len(server.seen) == 6 + 2
+    server.behave = lambda _: (400, "no", {}) if len(server.seen) > 10 else answer("Both are fine.")
+    found = ask(server, tmp_path / "j.db", prompts, a, b, judge_workers=1)
+    assert found.verdicts == [None] * 3 and (found.report["refused"], found.report["malformed"]) == (5, 1)
+    server.behave = prefers_good
+    assert ask(server, tmp_path / "j.db", prompts, a, b).verdicts == [1.0] * 3
+
+
+def test_half_a_surrogate_pair_is_kept_as_a_question_mark(tmp_path):
+    cache = Cache(tmp_path / "j.db")
+    cache.keep("k", "m", "all \ud83d of it", "all \ud83d of it, twice", {})
+    assert cache.verdicts(["k"]) == {"k": "all ? of it"}
+    assert cache.db.execute("SELECT reply FROM replies").fetchone() == ("all ? of it, twice",)
+    cache.db.close()
 
 
 def test_results_do_not_depend_on_who_is_first(serve, tmp_path):

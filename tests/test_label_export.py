@@ -56,7 +56,7 @@ def labels(tmp_path):
 
 
 def rows_of(folder, split="train"):
-    return [json.loads(line) for line in (folder / "data" / f"{split}.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "data" / f"{split}.jsonl").read_text().split("\n") if line]
 
 
 def test_export_is_a_run_with_rows_and_a_card(labels, tmp_path, capsys):
@@ -449,6 +449,12 @@ def test_label_studio_pairwise_and_rating():
         {"from_name": f"r{n}", "to_name": f"answer{n}", "type": "rating", "value": {"rating": n + 2}} for n in (1, 2)
     ]
     assert converted([task(stars, fields)])[0][0]["ranking"] == [2, 1]
+    harm = [{**one, "from_name": "harm", "value": {"rating": 6 - one["value"]["rating"]}} for one in stars]
+    both = [{**one, "from_name": "help"} for one in stars] + harm
+    with pytest.raises(DataError, match="answer1 is rated more than once, by harm, help; name the rating.*--question"):
+        converted([task(both, fields)])
+    assert converted([task(both, fields)], question="help")[0][0]["ranking"] == [2, 1]
+    assert converted([task(both, fields)], question="harm")[0][0]["ranking"] == [1, 2]
     renamed = [{**pairwise[0], "to_name": "txt-1,txt-2"}]
     with pytest.raises(DataError, match="no field txt-1, txt-2 in the task's data.*--completion_fields"):
         converted([task(renamed, fields)])
@@ -470,6 +476,16 @@ def test_label_studio_counts_and_errors():
         converted([task([{"type": "pairwise", "to_name": "a,b", "value": {"selected": "both"}}], {"prompt": "p"})])
     with pytest.raises(DataError, match="no ranking in it.*1 tasks without annotations"):
         converted([{**TASK, "annotations": []}])
+
+
+def test_odd_characters_of_a_file(tmp_path):
+    """Ends of lines inside a text, a mark of the byte order, and half an emoji."""
+    row = {"prompt": "one\u2028two\x85three", "chosen": "a", "rejected": "b"}
+    lines = [json.dumps(row, ensure_ascii=False), json.dumps({**row, "prompt": "half \ud83d", "split": "train_prefs"})]
+    (tmp_path / "x.jsonl").write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
+    imports.main(["--source", str(tmp_path / "x.jsonl"), "--output_dir", str(tmp_path / "out")])
+    assert [row["prompt"] for row in rows_of(tmp_path / "out")] == ["one\u2028two\x85three", "half \ufffd"]
+    assert not (tmp_path / "out/data/test.jsonl").exists()
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -162,6 +162,14 @@ def test_prompts_of_every_schema():
     assert of({"messages": [system, user, told, more, told]}).texts == ["why", "why\nreally"]
     assert of({"messages": [user, told]}, {"messages": [user, told, more, told]}).of_row.tolist() == [0, 1, 1]
     assert of({"prompt": [user, told, more]}).texts == ["why\nreally"]
+    ultra = {
+        "prompt": "why",
+        "messages": [user, told, more, told],
+    }  # ultrachat's columns; ultrafeedback has pairs besides
+    assert of(ultra).texts == ["why", "why\nreally"]
+    assert of({**ultra, "chosen": [user, told], "rejected": [user, {**told, "content": "no"}]}).texts == ["why"]
+    assert of({**ultra, "messages": None}, ultra).texts == ["why", "why", "why\nreally"]
+    assert of({"prompt": "\n\nHuman: why\n\nAssistant:", "chosen": " so", "rejected": " no"}).texts == ["why"]
     assert of({"prompt": "why", "completion": "so"}).texts == ["why"]
     assert of({"prompt": [user], "completions": [[told], [told]], "ranking": [1, 2]}).texts == ["why"]
     assert of({"chosen": [user, told], "rejected": [user, {**told, "content": "no"}]}).texts == ["why"]

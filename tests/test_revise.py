@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -267,6 +268,47 @@ def test_identical_and_failed_revisions_are_counted(serve, tmp_path, capsys):
     server.behave = polite  # nothing failed is taken for done: the same command goes on
     revise(tmp_path / "s.jsonl", tmp_path / "none", *endpoint(server))
     assert "3 revisions" in capsys.readouterr().out
+
+
+def test_one_refused_request_is_one_failed_chain(serve, tmp_path, capsys):
+    server = serve(lambda text: (400, "filtered", {}) if "question 0" in text else polite(text))
+    write_rows(tmp_path / "s.jsonl", prompts(3))
+    revise(tmp_path / "s.jsonl", tmp_path / "out", *endpoint(server, "--judge_workers", "1"))
+    said = capsys.readouterr().out
+    assert "3 prompts, 2 answers, 2 revisions" in said and "1 failed, critique: the server answered 400: " in said
+    with pytest.raises(RunError, match="answered 400: filtered"):
+        revise(write_rows(tmp_path / "one.jsonl", prompts(1)), tmp_path / "none", *endpoint(server))
+
+
+def test_half_a_surrogate_pair_in_a_reply(serve, tmp_path):
+    def behave(text):
+        return answer("broken: \ud83d") if "<critique>" in text else polite(text)
+
+    write_rows(tmp_path / "s.jsonl", prompts(1))
+    revise(tmp_path / "s.jsonl", tmp_path / "out", *endpoint(serve(behave)))
+    assert read(tmp_path / "out/sft/train.jsonl")[0]["messages"][-1]["content"] == "broken: ?"
+
+
+def test_labels_that_cannot_be_written_leave_the_run_to_go_on(serve, tmp_path, monkeypatch, capsys):
+    """The labels are locked when the rows are to join them. The same command asks for nothing again and adds them."""
+    from align.label.store import Store
+
+    write_rows(tmp_path / "s.jsonl", prompts(3))
+    with Store(tmp_path / "l/labels.sqlite") as store:
+        store.add(prompts(1))
+    monkeypatch.setitem(Store.__init__.__kwdefaults__, "timeout", 0.1)
+    server, labels = serve(polite), tmp_path / "l/labels.sqlite"
+    flags = endpoint(server, "--label_dir", tmp_path / "l")
+    other = sqlite3.connect(labels, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(RunError, match="is locked by another program"):
+        revise(tmp_path / "s.jsonl", tmp_path / "out", *flags)
+    other.close()
+    assert read_record(tmp_path / "out")["status"] == "failed" and (tmp_path / "out/data/.train.part").is_file()
+    server.seen.clear()
+    revise(tmp_path / "s.jsonl", tmp_path / "out", *flags)
+    assert not server.seen and "3 items added to the labels" in capsys.readouterr().out
+    assert read_record(tmp_path / "out")["status"] == "complete"
 
 
 def test_text_in_an_answer_stays_material(serve, tmp_path):

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 FIRST_WAIT = 1.0  # seconds before the first retry; doubled for each further one up to 64 times, jittered down to a half
 LONGEST_WAIT = 300.0  # seconds; a server that asks for more (a daily quota) ends the run, which can be gone on with
 TOKENS = ("prompt_tokens", "completion_tokens")  # of a reply's `usage`
+REFUSALS = (400, 413, 422)  # about one request: too long, filtered; or about all: a parameter that the server lacks
+ALL_REFUSED = 100  # refusals without an answer that are about all; one item of nine completions alone makes 72 requests
 SHORTEST_SECRET = 8  # characters; a shorter key is a local server's dummy (`1`, `none`), and hiding it garbles replies
 
 
@@ -70,6 +72,10 @@ def by_score(
         else:
             verdicts.append(0.5 if abs(a - b) <= tie else float(a > b))
     return verdicts
+
+
+class Refusal(RunError):
+    """The server will not answer this one request; the message says what it answered."""
 
 
 class Endpoint:
@@ -113,7 +119,10 @@ class Endpoint:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._trouble: RunError | None = None  # the first that no retry could mend
+        self._answered = self.cache.answered(self.model)  # if so, a refusal is about one request
+        self._most_refused = ALL_REFUSED  # if not, after so many it is about all of them
         self._counts: Counter[str] = Counter()
+        self.refused: dict[str, str] = {}  # why, by request: those that the server refused when last asked
         self.reports: dict[int, dict[str, Any]] = {}  # by the pairs
 
     def __enter__(self) -> Endpoint:
@@ -137,13 +146,14 @@ class Endpoint:
 
         Returns:
             Verdicts [N] and a report: `pairs` = `judged` (a verdict in both orders) + `same_text` (ties, never sent) +
-            `failed` (no verdict); `malformed`, replies without a verdict, twice in a row; `cached`, verdicts that were
-            on disk; `asked`, requests sent by this call, of which `retried` after trouble with the server and
-            `asked_again` after a reply without a verdict; `truncated`, replies cut at judge_max_tokens;
-            `prompt_tokens` and `completion_tokens` of this call, None if the server does not say; and `order_effect`.
+            `failed` (no verdict); `malformed`, replies without a verdict, twice in a row; `refused`, requests that the
+            server would not answer (why is in `problems`); `cached`, verdicts that were on disk; `asked`, requests sent
+            by this call, of which `retried` after trouble with the server and `asked_again` after a reply without a
+            verdict; `truncated`, replies cut at judge_max_tokens; `prompt_tokens` and `completion_tokens` of this call,
+            None if the server does not say; and `order_effect`.
 
         Raises:
-            RunError: if the server refuses, or is down for good. What was answered is in the cache.
+            RunError: if the server refuses every request, or is down for good. What was answered is in the cache.
         """
         assert len(prompts) == len(a) == len(b), (len(prompts), len(a), len(b))
         bodies: dict[str, bytes] = {}
@@ -163,7 +173,9 @@ class Endpoint:
         said = self.fetch(bodies, read_verdict, "verdicts")
         report: dict[str, Any] = {name: self._counts[name] for name in ("asked", "retried", "asked_again", "truncated")}
         report |= {name: self._counts.get(name) for name in TOKENS}
-        judged = both_orders(keys, said, malformed=len(bodies) - len(said), cached=len(known), **report)
+        refused = {key: self.refused[key] for key in bodies if key in self.refused}
+        report |= {"malformed": len(bodies) - len(said) - len(refused), "refused": len(refused), "cached": len(known)}
+        judged = both_orders(keys, said, refused, **report)
         self.reports[hash(tuple(keys))] = judged.report
         return judged
 
@@ -179,6 +191,9 @@ class Endpoint:
                 decided += report["judged"]
         if not total["pairs"]:
             return None
+        why = ""
+        if self.refused:
+            why = f" ({len(self.refused):,} requests had no reply, for example because {min(self.refused.values())})"
         order = ""
         if judged := total["judged"]:
             order = f"; the same position won in both orders for {flips / judged:.1%} of the pairs (counted as ties)"
@@ -186,7 +201,7 @@ class Endpoint:
             order += f", and what stood first won {firsts / decided:.1%} of the single verdicts (50 % is unbiased)"
         return (
             f"The judge {self.model} saw {total['pairs']:,} pairs in both orders: {total['failed']:,} without a usable "
-            f"verdict, {total['same_text']:,} of the same text{order}."
+            f"verdict{why}, {total['same_text']:,} of the same text{order}."
         )
 
     def fetch(self, bodies: Mapping[str, bytes], read: Callable[[str], str | None], what: str) -> dict[str, str]:
@@ -198,16 +213,19 @@ class Endpoint:
             what: the answers' name in an error.
 
         Returns:
-            What was read, by key; keys whose replies were malformed are missing.
+            What was read, by key; keys whose replies were malformed are missing, and so are those in `refused`.
 
         Raises:
-            RunError: if the server refuses, or is down for good. What was answered is in the cache.
+            RunError: if the server refuses every request, or is down for good. What was answered is in the cache.
         """
         self._stop.clear()
         self._trouble = None
         self._counts.clear()
         known = self.cache.verdicts(bodies)
         missing = {key: body for key, body in bodies.items() if key not in known}
+        for key in missing:
+            self.refused.pop(key, None)
+        self._most_refused = min(ALL_REFUSED, len(missing))
         try:
             self._ask_all(missing, read)
         except RunError as error:
@@ -254,12 +272,31 @@ class Endpoint:
         """One verdict into the cache. A reply without one is asked for once more: servers are not deterministic."""
         for again in (False, True):
             self._count(asked_again=again)
-            reply, usage, truncated = self._read(self._send(body))
+            try:
+                response = self._send(body)
+            except Refusal as why:
+                self._refuse(key, why)
+                return
+            reply, usage, truncated = self._read(response)
+            self._answered = True
             verdict = None if truncated else read(reply)
             self._count(truncated=truncated, **{n: usage[n] for n in TOKENS if isinstance(usage.get(n), int)})
             self.cache.keep(key, self.model, verdict and self._hide(verdict), self._hide(reply), usage)
             if verdict:
                 return
+
+    def _refuse(self, key: str, why: Refusal) -> None:
+        """Write down why one request has no answer.
+
+        Raises:
+            RunError: if none has ever had one: then something is wrong with all of them.
+        """
+        self.cache.keep(key, self.model, None, f"the server {why}", {})
+        with self._lock:
+            self.refused[key] = f"the server {why}"
+            count = len(self.refused)
+        if count >= self._most_refused and not self._answered:
+            raise RunError(f"the judge {self.model} at {self.url} {why} (to each of {count} requests)") from why
 
     def _count(self, **more: int) -> None:
         with self._lock:
@@ -269,6 +306,7 @@ class Endpoint:
         """POST until the server answers 200, waiting longer each time.
 
         Raises:
+            Refusal: at once, for what may be wrong with this request alone.
             RunError: at once for what no second try can mend (401, 404), else after `judge_retries` more tries.
         """
         import httpx2
@@ -286,6 +324,8 @@ class Endpoint:
                 if response.status_code == 200:
                     return response
                 trouble = f"answered {response.status_code}: {self._said(response)}"
+                if response.status_code in REFUSALS:
+                    raise Refusal(trouble)
                 if response.status_code not in (408, 429) and response.status_code < 500:
                     if response.status_code in (401, 403):
                         trouble += f" (is the key in the environment variable {self.config.judge_key_variable}?)"

@@ -193,6 +193,7 @@ class Judged:
     verdicts: list[float | None]
     report: dict[str, Any]
     shown: list[Shown | None] = field(default_factory=list)  # None for the same text twice, and without a verdict
+    problems: list[str] = field(default_factory=list)  # why there is no verdict; "" with one, and where none is known
 
 
 def settle(shown: Shown) -> float:
@@ -200,12 +201,15 @@ def settle(shown: Shown) -> float:
     return {("1", "2"): 1.0, ("2", "1"): 0.0}.get(shown, 0.5)
 
 
-def both_orders(keys: Sequence[Shown | None], said: Mapping[str, str], **facts: Any) -> Judged:
+def both_orders(
+    keys: Sequence[Shown | None], said: Mapping[str, str], problems: Mapping[str, str], **facts: Any
+) -> Judged:
     """Put the two orders of each pair together, and count.
 
     Args:
         keys: [N], each pair's two requests, the one with `a` first and the one with `b` first; None for the same text.
         said: verdicts by request; malformed ones are missing.
+        problems: why there is no verdict, by request, where that is known.
         facts: more counts for the report.
     """
     verdicts: list[float | None] = []
@@ -225,7 +229,8 @@ def both_orders(keys: Sequence[Shown | None], said: Mapping[str, str], **facts: 
         "failed": verdicts.count(None),
         **facts,
     }
-    return Judged(verdicts, report | order_effect(decided), shown)
+    why = [next((problems[key] for key in pair or () if key in problems), "") for pair in keys]
+    return Judged(verdicts, report | order_effect(decided), shown, why)
 
 
 class Cache:
@@ -254,10 +259,18 @@ class Cache:
                     found[key] = row[0]
         return found
 
+    def answered(self, model: str) -> bool:
+        """Has this model given a verdict before?"""
+        sql = "SELECT 1 FROM replies WHERE model = ? AND verdict IS NOT NULL LIMIT 1"
+        with self.lock:
+            return self.db.execute(sql, (model,)).fetchone() is not None
+
     def keep(self, key: str, model: str, verdict: str | None, reply: str, usage: dict[str, Any]) -> None:
         """Write one reply through to the disk."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        row = (key, model, verdict, reply.encode(errors="replace").decode(), json.dumps(usage), now)
+        # JSON can hold half surrogate pairs, SQLite cannot
+        texts = (text and text.encode(errors="replace").decode() for text in (verdict, reply))
+        row = (key, model, *texts, json.dumps(usage), now)
         try:
             with self.lock:
                 self.db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)

@@ -83,7 +83,7 @@ def ranks(row: dict) -> Ranks | None:
     """What one row says: each distinct completion that was shown, with its rank; None where it ranks nothing.
 
     Of identical completions the first counts. A better answer that the annotator wrote stands after the K that were
-    shown (see `export`); nobody else judged it, and it is left out.
+    shown (see `export`); nobody else judged it, and it is left out. That all are bad ranks none above another.
     """
     if row.get("ranking") is None or row.get("verdict") == "skip":
         return None
@@ -91,6 +91,8 @@ def ranks(row: dict) -> Ranks | None:
     out: Ranks = {}
     for completion, rank in list(zip(row["completions"], row["ranking"], strict=True))[:count]:
         out.setdefault(rankings.text(completion), rank)
+    if row.get("written") and row.get("verdict") == "all_bad" and len(set(out.values())) == 1:
+        return None
     return out if len(out) > 1 else None
 
 

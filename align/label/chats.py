@@ -125,8 +125,9 @@ class ServerChat:
         keys = [hashlib.sha256(body).hexdigest() for body in bodies]
         requests = dict(zip(keys, bodies, strict=True))
         said = self.endpoint.fetch(requests, lambda reply: reply.strip() or None, "replies")
-        nothing = Reply(None, f"the reply was empty or cut at {self.max_new_tokens} tokens, twice")
-        return [Reply(said[key]) if key in said else nothing for key in keys]
+        nothing = f"the reply was empty or cut at {self.max_new_tokens} tokens, twice"
+        refused = self.endpoint.refused
+        return [Reply(said[key]) if key in said else Reply(None, refused.get(key, nothing)) for key in keys]
 
     def _body(self, conversation: Messages, seed: int) -> bytes:
         request = {

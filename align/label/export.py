@@ -127,14 +127,14 @@ def _ordered(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def split(rows: list[dict[str, Any]], size: float | None, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Rows by split: as their items say; where none is held out, `size` of them are, by prompt.
+    """Rows by split: as their items say (`train_prefs` is train); where none is held out, `size` are, by prompt.
 
     Raises:
         DataError: where `size` cannot be held out.
     """
     parts: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
     for row in rows:
-        parts["train" if row.get("split") in (None, "train") else "test"].append(row)
+        parts["train" if str(row.get("split") or "train").startswith("train") else "test"].append(row)
     if parts["test"] or not size:
         return parts
     keys = [rankings.prompt_key(row["prompt"]) for row in rows]

@@ -6,7 +6,7 @@
 
 A judge's rankings stand in the file under its name with the kind `model`; nobody takes them for a person's. What else
 it said (scores, verdicts in both orders) is kept beside the file in `judges/`, and so are a prompted judge's replies: a
-run that was ended goes on where it was, and an item that a judge could not rank is tried again by the next run.
+run that was ended goes on where it was, and tries an item that the judge could not rank again, after all others.
 
 In the end, items get priorities (see align.label.uncertainty): people are asked first where judges disagree with each
 other or are unsure.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +73,8 @@ def rank_items(
 ) -> Counter[str]:
     """Let a judge rank every item that it has not ranked yet, and write each batch down before the next.
 
-    What people have ranked comes first, so that a judge stopped early, or by `most`, can be compared with them.
+    What people have ranked comes first, so that a judge stopped early, or by `most`, can be compared with them. What
+    the judge could not rank comes last, the longest ago first, so that it never keeps `most` from the others.
 
     Returns:
         `ranked`, `before` (ranked by an earlier run), and under `unranked: …` the others by reason.
@@ -80,7 +82,9 @@ def rank_items(
     known = {row["item"] for row in store.rankings(annotators=[annotator.name])}
     counts = Counter(before=len(known))
     todo = [item for item in store.items() if item["item"] not in known]
-    todo = sorted(todo, key=lambda item: not item["taken"])[:most]
+    failed = notes.failed()
+    todo = sorted(todo, key=lambda item: (failed.get(item["item"], 0), not item["taken"]))[:most]
+    reasons: dict[str, str] = {}  # by their words: a server's numbers (how long a request was) differ each time
     for start in range(0, len(todo), judge.at_once):
         some = todo[start : start + judge.at_once]
         judgements = judge.judge(some)
@@ -88,7 +92,8 @@ def rank_items(
         with store.transaction():
             for judgement in judgements:
                 if judgement.ranking is None:
-                    counts[f"unranked: {judgement.problem}"] += 1
+                    reason = reasons.setdefault(re.sub(r"\d+", "", judgement.problem), judgement.problem)
+                    counts[f"unranked: {reason}"] += 1
                 else:
                     _write(store, annotator, judgement)
                     counts["ranked"] += 1

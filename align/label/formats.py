@@ -30,7 +30,8 @@ class ImportConfig:
         metadata={"help": "Who ranked: people, or a model (many public sets).", "choices": ["person", "model"]},
     )
     question: str | None = field(
-        default=None, metadata={"help": "Argilla: the ranking question, where there are several."}
+        default=None,
+        metadata={"help": "The ranking question (Argilla) or the rating (Label Studio), where there are several."},
     )
     prompt_field: str | None = field(
         default=None, metadata={"help": f"The field with the prompt (default: the first of {', '.join(PROMPTS)})."}
@@ -246,7 +247,18 @@ def _studio_ranks(
         if len(names) != 2 or selected not in ("left", "right"):
             raise DataError(f"{where}.value.selected: expected left or right of two, got {selected!r} of {names}")
         return names, _fields(names, fields, where), [1, 2] if selected == "left" else [2, 1]
-    rated = {_names(one.get("to_name"))[0]: one["value"].get("rating") for one in by.get("rating", [])}
+    rated: dict[str, Any] = {}
+    asked = {str(one.get("from_name")) for one in by.get("rating", [])}
+    for one in by.get("rating", []):
+        if args.question in asked and args.question != one.get("from_name"):
+            continue
+        name = _names(one.get("to_name"))[0]
+        if name in rated:
+            raise DataError(
+                f"{where}: {name} is rated more than once, by {', '.join(sorted(asked))}; name the rating that says "
+                "which is better with --question, and give every completion's a toName of its own"
+            )
+        rated[name] = one["value"].get("rating")
     if len(rated) < 2:
         return None
     if not all(isinstance(stars, (int, float)) and not isinstance(stars, bool) for stars in rated.values()):

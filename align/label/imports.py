@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -37,7 +38,8 @@ def load(path: str) -> list[dict[str, Any]]:
         raise DataError(f"{path} does not exist")
     if file.name.removesuffix(".gz").endswith((".json", ".jsonl")):
         try:
-            text = (gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()).decode()
+            raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+            text = raw.decode("utf-8-sig")
         except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read: {error}") from error
         return _json_rows(text, path)
@@ -49,7 +51,7 @@ def _json_rows(text: str, path: str) -> list[dict[str, Any]]:
         whole = json.loads(text)
     except json.JSONDecodeError:
         rows = []
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):  # other ends of lines may stand inside a text
             try:
                 rows += [json.loads(line)] if line.strip() else []
             except json.JSONDecodeError as error:
@@ -62,7 +64,13 @@ def _json_rows(text: str, path: str) -> list[dict[str, Any]]:
             rows = [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]
     if bad := [number for number, row in enumerate(rows, 1) if not isinstance(row, dict)]:
         raise DataError(f"{path}, row {bad[0]}: expected an object, got {str(rows[bad[0] - 1])[:60]!r}")
-    return rows
+    return _whole(rows) if re.search(r"\\u[dD][89a-fA-F]", text) else rows
+
+
+def _whole(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without half surrogate pairs (emoji that were cut in two), which no file in UTF-8 can hold."""
+    halves = json.dumps(rows, ensure_ascii=False).encode("utf-16", "surrogatepass")
+    return list(json.loads(halves.decode("utf-16", "replace")))
 
 
 def convert(rows: list[dict[str, Any]], where: str, args: ImportConfig) -> tuple[list[dict[str, Any]], Counter[str]]:

@@ -155,16 +155,16 @@ class PairwiseJudge:
             [texts[at][j] for at, (_, j) in asked],
         )
         seen: list[dict[Pair, Shown]] = [{} for _ in items]
-        missing = [0] * len(items)
-        for (at, pair), shown in zip(asked, said.shown, strict=True):
+        problems = [""] * len(items)
+        for (at, pair), shown, problem in zip(asked, said.shown, said.problems, strict=True):
             if shown is None:
-                missing[at] += 1
+                problems[at] = problems[at] or problem or NO_VERDICT
             else:
                 seen[at][pair] = shown
         out = []
-        for item, found, lost in zip(items, seen, missing, strict=True):
-            if lost:
-                out.append(Judgement(item["item"], shown=found, problem=said.report.get("why") or NO_VERDICT))
+        for item, found, problem in zip(items, seen, problems, strict=True):
+            if problem:
+                out.append(Judgement(item["item"], shown=found, problem=problem))
                 continue
             wins = copeland(len(item["completions"]), {pair: settle(shown) for pair, shown in found.items()})
             ranking = ranks([wins[first] for first in firsts(texts_of(item))])
@@ -199,16 +199,17 @@ class LocalJudge:
             keys.append((names[0], names[1]))
         known = self.cache.verdicts(questions)
         missing = [key for key in questions if key not in known]
-        why = ""
+        problems: dict[str, str] = {}
         for start in range(0, len(missing), self.chat.at_once):
             some = missing[start : start + self.chat.at_once]
             replies = self.chat.say([[{"role": "user", "content": questions[key]}] for key in some], [0] * len(some))
             for key, reply in zip(some, replies, strict=True):
                 found = read_verdict(reply.text or "")
-                why = why or ("" if found else reply.problem)
+                if reply.problem:
+                    problems[key] = reply.problem
                 self.cache.keep(key, self.chat.name, found, reply.text or "", {})
         said = known | self.cache.verdicts(missing)
-        return both_orders(keys, said, malformed=len(questions) - len(said), cached=len(known), why=why)
+        return both_orders(keys, said, problems, malformed=len(questions) - len(said), cached=len(known))
 
     def _key(self, question: str) -> str:
         ingredients = [self.chat.identity, self.chat.max_new_tokens, question]

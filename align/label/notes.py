@@ -44,6 +44,11 @@ class Notes:
             stream.write("\n")  # ends the line that a kill may have cut
             stream.writelines(json.dumps(judgement.note()) + "\n" for judgement in judgements)
 
+    def failed(self) -> dict[str, int]:
+        """The items that the judge could not rank when it was last asked, with the number of the note that says so."""
+        last = {note["item"]: (number, note["problem"]) for number, note in enumerate(read_lines(self.path)[1:], 1)}
+        return {item: number for item, (number, problem) in last.items() if problem}
+
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a JSONL file that a kill may have cut; none where there is no file."""

@@ -218,10 +218,10 @@ def main(argv: list[str]) -> None:
         if not any(found["revisions"] for found in counts.values()):
             reasons = {key.partition(": ")[2] for found in counts.values() for key in found if key.startswith("failed")}
             raise RunError(f"no answer could be revised ({'; '.join(sorted(reasons))}); is this a chat model?")
+        added = _add(args.label_dir, joined) if args.label_dir else None
         for part in (folder / "data").glob(".*.part"):
             part.unlink()
         run.finish("complete", metrics={split: dict(found) for split, found in counts.items()})
-    added = _add(args.label_dir, joined) if args.label_dir else None
     print(revised.report(folder, splits, done, counts, added))
 
 
