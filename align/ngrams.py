@@ -22,10 +22,10 @@ import unicodedata
 import regex
 
 # A letter of scripts that put no space between words is a word. Marks (Thai and Hindi vowels) belong to their letter.
-_LONE = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+LONE = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 # Symbols carry the meaning of sums and code ("2 + 2", "C#"): they are words. A hyphen is one where a number follows.
 _TOKENS = regex.compile(
-    rf"\p{{Nd}}+(?:[.,]\p{{Nd}}+)*|{_LONE}\p{{M}}*|(?:(?!{_LONE})[\p{{L}}\p{{M}}\p{{N}}_])+"
+    rf"\p{{Nd}}+(?:[.,]\p{{Nd}}+)*|{LONE}\p{{M}}*|(?:(?!{LONE})[\p{{L}}\p{{M}}\p{{N}}_])+"
     r"|-(?=\s*\p{Nd})|[\p{Sm}\p{Sc}\p{So}^*/%#&@\\]"
 )
 

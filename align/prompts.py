@@ -58,7 +58,7 @@ def prompts_of(rows: Any, source: str, columns: list[str] | None = None) -> Prom
     texts: list[str] = []
     of_row: list[int] = []
     for number, row in enumerate(rows.select_columns(useful) if useful else rows):
-        if any(row[name] is not None for name in several):
+        if any(row[name] for name in several):
             row = {name: value for name, value in row.items() if name != "prompt"}
         try:
             turns = schemas.prompt(row, f"{source}, row {number + 1}")["prompt"]

@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from align import chat
+import regex
+
+from align import chat, ngrams
 from align.config import DataError
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -134,8 +136,8 @@ def preference(row: dict, where: str) -> dict:
         pairs = zip(chosen, rejected, strict=False)
         shared = sum(1 for _ in itertools.takewhile(lambda p: p[0] == p[1], pairs))
         if isinstance(chosen, str):  # to a word's end; the space belongs to the answer, as it does in TRL
-            blank = re.search(r"\s+\S*$", chosen[:shared])
-            shared = blank.start() if blank else shared
+            end = regex.search(rf"\s+\S*$|(?<={ngrams.LONE}\p{{M}}*)$", chosen[:shared])
+            shared = end.start() if end else 0
         elif len(chosen) == len(rejected) == shared:
             shared -= 1  # identical sides: keep the last turn as the (identical) answer
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]

@@ -401,6 +401,8 @@ def test_a_copy_by_peoples_word_goes_while_what_it_is_a_copy_of_stays(tmp_path):
     assert choose(tmp_path, {"b0-f1": "drop", "d0-c0": "keep"}) == {0: [], 1: [5]}
     assert choose(tmp_path, {"c0-d0": "drop", "d0-c0": "drop"}) == {0: [3], 1: [5]}, "one of the two is left"
     assert choose(tmp_path, f1=1) == {0: [1, 3], 1: []}
+    assert choose(tmp_path, f1=1, b0=1, d0=1) == {0: [2], 1: [5]}, "both are good pages, and copies"
+    assert choose(tmp_path, c0=1, d0=1, e0=1) == {0: [3], 1: [5]}
     files = {path.name for path in (tmp_path / "work/near/clusters").glob("000001.*")}
     assert files == {"000001.clusters", "000001.sizes", "000001.remove"}
 

@@ -128,6 +128,18 @@ def test_a_prompt_that_is_what_two_texts_share_ends_with_a_word(chosen, rejected
     assert row["drop"] == "" and row["chosen"] and row["rejected"]
 
 
+@pytest.mark.parametrize(
+    "sides",
+    [
+        ("The answer is 4.", "This is wrong."),
+        ("Berlin", "Bern"),
+        ("\u041c\u043e\u0441\u043a\u0432\u0430", "\u041c\u043e\u0441\u0442"),
+    ],
+)
+def test_letters_that_two_answers_begin_with_are_no_prompt(sides):
+    assert schemas.preference({"chosen": sides[0], "rejected": sides[1]}, "x")["drop"] == "without a prompt"
+
+
 def test_a_pair_ends_with_what_the_assistant_says():
     ask = "\n\nHuman: hi\n\nAssistant: hello"
     row = {"chosen": f"{ask}\n\nHuman: tell me a joke", "rejected": f"{ask}\n\nHuman: bye"}

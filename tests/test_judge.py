@@ -314,11 +314,18 @@ def test_a_server_that_refuses_every_request_stops_the_run(serve, tmp_path, monk
     with pytest.raises(RunError, match="to each of 2 requests"):
         ask(server, tmp_path / "j.db", prompts, a, b, judge_workers=1)
     assert len(server.seen) == 6 + 2
+    monkeypatch.setattr(judging, "ALL_REFUSED", 100)
     server.behave = lambda _: (400, "no", {}) if len(server.seen) > 10 else answer("Both are fine.")
     found = ask(server, tmp_path / "j.db", prompts, a, b, judge_workers=1)
     assert found.verdicts == [None] * 3 and (found.report["refused"], found.report["malformed"]) == (5, 1)
     server.behave = prefers_good
     assert ask(server, tmp_path / "j.db", prompts, a, b).verdicts == [1.0] * 3
+    # it has answered before: one is about itself, and many in a row are about all of them (no credit is left)
+    monkeypatch.setattr(judging, "ALL_REFUSED", 4)
+    server.behave = lambda _: (400, "no credit", {})
+    assert ask(server, tmp_path / "j.db", ["q"], ["good"], ["bad"]).verdicts == [None]
+    with pytest.raises(RunError, match="no credit .to each of 4 requests"):
+        ask(server, tmp_path / "j.db", list("abcde"), ["good"] * 5, ["bad"] * 5, judge_workers=1)
 
 
 def test_half_a_surrogate_pair_is_kept_as_a_question_mark(tmp_path):

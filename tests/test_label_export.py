@@ -451,10 +451,12 @@ def test_label_studio_pairwise_and_rating():
     assert converted([task(stars, fields)])[0][0]["ranking"] == [2, 1]
     harm = [{**one, "from_name": "harm", "value": {"rating": 6 - one["value"]["rating"]}} for one in stars]
     both = [{**one, "from_name": "help"} for one in stars] + harm
-    with pytest.raises(DataError, match="answer1 is rated more than once, by harm, help; name the rating.*--question"):
+    with pytest.raises(DataError, match="answer1 is rated more than once, by harm, help; say what.*begin.*--question"):
         converted([task(both, fields)])
     assert converted([task(both, fields)], question="help")[0][0]["ranking"] == [2, 1]
     assert converted([task(both, fields)], question="harm")[0][0]["ranking"] == [1, 2]
+    own = [{**one, "from_name": f"{one['from_name']}_{one['to_name']}"} for one in both]  # names that are all different
+    assert converted([task(own, fields)], question="harm")[0][0]["ranking"] == [1, 2]
     renamed = [{**pairwise[0], "to_name": "txt-1,txt-2"}]
     with pytest.raises(DataError, match="no field txt-1, txt-2 in the task's data.*--completion_fields"):
         converted([task(renamed, fields)])

@@ -168,7 +168,8 @@ def test_prompts_of_every_schema():
     }  # ultrachat's columns; ultrafeedback has pairs besides
     assert of(ultra).texts == ["why", "why\nreally"]
     assert of({**ultra, "chosen": [user, told], "rejected": [user, {**told, "content": "no"}]}).texts == ["why"]
-    assert of({**ultra, "messages": None}, ultra).texts == ["why", "why", "why\nreally"]
+    for nothing in (None, []):
+        assert of({**ultra, "messages": nothing}, ultra).texts == ["why", "why", "why\nreally"]
     assert of({"prompt": "\n\nHuman: why\n\nAssistant:", "chosen": " so", "rejected": " no"}).texts == ["why"]
     assert of({"prompt": "why", "completion": "so"}).texts == ["why"]
     assert of({"prompt": [user], "completions": [[told], [told]], "ranking": [1, 2]}).texts == ["why"]

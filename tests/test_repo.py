@@ -48,7 +48,7 @@ def test_import_direction():
         "record": set(),
         "chat": set(),
         "rankings": {"config"},
-        "schemas": {"chat", "config"},
+        "schemas": {"chat", "config", "ngrams"},
         "ngrams": set(),
         "overlaps": {"ngrams"},
         "prompts": {"config", "overlaps", "schemas"},

@@ -2,8 +2,8 @@
 
 A reviewer sees a document that was removed beside the one that stayed. What is decided is about the two: the decision's
 id is `<removed>-<kept>`, and nothing else follows from it for either. `keep`: they are no copies, so neither is removed
-for the other. `drop`: they are, so one is removed for the other, also where the rule does not find them. A document
-stays as long as nothing that it is a copy of stays.
+for the other. `drop`: they are, so one is removed for the other, also where the rule does not find them, or where both
+were kept as documents. A document stays as long as nothing that it is a copy of stays.
 """
 
 from __future__ import annotations
@@ -66,6 +66,29 @@ class Named(Block):
                 yield doc
 
 
+class _Staying:
+    """The documents that have been found to stay so far."""
+
+    def __init__(self, said: Said):
+        self.said = said
+        self.of: dict[int | None, list[str]] = {}  # by cluster: their ids, "" for one that nobody has named
+        self.named: set[str] = set()
+
+    def without(self, name: str, cluster: int | None, wanted: bool) -> bool:
+        """Is a document removed, for one that stays? If not, it stays as well.
+
+        Args:
+            wanted: people decided to keep it, so it goes for nothing but what they called it a copy of.
+        """
+        others = self.of.setdefault(cluster, []) if cluster is not None else []
+        apart, alike = self.said.apart.get(name, set()), self.said.alike.get(name, set())
+        if alike & self.named or (not wanted and any(other not in apart for other in others)):
+            return True
+        others.append(name)
+        self.named |= {name} - {""}
+        return False
+
+
 class Choose(Block):
     """Replaces datatrove's choice of who stays (the union-find's root) by the first document of each cluster in input
     order, or all that a reviewer decided to keep; besides those that are no copies of them, by what people said."""
@@ -77,30 +100,23 @@ class Choose(Block):
         """Rewrite the `.remove` files."""
         folder = self.folder / "work/near/clusters"
         folder.mkdir(parents=True, exist_ok=True)
-        said, names, wanted = Said(self.folder), *self._named()
+        names, wanted = self._named()
         shards = sorted({int(file.stem) for file in folder.glob("*.clusters")} | {shard for shard, _ in names})
-        stays: dict[int, list[str]] = {}  # by cluster: the ids of those that stay, "" where nobody has named one
-        staying = {names[at] for at in wanted}  # of those that have been compared
         sizes: Counter[int] = Counter()
+        home: dict[Place, int] = {}  # the clusters of those that people decided to keep
         for at, cluster in _clustered(folder, shards):
             sizes[cluster] += 1
-            if at in wanted:
-                stays.setdefault(cluster, []).append(names[at])
+            home |= {at: cluster} if at in wanted else {}
+        staying = _Staying(Said(self.folder))
+        copies = {at for at in sorted(wanted) if staying.without(names[at], home.get(at), wanted=True)}
         for shard in shards:
             clusters = dict(_clustered(folder, [shard]))
-            gone = []
-            for at in sorted({*clusters, *(at for at in names if at[0] == shard)} - wanted):
-                name = names.get(at, "")
-                others = stays.setdefault(clusters[at], []) if at in clusters else []
-                apart, alike = said.apart.get(name, set()), said.alike.get(name, set())
-                if alike & staying or any(other not in apart for other in others):
-                    gone.append(at[1])
-                else:
-                    others.append(name)
-                    staying |= {name} if name else set()
+            others = sorted({*clusters, *(at for at in names if at[0] == shard)} - wanted)
+            gone = {at for at in others if staying.without(names.get(at, ""), clusters.get(at), wanted=False)}
+            gone |= {at for at in copies if at[0] == shard}
             for kind in ("clusters", "sizes"):  # the filter wants them all where there is one
                 (folder / f"{shard:06d}.{kind}").touch()
-            (folder / f"{shard:06d}.remove").write_bytes(b"".join(struct.pack("<I", doc) for doc in gone))
+            (folder / f"{shard:06d}.remove").write_bytes(b"".join(struct.pack("<I", doc) for _, doc in sorted(gone)))
         tally = Tally(self.step)
         for size, count in Counter(sizes.values()).items():
             tally.add("sizes", str(size), count)

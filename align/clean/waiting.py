@@ -213,7 +213,9 @@ def _cut(text: str, spans: list[tuple[int, int]], start: int, end: int) -> list[
 def verdict_in_words(row: Mapping[str, Any]) -> str:
     """What the rule would do by itself, and why people are asked."""
     if row.get("rule") == COPIES:
-        return "The rule drops it and keeps the other one. Is it a copy? Drop: yes. Keep: no, both stay."
+        return (
+            "The rule drops it and keeps the other one. Is it a copy? Drop: yes. Keep: no, neither goes for the other."
+        )
     if row.get("why") == "unsure":
         return "The rule is unsure. Until somebody decides, the document is left out."
     if row.get("verdict") == "drop":

@@ -43,7 +43,7 @@ FIRST_WAIT = 1.0  # seconds before the first retry; doubled for each further one
 LONGEST_WAIT = 300.0  # seconds; a server that asks for more (a daily quota) ends the run, which can be gone on with
 TOKENS = ("prompt_tokens", "completion_tokens")  # of a reply's `usage`
 REFUSALS = (400, 413, 422)  # about one request: too long, filtered; or about all: a parameter that the server lacks
-ALL_REFUSED = 100  # refusals without an answer that are about all; one item of nine completions alone makes 72 requests
+ALL_REFUSED = 100  # refusals in a row that are about all requests; one item of nine completions alone makes 72
 SHORTEST_SECRET = 8  # characters; a shorter key is a local server's dummy (`1`, `none`), and hiding it garbles replies
 
 
@@ -120,7 +120,8 @@ class Endpoint:
         self._stop = threading.Event()
         self._trouble: RunError | None = None  # the first that no retry could mend
         self._answered = self.cache.answered(self.model)  # if so, a refusal is about one request
-        self._most_refused = ALL_REFUSED  # if not, after so many it is about all of them
+        self._refused_in_a_row = 0
+        self._most_refused = ALL_REFUSED  # in a row; then they are about all of them
         self._counts: Counter[str] = Counter()
         self.refused: dict[str, str] = {}  # why, by request: those that the server refused when last asked
         self.reports: dict[int, dict[str, Any]] = {}  # by the pairs
@@ -153,7 +154,8 @@ class Endpoint:
             None if the server does not say; and `order_effect`.
 
         Raises:
-            RunError: if the server refuses every request, or is down for good. What was answered is in the cache.
+            RunError: if the server refuses every request, or 100 in a row, or is down for good. What was answered is
+                in the cache.
         """
         assert len(prompts) == len(a) == len(b), (len(prompts), len(a), len(b))
         bodies: dict[str, bytes] = {}
@@ -216,7 +218,8 @@ class Endpoint:
             What was read, by key; keys whose replies were malformed are missing, and so are those in `refused`.
 
         Raises:
-            RunError: if the server refuses every request, or is down for good. What was answered is in the cache.
+            RunError: if the server refuses every request, or 100 in a row, or is down for good. What was answered is
+                in the cache.
         """
         self._stop.clear()
         self._trouble = None
@@ -225,7 +228,7 @@ class Endpoint:
         missing = {key: body for key, body in bodies.items() if key not in known}
         for key in missing:
             self.refused.pop(key, None)
-        self._most_refused = min(ALL_REFUSED, len(missing))
+        self._most_refused = ALL_REFUSED if self._answered else min(ALL_REFUSED, len(missing))
         try:
             self._ask_all(missing, read)
         except RunError as error:
@@ -278,7 +281,8 @@ class Endpoint:
                 self._refuse(key, why)
                 return
             reply, usage, truncated = self._read(response)
-            self._answered = True
+            with self._lock:
+                self._answered, self._refused_in_a_row, self._most_refused = True, 0, ALL_REFUSED
             verdict = None if truncated else read(reply)
             self._count(truncated=truncated, **{n: usage[n] for n in TOKENS if isinstance(usage.get(n), int)})
             self.cache.keep(key, self.model, verdict and self._hide(verdict), self._hide(reply), usage)
@@ -289,13 +293,14 @@ class Endpoint:
         """Write down why one request has no answer.
 
         Raises:
-            RunError: if none has ever had one: then something is wrong with all of them.
+            RunError: if as many in a row have none, or all of the first ones: then something is wrong with all of them.
         """
         self.cache.keep(key, self.model, None, f"the server {why}", {})
         with self._lock:
             self.refused[key] = f"the server {why}"
-            count = len(self.refused)
-        if count >= self._most_refused and not self._answered:
+            self._refused_in_a_row += 1
+            count, most = self._refused_in_a_row, self._most_refused
+        if count >= most:
             raise RunError(f"the judge {self.model} at {self.url} {why} (to each of {count} requests)") from why
 
     def _count(self, **more: int) -> None:

@@ -31,7 +31,7 @@ class ImportConfig:
     )
     question: str | None = field(
         default=None,
-        metadata={"help": "The ranking question (Argilla) or the rating (Label Studio), where there are several."},
+        metadata={"help": "The ranking question (Argilla), or what the ratings' names begin with (Label Studio)."},
     )
     prompt_field: str | None = field(
         default=None, metadata={"help": f"The field with the prompt (default: the first of {', '.join(PROMPTS)})."}
@@ -248,15 +248,15 @@ def _studio_ranks(
             raise DataError(f"{where}.value.selected: expected left or right of two, got {selected!r} of {names}")
         return names, _fields(names, fields, where), [1, 2] if selected == "left" else [2, 1]
     rated: dict[str, Any] = {}
-    asked = {str(one.get("from_name")) for one in by.get("rating", [])}
-    for one in by.get("rating", []):
-        if args.question in asked and args.question != one.get("from_name"):
+    asked = [str(one.get("from_name")) for one in by.get("rating", [])]
+    for one, question in zip(by.get("rating", []), asked, strict=True):
+        if not question.startswith(args.question or ""):
             continue
         name = _names(one.get("to_name"))[0]
         if name in rated:
             raise DataError(
-                f"{where}: {name} is rated more than once, by {', '.join(sorted(asked))}; name the rating that says "
-                "which is better with --question, and give every completion's a toName of its own"
+                f"{where}: {name} is rated more than once, by {', '.join(sorted(set(asked)))}; say what the names of "
+                "the ratings begin with that say which is better: --question …"
             )
         rated[name] = one["value"].get("rating")
     if len(rated) < 2:

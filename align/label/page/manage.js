@@ -31,7 +31,9 @@ function show(found) {
 
 async function refresh() {
   try {
+    const first = $("shown").hidden;
     show(await api("/api/manage"));
+    if (first) await edit();
     $("live").textContent = `as of ${new Date().toLocaleTimeString()}`;
     $("notice").hidden = true;
   } catch (error) {
@@ -75,7 +77,6 @@ async function start() {
   await refresh();
   setInterval(() => document.hidden || refresh(), EVERY);
   document.addEventListener("visibilitychange", () => document.hidden || refresh());
-  if (!$("shown").hidden) await edit();
 }
 
 start();
