@@ -156,7 +156,7 @@ class Distinct(Block):
             start = time.perf_counter()
             for doc in self.remove.run(tally.entering(data), rank, world_size):
                 if doc.id in spared:  # no copy by a reviewer's word: the rule is graded all the same
-                    excluded.offer(doc)
+                    excluded.offer(doc, stays=True)
                 tally.leave(doc)
                 if self.step == "exact" and (count := doc.metadata["duplicate_count"]):
                     tally.add("sizes", str(count + 1))
@@ -189,10 +189,10 @@ class _Excluded:
         cluster = {"cluster": doc.metadata["minhash_cluster_id"]} if self.tally.step == "near" else {}
         self.sink.write(stopped(doc, self.tally.step, verdict, metadata=doc.metadata, **cluster))
 
-    def offer(self, doc: Document) -> None:
+    def offer(self, doc: Document, stays: bool = False) -> None:
         """A near-duplicate that the rule has found, to the reviewers' sample."""
         if doc.metadata.get("minhash_cluster_size", 1) > 1:
-            found = {"cluster": doc.metadata["minhash_cluster_id"]}
+            found = {"cluster": doc.metadata["minhash_cluster_id"], "stays": stays}
             self.audit.offer(stopped(doc, COPIES, self._verdict(doc), why="audit", verdict="drop", **found))
 
     def _verdict(self, doc: Document) -> Verdict:

@@ -17,12 +17,13 @@ from datatrove.utils.batching import batched
 from align.clean.blocks import DECISION, FLAGGED, Block, Largest, Sink, stopped
 from align.clean.config import CleanConfig, RuleConfig
 from align.clean.tally import Tally
-from align.clean.verdict import KEEP, REVIEWER, Verdict
+from align.clean.verdict import KEEP, Verdict
 
 Asked = Callable[[list[Document]], list[Verdict | None]]  # documents to verdicts; None where the rule failed on one
 Maker = Callable[[], Asked]
 WORST = ("drop", "review", "keep")
 EMPTIED = Verdict("drop", "only_boilerplate", "no line is left")
+REVIEWER = Verdict("drop", "reviewer", "a reviewer decided to drop it")
 
 
 def block(step: str, run: Path, args: CleanConfig, rules: RuleConfig) -> Block:

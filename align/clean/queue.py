@@ -62,8 +62,7 @@ def _beside(run: Path, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
         own = row["id"]
         apart, alike = said.apart.get(own, set()), said.alike.get(own, set())
-        places = found.get(row.pop("cluster"), [])
-        stays = any(place["id"] == own for place in places)
+        places, stays = found.get(row.pop("cluster"), []), row.pop("stays")
         others = [place for place in places if place["id"] != own and (place["id"] in apart) == stays]
         for place in sorted(others, key=lambda place: place["id"] not in alike)[:1]:
             with (run / "data" / place["file"]).open("rb") as stream:

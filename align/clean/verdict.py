@@ -18,4 +18,3 @@ class Verdict:
 
 
 KEEP = Verdict("keep")
-REVIEWER = Verdict("drop", "reviewer", "a reviewer decided to drop it")

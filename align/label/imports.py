@@ -24,6 +24,7 @@ from typing import Any
 
 from align import loading, rankings, record
 from align.config import ConfigError, DataArguments, DataError, RunArguments, parse, resolved
+from align.label import items
 from align.label.formats import READERS, ImportConfig, detect
 
 
@@ -64,13 +65,8 @@ def _json_rows(text: str, path: str) -> list[dict[str, Any]]:
             rows = [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]
     if bad := [number for number, row in enumerate(rows, 1) if not isinstance(row, dict)]:
         raise DataError(f"{path}, row {bad[0]}: expected an object, got {str(rows[bad[0] - 1])[:60]!r}")
-    return _whole(rows) if re.search(r"\\u[dD][89a-fA-F]", text) else rows
-
-
-def _whole(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows without half surrogate pairs (emoji that were cut in two), which no file in UTF-8 can hold."""
-    halves = json.dumps(rows, ensure_ascii=False).encode("utf-16", "surrogatepass")
-    return list(json.loads(halves.decode("utf-16", "replace")))
+    halves = re.search(r"\\u[dD][89a-fA-F]", text)
+    return json.loads(items.whole(json.dumps(rows, ensure_ascii=False))) if halves else rows
 
 
 def convert(rows: list[dict[str, Any]], where: str, args: ImportConfig) -> tuple[list[dict[str, Any]], Counter[str]]:

@@ -70,6 +70,11 @@ def text(value: Any) -> str:
     return plain
 
 
+def whole(words: str) -> str:
+    """Words without half surrogate pairs (a cut emoji): browsers and JSON can send them, UTF-8 cannot hold them."""
+    return words.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _is_side(value: Any) -> bool:
     """Text, or a list of messages?"""
     return isinstance(value, str) or (

@@ -304,7 +304,7 @@ class Store(Database):
                 raise DataError("an answer is a ranking, all_bad (with or without a ranking), or skip")
             given = None if ranking is None else items.text(items.dense(ranking, len(json.loads(row["shown"]))))
             verdict = "skip" if skip else "all_bad" if all_bad else "ranked"
-            values = (verdict, given, _whole(reason.strip()), _whole(better.strip()))
+            values = (verdict, given, items.whole(reason.strip()), items.whole(better.strip()))
             if holds:
                 if tuple(holds) == values:
                     return  # the confirmation was lost on the way, and the page tried again
@@ -408,11 +408,6 @@ def _ranking_row(row: Any) -> dict[str, Any]:
     }  # fmt: skip
     meta = json.loads(row["meta"])
     return ours | {f"meta_{key}" if key in ours or key == "votes" else key: value for key, value in meta.items()}
-
-
-def _whole(words: str) -> str:
-    """Words without half surrogate pairs, which a browser can send and SQLite cannot store."""
-    return words.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def now() -> str:
