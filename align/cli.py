@@ -10,18 +10,22 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from align.config import ConfigError
+from align.run.errors import ConfigError
 
 # command: (module:function, the key that its bare arguments belong to, what it does)
 COMMANDS = {
     "label": ("align.label.server:main", "source", "open the page on which people rank completions"),
-    "judge": ("align.label.feedback:main", "source", "let a model rank them, and ask people first where it is unsure"),
-    "revise": ("align.label.revise:main", "source", "critique and revise completions by a constitution"),
+    "judge": (
+        "align.label.models.feedback:main",
+        "source",
+        "let a model rank them, and ask people first where it is unsure",
+    ),
+    "revise": ("align.label.models.revise:main", "source", "critique and revise completions by a constitution"),
     "agreement": ("align.label.agreement:main", "source", "how far annotators agree, and what biases them"),
-    "export": ("align.label.export:main", "source", "write rankings for recipes/reward.py and recipes/dpo.py"),
-    "import": ("align.label.imports:main", "source", "bring preference data of other tools into our rows"),
-    "merge": ("align.label.merging:main", "inputs", "make one labels file of several, or copy one"),
-    "review": ("align.clean.review:main", "source", "open the page on which people decide what cleaning keeps"),
+    "export": ("align.label.exchange.export:main", "source", "write rankings for recipes/reward.py and recipes/dpo.py"),
+    "import": ("align.label.exchange.imports:main", "source", "bring preference data of other tools into our rows"),
+    "merge": ("align.label.store.merging:main", "inputs", "make one labels file of several, or copy one"),
+    "review": ("align.clean.review.server:main", "source", "open the page on which people decide what cleaning keeps"),
 }
 EXAMPLE = "align label runs/nano/sample"
 
@@ -63,7 +67,7 @@ def main() -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return
-    from align import launch
+    from align.run import launch
 
     def work() -> None:
         function, key = find(words[0])

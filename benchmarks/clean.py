@@ -8,12 +8,12 @@ speed    One worker each, in turn, `--repeats` times, each time in a process of 
          `ours` is recipes/clean.py, with its review queue and its data card; the others are clean_baselines.py.
 growth   `ours` on 10, 100, 1000 MB: `to_linear` is (seconds / seconds of the first) / (size / size of the first);
          `cpu_to_linear` the same in CPU seconds, which other work on the machine changes less.
-quality  Planted corpora (`align.clean.planted`): precision and recall; `align.clean.scores` says what is counted. With
+quality  Planted corpora (`planted.corpus`): precision and recall; `planted.scores` says what is counted. With
          near-duplicates even over Jaccard 0.6 to 1 (hard: a third lies where MinHash finds some and not others) and
          over 0.8 to 1.
 workers  One against two: the same fingerprint, the same bytes, and the speed-up.
 
-The corpus is made (`align.clean.prose`): documents of 2 kB with 3 % near-duplicates, 3 % exact ones and 3 % junk.
+The corpus is made (`planted.prose`): documents of 2 kB with 3 % near-duplicates, 3 % exact ones and 3 % junk.
 Memory is the most that the process and its children held together, shared pages counted once, sampled ten times a
 second. MB are 10^6 bytes of text in; seconds are the whole command, imports included.
 """
@@ -48,7 +48,7 @@ ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKE
 
 def rows(megabytes: float, seed: int) -> Iterator[dict[str, str]]:
     """Documents until there are so many megabytes of text: new ones, and copies of the thousand before."""
-    from align.clean import prose, specimens
+    from planted import prose, specimens
 
     rng = random.Random(f"synthetic {seed}")
     junk = [specimens.MAKERS[kind] for kind in ("symbols", "repetition", "short", "foreign", "personal", "mojibake")]
@@ -204,15 +204,15 @@ def growth(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def quality(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Ours on planted corpora."""
-    from align.clean import planted, scores
+    from planted import corpus, scores
 
     found = []
     for lowest in args.lowest:
         for seed in range(args.seeds):
             with tempfile.TemporaryDirectory(dir=folder) as place:
                 raw, out = Path(place), Path(place) / "out"
-                rows, truth = planted.plant(seed, args.documents, lowest=lowest)
-                planted.write(rows, truth, raw)
+                rows, truth = corpus.plant(seed, args.documents, lowest=lowest)
+                corpus.write(rows, truth, raw)
                 flags = dict(lists="explicit", decontaminate=raw / "evaluation.jsonl")
                 measure(ours(raw / "raw", out, **flags))
                 kept, taken = scores.outcome(out, rows)

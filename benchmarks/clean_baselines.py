@@ -20,18 +20,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 def filters(tokenizer: str) -> list[Any]:
     """The filters with our thresholds, as datatrove has them, in our order."""
-    from align.clean import rules
     from align.clean.config import RuleConfig
+    from align.clean.rules import filters
 
     config = RuleConfig(word_tokenizer=tokenizer)
     steps = ("length", "repetition", "quality", "language")
-    found = [rule.strict for step in steps for rule in rules.build(step, config, 0.0)]
-    return [*found, rules.boilerplate(config)]
+    found = [rule.strict for step in steps for rule in filters.build(step, config, 0.0)]
+    return [*found, filters.boilerplate(config)]
 
 
 def words(tokenizer: str) -> Any:
     """What datatrove takes as a language."""
-    from align.clean.words import tokenizer as load
+    from align.clean.rules.words import tokenizer as load
 
     return load(tokenizer, ["en"])
 

@@ -137,10 +137,14 @@ def side(flags: dict[str, Any], engine: str, updates: int, result: Path) -> None
     from transformers import TrainerCallback, set_seed
     from trl import ModelConfig
 
-    from align import data, fit, launch, model
-    from align.config import BatchArguments, DataArguments, parse
+    from align.data import prepare
+    from align.models import checkpoints
     from align.ppo.assemble import make_trainer
     from align.ppo.config import PPOArguments, plan
+    from align.run import launch
+    from align.run.arguments import BatchArguments, DataArguments
+    from align.run.parse import parse
+    from align.train import loop
 
     sys.path.insert(0, str(ROOT / "recipes"))
     import ppo as recipe
@@ -155,8 +159,8 @@ def side(flags: dict[str, Any], engine: str, updates: int, result: Path) -> None
         )  # fmt: skip
         launch.check()
         set_seed(0)
-        tokenizer = model.load_tokenizer(flags["model_name_or_path"])
-        rows = data.prepare(data_args, "prompt", tokenizer, max_length=recipe.MAX_PROMPT_LENGTH, seed=0)
+        tokenizer = checkpoints.load_tokenizer(flags["model_name_or_path"])
+        rows = prepare.splits(data_args, "prompt", tokenizer, max_length=recipe.MAX_PROMPT_LENGTH, seed=0)
         steps = plan(run_args, args, len(rows.train), 1)
         before = psutil.Process().memory_info().rss
         moments: list[float] = []
@@ -170,9 +174,9 @@ def side(flags: dict[str, Any], engine: str, updates: int, result: Path) -> None
                 shown.update({k: v for k, v in (logs or {}).items() if isinstance(v, (int, float))})
 
         trainer = make_trainer(flags["model_name_or_path"], args, steps, model_args, tokenizer, rows, [Watch()])
-        fit.tidy(trainer)
+        loop.tidy(trainer)
         trainer.train()
-        from align.record import peak_memory_bytes
+        from align.run.record import peak_memory_bytes
 
         peak = peak_memory_bytes() - (0 if torch.cuda.is_available() else before)
         seconds = [b - a for a, b in zip(moments, moments[1:], strict=False)]

@@ -10,16 +10,19 @@ each); any is left out with --skip. It streams, uses every core, and goes on aft
 --resume_from_checkpoint last; the output is the same for any number of workers.
 """
 
-from align import launch, record
 from align.clean.config import CleanConfig, RuleConfig
-from align.config import RunArguments, parse, resolved
+from align.run import launch, record
+from align.run.arguments import RunArguments
+from align.run.parse import parse, resolved
 
 
 def main():
     run_args, args, rules = parse(
         RunArguments, CleanConfig, RuleConfig, nano="recipes/nano/clean.yaml", required=("input", "output_dir")
     )
-    from align.clean import checks, documents, outcome, program
+    from align.clean import checks, program
+    from align.clean.card import outcome
+    from align.clean.read import documents
 
     launch.refuse(launch.ONE_PROCESS)
     found = checks.check(args, rules)

@@ -8,14 +8,16 @@ that differ in more than method, strength and seed, and writes report.html, repo
 goes on after an interruption and runs nothing twice.
 """
 
-from align import launch, model, record
 from align.compare import arms, program
 from align.compare.config import CompareConfig
-from align.config import DataArguments, parse, resolved
 from align.evaluate.evaluation import prompts
-from align.evaluate.judge import JudgeConfig
 from align.evaluate.policy import Bench
-from align.launch import ONE_PROCESS as REFUSED
+from align.judge.endpoint import JudgeConfig
+from align.models import checkpoints
+from align.run import launch, record
+from align.run.arguments import DataArguments
+from align.run.launch import ONE_PROCESS as REFUSED
+from align.run.parse import parse, resolved
 
 
 def main():
@@ -26,7 +28,7 @@ def main():
     launch.check(REFUSED)
     sft = args.model_name_or_path
     program.check_models(args)
-    tokenizer = model.load_tokenizer(sft)
+    tokenizer = checkpoints.load_tokenizer(sft)
     rows, report = prompts(data_args, tokenizer, args)
     rows, leaks = program.held_out(rows, data_args, args)
     runs = arms.plan(args, data_args)

@@ -11,9 +11,13 @@ may fall while the margin grows: DPO optimises the margin only.
 from transformers import set_seed
 from trl import DPOConfig, ModelConfig
 
-from align import data, fit, launch, model, record
-from align.config import BatchArguments, DataArguments, derive_batch, parse, resolved
-from align.dpo import PairTrainer
+from align.data import prepare
+from align.models import checkpoints
+from align.run import launch, lineage, record
+from align.run.arguments import BatchArguments, DataArguments, derive_batch
+from align.run.parse import parse, resolved
+from align.train import loop
+from align.train.dpo import PairTrainer
 
 DEFAULTS = dict(
     learning_rate=5e-7,  # Zephyr's (Tunstall et al. 2023, and its revision in the alignment handbook)
@@ -41,26 +45,26 @@ def main():
     launch.check()
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
-    model.check_checkpoint(parent)
-    tokenizer = model.load_tokenizer(parent, revision=model_args.model_revision)
-    rows = data.prepare(data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed)
+    checkpoints.check(parent)
+    tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision)
+    rows = prepare.splits(data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed)
 
     config = resolved(run_args, data_args, model_args, args)
     with record.start("dpo", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
-        run.note(parents=record.lineage({"model": parent, "reference": parent, **data_args.parents()}))
-        weights = model.resolve_parent(parent, args.output_dir)
+        run.note(parents=lineage.parents({"model": parent, "reference": parent, **data_args.parents()}))
+        weights = checkpoints.resolve_parent(parent, args.output_dir)
         needs_reference = not model_args.use_peft and not args.precompute_ref_log_probs
         trainer = PairTrainer(
-            model.load_policy(weights, model_args, tokenizer),
-            ref_model=model.load_policy(weights, model_args, tokenizer) if needs_reference else None, args=args,
+            checkpoints.load_policy(weights, model_args, tokenizer),
+            ref_model=checkpoints.load_policy(weights, model_args, tokenizer) if needs_reference else None, args=args,
             train_dataset=rows.train, eval_dataset=rows.test, processing_class=tokenizer,
-            peft_config=model.lora_config(model_args), callbacks=fit.callbacks(run),
+            peft_config=checkpoints.lora_config(model_args), callbacks=loop.callbacks(run),
             pairs_together=data_args.pairs_together,
         )  # fmt: skip
-        fit.describe(trainer, run, rows, args, "dpo", parent)
-        metrics = fit.train_and_save(trainer, run, tokenizer) | fit.held_out(trainer, rows.test)
+        loop.describe(trainer, run, rows, args, "dpo", parent)
+        metrics = loop.train_and_save(trainer, run, tokenizer) | loop.held_out(trainer, rows.test)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
-    fit.show("held-out pairs", metrics, ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"))
+    loop.show("held-out pairs", metrics, ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"))
 
 
 if __name__ == "__main__":

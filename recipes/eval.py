@@ -8,24 +8,26 @@
 Adapters are models too. The first model is the reference of KL and win rates, unless --reference_model_path names one.
 """
 
-from align import launch, model, record
-from align.config import DataArguments, parse, resolved
 from align.evaluate import evaluation, program
 from align.evaluate.evaluation import EvalConfig
-from align.evaluate.judge import JudgeConfig
+from align.judge.endpoint import JudgeConfig
+from align.models import checkpoints
+from align.run import launch, lineage, record
+from align.run.arguments import DataArguments
+from align.run.parse import parse, resolved
 
 
 def main():
     args, data_args, judge = parse(EvalConfig, DataArguments, JudgeConfig, nano="recipes/nano/eval.yaml", gates=False)
     launch.check(launch.ONE_PROCESS)
     program.check_models(args)
-    tokenizer = model.load_tokenizer(args.reference())
+    tokenizer = checkpoints.load_tokenizer(args.reference())
     rows, report = evaluation.prompts(data_args, tokenizer, args)
     rows, leaks = program.held_out(rows, args)
 
     config = resolved(args, data_args, judge)
     with record.start("eval", args.output_dir, config, overwrite=args.overwrite, reopen=True) as run:
-        run.note(parents=record.lineage({**args.named(), **data_args.parents()}), leaks=leaks)
+        run.note(parents=lineage.parents({**args.named(), **data_args.parents()}), leaks=leaks)
         run.note(data={"prompts": report.as_dict()})
         results, rows_of = evaluation.evaluate(args, tokenizer, rows, judge)
         page = program.write(results, rows_of, args, run.record)

@@ -8,8 +8,9 @@ A prompt that a model was trained on says nothing about prompts that it was not.
 named by --allow; --write_clean writes the others without what they share.
 """
 
-from align import launch, leaks, record
-from align.config import parse, resolved
+from align.data import leaks
+from align.run import launch, lineage, record
+from align.run.parse import parse, resolved
 
 
 def main():
@@ -17,7 +18,7 @@ def main():
     launch.check(launch.ONE_PROCESS)
 
     with record.start("leaks", args.output_dir, resolved(args), overwrite=args.overwrite) as run:
-        run.note(parents=record.lineage({f"data_{source.name}": source.path for source in args.named()}))
+        run.note(parents=lineage.parents({f"data_{source.name}": source.path for source in args.named()}))
         found, result, sets = leaks.check(args)
         run.note(metrics=result)
         print(leaks.show(result), flush=True)

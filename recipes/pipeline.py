@@ -6,9 +6,9 @@ python recipes/pipeline.py --config my_chain.yaml --seed 1 --output_dir runs/min
 
 from pathlib import Path
 
-from align import launch
-from align.config import parse
-from align.pipeline import PipelineConfig, reports, run_stages
+from align.run import launch
+from align.run.parse import parse
+from align.run.pipeline import PipelineConfig, reports, run_stages
 
 
 def main():

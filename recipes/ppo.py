@@ -14,11 +14,15 @@ the reference. Where the engine differs from TRL's trainer, and why, is in the R
 from transformers import set_seed
 from trl import ModelConfig
 
-from align import data, fit, launch, model, record
-from align.config import BatchArguments, DataArguments, parse, resolved
+from align.data import prepare
+from align.models import checkpoints
 from align.ppo import report
 from align.ppo.assemble import make_trainer
 from align.ppo.config import PPOArguments, check, plan
+from align.run import launch, lineage, record
+from align.run.arguments import BatchArguments, DataArguments
+from align.run.parse import parse, resolved
+from align.train import loop
 
 DEFAULTS = dict(
     learning_rate=3e-6,  # Huang et al. 2024 (the N+ implementation details of RLHF with PPO)
@@ -51,21 +55,21 @@ def main():
     launch.check()
     check(args, model_args, launch.asked_kind())
     set_seed(args.seed)
-    model.check_checkpoint(parent)
+    checkpoints.check(parent)
     if args.reward_model_path:
-        model.check_checkpoint(args.reward_model_path, reward_model=True)
-    tokenizer = model.load_tokenizer(parent, revision=model_args.model_revision)
-    rows = data.prepare(data_args, "prompt", tokenizer, max_length=MAX_PROMPT_LENGTH, seed=args.seed)
+        checkpoints.check(args.reward_model_path, reward_model=True)
+    tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision)
+    rows = prepare.splits(data_args, "prompt", tokenizer, max_length=MAX_PROMPT_LENGTH, seed=args.seed)
     steps = plan(run_args, args, len(rows.train), launch.world_size())
 
     config, resume = resolved(run_args, data_args, model_args, args), launch.resumes(args)
     with record.start("ppo", args.output_dir, config, overwrite=run_args.overwrite, resume=resume) as run:
         roles = dict(model=parent, reference=parent, reward_model=args.reward_model_path, **data_args.parents())
-        run.note(parents=record.lineage(roles))
-        base = model.resolve_parent(parent, args.output_dir)
-        trainer = make_trainer(base, args, steps, model_args, tokenizer, rows, callbacks=fit.callbacks(run))
-        fit.describe(trainer, run, rows, args, "ppo", parent, plan=steps)
-        metrics = fit.train_and_save(trainer, run, tokenizer)
+        run.note(parents=lineage.parents(roles))
+        base = checkpoints.resolve_parent(parent, args.output_dir)
+        trainer = make_trainer(base, args, steps, model_args, tokenizer, rows, callbacks=loop.callbacks(run))
+        loop.describe(trainer, run, rows, args, "ppo", parent, plan=steps)
+        metrics = loop.train_and_save(trainer, run, tokenizer)
         run.finish("complete", metrics=metrics | trainer.last_metrics, tokens=metrics["tokens"])
     report.show(trainer, metrics)
 

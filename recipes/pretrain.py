@@ -10,8 +10,11 @@ Documents are packed into blocks; no document attends to another, and none predi
 from transformers import Trainer, set_seed
 from trl import ModelConfig
 
-from align import fit, launch, model, pretrain, record
-from align.config import BatchArguments, DataArguments, derive_batch, parse, resolved
+from align.models import checkpoints
+from align.run import launch, lineage, record
+from align.run.arguments import BatchArguments, DataArguments, derive_batch
+from align.run.parse import parse, resolved
+from align.train import loop, pretrain
 
 DEFAULTS = dict(
     learning_rate=3e-4,  # GPT-3's for models of this size and up (Brown et al. 2020, table 2.1)
@@ -41,30 +44,30 @@ def main():
     set_seed(args.seed)
     source = model_args.model_name_or_path if args.model_config is None else args.tokenizer_name_or_path
     if args.model_config is None:
-        model.check_checkpoint(source)
-    tokenizer = model.load_tokenizer(source, revision=model_args.model_revision)
-    corpus = pretrain.prepare(data_args, tokenizer, length=args.max_length, seed=args.seed)
+        checkpoints.check(source)
+    tokenizer = checkpoints.load_tokenizer(source, revision=model_args.model_revision)
+    corpus = pretrain.corpus(data_args, tokenizer, length=args.max_length, seed=args.seed)
 
     config = resolved(run_args, data_args, model_args, args)
     with record.start(
         "pretrain", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
     ) as run:
-        run.note(parents=record.lineage({"model": source, **data_args.parents()}))
+        run.note(parents=lineage.parents({"model": source, **data_args.parents()}))
         if args.model_config is None:
-            policy = model.load_policy(model.resolve_parent(source, args.output_dir), model_args, tokenizer)
+            policy = checkpoints.load_policy(checkpoints.resolve_parent(source, args.output_dir), model_args, tokenizer)
         else:
             policy = pretrain.new_model(args.model_config, tokenizer, model_args.attn_implementation)
         trainer = Trainer(
             policy, args, data_collator=pretrain.collate, train_dataset=corpus.train, eval_dataset=corpus.test,
-            processing_class=tokenizer, callbacks=fit.callbacks(run),
+            processing_class=tokenizer, callbacks=loop.callbacks(run),
         )  # fmt: skip
-        fit.describe(trainer, run, corpus, args, "pretrain", source)
-        metrics = fit.train_and_save(trainer, run, tokenizer)
+        loop.describe(trainer, run, corpus, args, "pretrain", source)
+        metrics = loop.train_and_save(trainer, run, tokenizer)
         if corpus.test is not None:
-            loss = fit.held_out(trainer, corpus.test)["eval_loss"]
+            loss = loop.held_out(trainer, corpus.test)["eval_loss"]
             metrics |= pretrain.text_metrics(loss, corpus.test, corpus.test_bytes)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
-    fit.show("held-out text", metrics, ("loss", "perplexity", "bits_per_byte"))
+    loop.show("held-out text", metrics, ("loss", "perplexity", "bits_per_byte"))
 
 
 if __name__ == "__main__":

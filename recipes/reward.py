@@ -8,8 +8,12 @@
 from transformers import set_seed
 from trl import ModelConfig, RewardConfig
 
-from align import data, fit, gates, launch, model, record, reward
-from align.config import BatchArguments, DataArguments, derive_batch, parse, resolved
+from align.data import prepare
+from align.models import checkpoints
+from align.run import gates, launch, lineage, record
+from align.run.arguments import BatchArguments, DataArguments, derive_batch
+from align.run.parse import parse, resolved
+from align.train import loop, reward
 
 DEFAULTS = dict(
     learning_rate=1e-5,  # Ouyang et al. 2022, appendix C.2: 9e-6
@@ -36,33 +40,35 @@ def main():
     launch.check()
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
-    model.check_checkpoint(parent)
-    tokenizer = model.load_tokenizer(parent, chat_template=args.chat_template_path, revision=model_args.model_revision)
-    rows = data.prepare(data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed)
+    checkpoints.check(parent)
+    tokenizer = checkpoints.load_tokenizer(
+        parent, chat_template=args.chat_template_path, revision=model_args.model_revision
+    )
+    rows = prepare.splits(data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed)
     train, test = reward.whole(rows.train), reward.whole(rows.test) if rows.test is not None else None
 
     config = resolved(run_args, data_args, model_args, args)
     with record.start(
         "reward", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
     ) as run:
-        run.note(parents=record.lineage({"model": parent, **data_args.parents()}))
+        run.note(parents=lineage.parents({"model": parent, **data_args.parents()}))
         args.chat_template_path = None  # it is in the tokenizer now
         set_seed(args.seed)  # the score head is drawn here
         trainer = reward.ScoreTrainer(
-            model.load_reward_model(model.resolve_parent(parent, args.output_dir), model_args, tokenizer), args,
+            checkpoints.load_reward_model(checkpoints.resolve_parent(parent, args.output_dir), model_args, tokenizer), args,
             train_dataset=train, eval_dataset=test, processing_class=tokenizer,
-            peft_config=model.lora_config(model_args, reward_model=True), callbacks=fit.callbacks(run),
+            peft_config=checkpoints.lora_config(model_args, reward_model=True), callbacks=loop.callbacks(run),
             pairs_together=data_args.pairs_together,
         )  # fmt: skip
-        fit.describe(trainer, run, rows, args, "reward", parent)
-        metrics = fit.train_and_save(trainer, run, tokenizer)
+        loop.describe(trainer, run, rows, args, "reward", parent)
+        metrics = loop.train_and_save(trainer, run, tokenizer)
         if test is not None:
             size = args.per_device_eval_batch_size
             metrics |= reward.measure(trainer.model, train, test, pad_id=tokenizer.pad_token_id, batch_size=size)
             gates.keep(args.output_dir, gates.reward(metrics))
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
     keys = ("accuracy", "accuracy_low", "accuracy_high", "length_only_accuracy", "reward_mean", "reward_std", "n")
-    fit.show("held-out pairs", metrics, keys)
+    loop.show("held-out pairs", metrics, keys)
 
 
 if __name__ == "__main__":

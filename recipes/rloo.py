@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 from transformers import set_seed
 from trl import ModelConfig, RLOOConfig, RLOOTrainer
 
-from align import data, fit, launch, model, record
-from align.config import BatchArguments, DataArguments, derive_batch, parse, resolved
+from align.data import prepare
+from align.models import checkpoints
+from align.run import launch, lineage, record
+from align.run.arguments import BatchArguments, DataArguments, derive_batch
+from align.run.parse import parse, resolved
+from align.train import loop
 
 DEFAULTS = dict(
     learning_rate=1e-6,  # TRL's
@@ -47,26 +51,26 @@ def main():
     launch.check()
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
-    model.check_checkpoint(parent)
-    model.check_checkpoint(judge, reward_model=True)
-    tokenizer, own = model.load_tokenizer(parent), model.load_tokenizer(judge)
-    rows = data.prepare(data_args, "prompt", tokenizer, max_length=MAX_PROMPT_LENGTH, seed=args.seed)
+    checkpoints.check(parent)
+    checkpoints.check(judge, reward_model=True)
+    tokenizer, own = checkpoints.load_tokenizer(parent), checkpoints.load_tokenizer(judge)
+    rows = prepare.splits(data_args, "prompt", tokenizer, max_length=MAX_PROMPT_LENGTH, seed=args.seed)
 
     config, resume = resolved(run_args, data_args, model_args, reward_args, args), launch.resumes(args)
     with record.start("rloo", args.output_dir, config, overwrite=run_args.overwrite, resume=resume) as run:
         run.note(
-            parents=record.lineage(dict(model=parent, reference=parent, reward_model=judge, **data_args.parents()))
+            parents=lineage.parents(dict(model=parent, reference=parent, reward_model=judge, **data_args.parents()))
         )
         trainer = RLOOTrainer(
-            model.load_policy(model.resolve_parent(parent, args.output_dir), model_args, tokenizer),
-            model.load_trained(judge, own, reward_model=True), args, train_dataset=rows.train,
-            processing_class=tokenizer, reward_processing_classes=own, peft_config=model.lora_config(model_args),
-            callbacks=fit.callbacks(run),
+            checkpoints.load_policy(checkpoints.resolve_parent(parent, args.output_dir), model_args, tokenizer),
+            checkpoints.load_trained(judge, own, reward_model=True), args, train_dataset=rows.train,
+            processing_class=tokenizer, reward_processing_classes=own, peft_config=checkpoints.lora_config(model_args),
+            callbacks=loop.callbacks(run),
         )  # fmt: skip
-        fit.describe(trainer, run, rows, args, "rloo", parent)
-        metrics = fit.train_and_save(trainer, run, tokenizer)
+        loop.describe(trainer, run, rows, args, "rloo", parent)
+        metrics = loop.train_and_save(trainer, run, tokenizer)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
-    fit.show("rloo", metrics, ("train_loss", "steps", "tokens"))
+    loop.show("rloo", metrics, ("train_loss", "steps", "tokens"))
 
 
 if __name__ == "__main__":

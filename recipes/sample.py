@@ -7,28 +7,31 @@
 Every batch has a seed of its own, so the number of processes and an interruption change nothing in what comes out.
 """
 
-from align import data, launch, model, record, sampling
-from align.config import DataArguments, RunArguments, parse, resolved
+from align.data import prepare
+from align.models import checkpoints, sample
+from align.run import launch, lineage, record
+from align.run.arguments import DataArguments, RunArguments
+from align.run.parse import parse, resolved
 
 
 def main():
     run_args, data_args, args = parse(
-        RunArguments, DataArguments, sampling.SampleConfig, nano="recipes/nano/sample.yaml",
+        RunArguments, DataArguments, sample.SampleConfig, nano="recipes/nano/sample.yaml",
         required=("model_name_or_path", "output_dir"),
     )  # fmt: skip
     launch.check()
-    model.check_checkpoint(args.model_name_or_path)
-    tokenizer = model.load_tokenizer(args.model_name_or_path)
-    rows = data.prepare(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
+    checkpoints.check(args.model_name_or_path)
+    tokenizer = checkpoints.load_tokenizer(args.model_name_or_path)
+    rows = prepare.splits(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
 
     config = resolved(run_args, data_args, args)
     with record.start(
         "sample", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
     ) as run:
-        run.note(parents=record.lineage({"model": args.model_name_or_path, **data_args.parents()}))
+        run.note(parents=lineage.parents({"model": args.model_name_or_path, **data_args.parents()}))
         run.note(data=rows.as_dict())
-        policy = model.load_trained(args.model_name_or_path, tokenizer)
-        metrics = sampling.sample_splits(policy, tokenizer, rows, args)
+        policy = checkpoints.load_trained(args.model_name_or_path, tokenizer)
+        metrics = sample.sample_splits(policy, tokenizer, rows, args)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
     if launch.is_main_process():
         print(rows)

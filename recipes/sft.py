@@ -8,8 +8,12 @@
 from transformers import set_seed
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
-from align import data, fit, gates, launch, model, record
-from align.config import BatchArguments, DataArguments, derive_batch, parse, resolved
+from align.data import prepare
+from align.models import checkpoints
+from align.run import gates, launch, lineage, record
+from align.run.arguments import BatchArguments, DataArguments, derive_batch
+from align.run.parse import parse, resolved
+from align.train import loop
 
 DEFAULTS = dict(
     learning_rate=2e-5,  # Tulu 3's full fine-tuning range
@@ -35,27 +39,29 @@ def main():
     launch.check()
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
-    model.check_checkpoint(parent)
-    tokenizer = model.load_tokenizer(parent, chat_template=args.chat_template_path, revision=model_args.model_revision)
-    rows = data.prepare(data_args, "sft", tokenizer, max_length=args.max_length, seed=args.seed)
+    checkpoints.check(parent)
+    tokenizer = checkpoints.load_tokenizer(
+        parent, chat_template=args.chat_template_path, revision=model_args.model_revision
+    )
+    rows = prepare.splits(data_args, "sft", tokenizer, max_length=args.max_length, seed=args.seed)
 
     config = resolved(run_args, data_args, model_args, args)
     with record.start("sft", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
-        run.note(parents=record.lineage({"model": parent, **data_args.parents()}))
+        run.note(parents=lineage.parents({"model": parent, **data_args.parents()}))
         args.chat_template_path = None  # it is in the tokenizer now
         args.dataset_kwargs = None if args.packing else {"skip_prepare_dataset": True}
         trainer = SFTTrainer(
-            model.load_policy(model.resolve_parent(parent, args.output_dir), model_args, tokenizer), args,
+            checkpoints.load_policy(checkpoints.resolve_parent(parent, args.output_dir), model_args, tokenizer), args,
             train_dataset=rows.train, eval_dataset=rows.test, processing_class=tokenizer,
-            peft_config=model.lora_config(model_args), callbacks=fit.callbacks(run),
+            peft_config=checkpoints.lora_config(model_args), callbacks=loop.callbacks(run),
         )  # fmt: skip
-        fit.describe(trainer, run, rows, args, "sft", parent)
-        before = fit.loss_before(trainer, rows.test)
-        metrics = fit.train_and_save(trainer, run, tokenizer) | fit.held_out(trainer, rows.test) | before
-        metrics |= fit.stop_rate(trainer, rows, tokenizer)
+        loop.describe(trainer, run, rows, args, "sft", parent)
+        before = loop.loss_before(trainer, rows.test)
+        metrics = loop.train_and_save(trainer, run, tokenizer) | loop.held_out(trainer, rows.test) | before
+        metrics |= loop.stop_rate(trainer, rows, tokenizer)
         gates.keep(args.output_dir, gates.sft(metrics))
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
-    fit.show("held-out demonstrations", metrics, ("loss_before", "eval_loss", "eval_mean_token_accuracy", "stops"))
+    loop.show("held-out demonstrations", metrics, ("loss_before", "eval_loss", "eval_mean_token_accuracy", "stops"))
 
 
 if __name__ == "__main__":

@@ -5,18 +5,21 @@
         --output_dir runs/mine/tokenizer
 """
 
-from align import data, launch, record, tokenizer
-from align.config import DataArguments, RunArguments, parse, resolved
+from align.data import prepare
+from align.models import tokenizer
+from align.run import launch, lineage, record
+from align.run.arguments import DataArguments, RunArguments
+from align.run.parse import parse, resolved
 
 
 def main():
     run_args, data_args, args = parse(
         RunArguments, DataArguments, tokenizer.TokenizerConfig, nano="recipes/nano/tokenizer.yaml"
     )
-    rows = data.load_texts(data_args, seed=args.seed)
+    rows = prepare.load_texts(data_args, seed=args.seed)
     config = resolved(run_args, data_args, args)
     with record.start("tokenizer", args.output_dir, config, overwrite=run_args.overwrite) as run:
-        run.note(parents=record.lineage({**data_args.parents()}), data=rows.as_dict())
+        run.note(parents=lineage.parents({**data_args.parents()}), data=rows.as_dict())
         trained = tokenizer.train(rows.train, args)
         trained.save_pretrained(args.output_dir)
         metrics = tokenizer.measure(trained, rows.test or rows.train)

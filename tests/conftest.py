@@ -54,7 +54,7 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
 
 def make_tokenizer(template: str | None = None):
     """A byte-level BPE tokenizer with our special tokens, trained on a few words."""
-    from align.tokenizer import TokenizerConfig, train
+    from align.models.tokenizer import TokenizerConfig, train
 
     return train([" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))], TokenizerConfig(vocab_size=320))
 

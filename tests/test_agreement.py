@@ -159,7 +159,7 @@ def test_the_program_prints_a_table(tmp_path, capsys):
     assert "judge (model) with people" in printed and "first shown is ranked best" in printed
     agreement.main(["--source", str(path), "--json"])
     assert json.loads(capsys.readouterr().out)["rankings"] == 11
-    from align.config import DataError
+    from align.run.errors import DataError
 
     with pytest.raises(DataError, match=r"nobody called eve ranked here; there are \['ann', 'bob', 'judge'\]"):
         agreement.main(["--source", str(path), "--annotators", "eve"])

@@ -15,13 +15,13 @@ from conftest import ROOT, conversations, launch, pairs, run_recipe, stage_argum
 @pytest.fixture
 def refuse(monkeypatch, capsys, tmp_path, world):
     """Run a recipe in this process and return the sentence that it ends with; loading a model would fail the test."""
-    import align.model
+    from align.models import checkpoints
 
     def no_model(*_, **__):
         raise AssertionError("a model was loaded before the input was judged")
 
     for name in ("load_policy", "load_reward_model", "load_trained"):
-        monkeypatch.setattr(align.model, name, no_model)
+        monkeypatch.setattr(checkpoints, name, no_model)
     monkeypatch.chdir(ROOT)
 
     def run(stage: str, **changed: str) -> str:

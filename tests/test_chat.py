@@ -7,7 +7,7 @@ from importlib.resources import files
 import pytest
 from conftest import make_tokenizer
 
-from align import chat
+from align.data import chat
 
 TRL = files("trl") / "chat_templates"
 SMOLLM2 = (

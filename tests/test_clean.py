@@ -26,29 +26,18 @@ from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilt
 from datatrove.pipeline.filters.c4_filters import POLICY_SUBSTRINGS
 from datatrove.pipeline.formatters import FTFYFormatter
 
-from align.clean import (
-    columnar,
-    copies,
-    documents,
-    duplicates,
-    executors,
-    final,
-    formats,
-    gopher,
-    intake,
-    judges,
-    outcome,
-    queue,
-    repair,
-    rules,
-    tally,
-)
+from align.clean import executors, tally, write
 from align.clean.blocks import COLUMNS, DECISION, Largest, Sink
+from align.clean.card import outcome
 from align.clean.config import CleanConfig, RuleConfig
-from align.clean.decisions import Decisions
-from align.clean.verdict import KEEP, Verdict
-from align.clean.words import FastWords, split
-from align.config import ConfigError
+from align.clean.duplicates import copies, minhash
+from align.clean.read import columnar, documents, formats, intake, repair
+from align.clean.review import queue
+from align.clean.review.decisions import Decisions
+from align.clean.rules import decide, filters, gopher
+from align.clean.rules.verdict import KEEP, Verdict
+from align.clean.rules.words import FastWords, split
+from align.run.errors import ConfigError
 
 WORDS = FastWords("en")
 # Pieces that the filters look at: stop words, symbols, list items, ellipses, repetitions, other scripts, no words at all
@@ -141,7 +130,7 @@ def test_minhash_signatures_are_datatroves(words, tmp_path):
     draw = random.Random(words)
     text = " ".join(draw.choice(["Élan,", "the", "2.5", "dog", "(end)", "naïve", "x" * 9]) for _ in range(words))
     theirs = MinhashDedupSignature(str(tmp_path), language=WORDS)
-    mine = duplicates.Signatures(str(tmp_path), language=WORDS)
+    mine = minhash.Signatures(str(tmp_path), language=WORDS)
     shingles = theirs.get_shingles(text)
     assert np.array_equal(shingles, mine.get_shingles(text)) and len(shingles) == max(0, words - 4)
     if len(shingles):
@@ -155,7 +144,7 @@ def test_minhash_signatures_are_datatroves(words, tmp_path):
 
 def judge(step: str, text: str, margin: float = 0.1, **config) -> Verdict:
     """The first verdict of a step that is not keep."""
-    found = [rule.judge(Document(text, "")) for rule in rules.build(step, RuleConfig(**config), margin)]
+    found = [rule.judge(Document(text, "")) for rule in filters.build(step, RuleConfig(**config), margin)]
     return next((verdict for verdict in found if verdict.action != "keep"), KEEP)
 
 
@@ -187,7 +176,7 @@ PROSE = "The cat and the dog have to be with us. "
     ],
 )
 def test_a_refused_text_comes_with_the_place(step, text, reason, marked):
-    found = [rule.judge(Document(text, "")) for rule in rules.build(step, RuleConfig(min_punctuated_lines=None), 0)]
+    found = [rule.judge(Document(text, "")) for rule in filters.build(step, RuleConfig(min_punctuated_lines=None), 0)]
     verdict = next(v for v in found if v.reason == reason)
     assert verdict.action == "drop" and verdict.detail
     assert verdict.spans == () if marked is None else text[slice(*verdict.spans[0])] == marked
@@ -200,7 +189,7 @@ def test_every_reason_of_the_filters_is_explained():
 
     from datatrove.pipeline.filters import FineWebQualityFilter
 
-    from align.clean import explain
+    from align.clean.rules import explain
 
     for cls in (GopherQualityFilter, GopherRepetitionFilter, FineWebQualityFilter):
         for key in re.findall(r'return False, f?"([\w{}]+)"', inspect.getsource(cls)):
@@ -218,11 +207,11 @@ def test_language_is_identified_offline():
 def test_boilerplate_lines_go_and_the_rest_stays_as_it_was(tmp_path):
     text = "A heading\n\n  Kept, with its indent.\nThis site uses cookies to work.\nPlease enable JavaScript.\nEnd"
     doc = documents_of(text)[0]
-    out = list(judges.Lines(tmp_path, RuleConfig()).run([doc]))
+    out = list(decide.Lines(tmp_path, RuleConfig()).run([doc]))
     assert out[0].text == "A heading\n\n  Kept, with its indent.\nEnd"
     kept = documents_of(text)[0]
     kept.metadata[DECISION] = "keep"  # of a page that people keep, too
-    assert next(judges.Lines(tmp_path, RuleConfig()).run([kept])).text == "A heading\n\n  Kept, with its indent.\nEnd"
+    assert next(decide.Lines(tmp_path, RuleConfig()).run([kept])).text == "A heading\n\n  Kept, with its indent.\nEnd"
 
 
 @settings(max_examples=300, deadline=None)
@@ -231,12 +220,12 @@ def test_a_text_without_boilerplate_is_not_touched(text):
     """Whatever ends its lines; without the step `repair` there are many kinds of ends."""
     assume(not any(words in text.lower() for words in ("javascript", *POLICY_SUBSTRINGS)))
     doc = Document(text, "")
-    assert judges._without_boilerplate(doc, rules.boilerplate(RuleConfig())) == (text, "")
+    assert decide._without_boilerplate(doc, filters.boilerplate(RuleConfig())) == (text, "")
 
 
 def test_of_a_text_with_form_feeds_only_the_boilerplate_goes(tmp_path):
     doc = documents_of("page one\x0cpage two\x0cThis site uses cookies.\npage three")[0]
-    out = list(judges.Lines(tmp_path, RuleConfig()).run([doc]))
+    out = list(decide.Lines(tmp_path, RuleConfig()).run([doc]))
     assert out[0].text == "page one\x0cpage two\x0cpage three"
 
 
@@ -245,7 +234,7 @@ def test_what_is_only_boilerplate_is_kept_whole_among_the_dropped_and_people_see
     args = CleanConfig(audit=2)
     pages = documents_of(*(f"Please enable JavaScript {n}." for n in range(4)), "A page.")
     pages[3].metadata[DECISION] = "keep"
-    out = list(judges.block("boilerplate", tmp_path, args, RuleConfig()).run(pages))
+    out = list(decide.block("boilerplate", tmp_path, args, RuleConfig()).run(pages))
     assert [doc.text for doc in out] == ["Please enable JavaScript 3.", "A page."]
     with gzip.open(tmp_path / "dropped/boilerplate/00000.jsonl.gz") as stream:
         assert [json.loads(line)["text"] for line in stream] == [f"Please enable JavaScript {n}." for n in range(3)]
@@ -256,7 +245,7 @@ def test_what_is_only_boilerplate_is_kept_whole_among_the_dropped_and_people_see
         ("boilerplate", "only_boilerplate", 2.0, "audit")
     ] * 2
     assert all(row["text"] for row in rows)
-    left = list(judges.Decisions(tmp_path, 5).run(out))  # the sample of what is kept has none that a rule flagged
+    left = list(decide.Decisions(tmp_path, 5).run(out))  # the sample of what is kept has none that a rule flagged
     sample = (tmp_path / "work/queue/kept/audit-00000.jsonl").read_text()
     assert len(left) == 2 and "A page." in sample and "JavaScript" not in sample
 
@@ -265,7 +254,7 @@ def test_what_is_only_boilerplate_is_kept_whole_among_the_dropped_and_people_see
 
 
 def run_judge(folder: Path, docs: list[Document], say, rank: int = 0, audit: int = 2) -> list[str]:
-    block = judges.Judge("lists", folder, lambda: lambda batch: [say(doc) for doc in batch], audit, batch=2)
+    block = decide.Judge("lists", folder, lambda: lambda batch: [say(doc) for doc in batch], audit, batch=2)
     return [doc.text for doc in block.run(docs, rank)]
 
 
@@ -295,8 +284,8 @@ def test_decisions_win_and_the_rule_is_still_asked(tmp_path):
     docs = documents_of("bad kept", "bad dropped", "keep it", "keep but dropped")
     for doc, decision in zip(docs, ("keep", "drop", None, "drop"), strict=True):
         doc.metadata |= {DECISION: decision} if decision else {}
-    block = judges.Judge("lists", tmp_path, lambda: lambda batch: [say(doc) for doc in batch], 5)
-    out = judges.Decisions(tmp_path, 5).run(block.run(docs))
+    block = decide.Judge("lists", tmp_path, lambda: lambda batch: [say(doc) for doc in batch], 5)
+    out = decide.Decisions(tmp_path, 5).run(block.run(docs))
     assert [doc.text for doc in out] == ["bad kept", "keep it"]
     assert tally.merged(tmp_path / "work/counts", "lists")["tables"] == {}
     assert tally.merged(tmp_path / "work/counts", "decisions")["tables"]["dropped"] == {"reviewer": 2}
@@ -541,7 +530,7 @@ def test_a_users_columns_come_through_every_block_as_they_were(tmp_path):
     write_rows(tmp_path / "in.jsonl", [{"text": "some text", **row}])
     docs, _ = run_read(tmp_path, "in.jsonl")
     docs = list(intake.Repair(tmp_path / "run", RuleConfig(), True).run(docs))
-    final.Final(tmp_path / "run", CleanConfig()).run(final.Mask(tmp_path / "run", RuleConfig()).run(docs))
+    write.Final(tmp_path / "run", CleanConfig()).run(write.Mask(tmp_path / "run", RuleConfig()).run(docs))
     (out,) = [json.loads(line) for line in (tmp_path / "run/data/train-00000.jsonl").read_text().splitlines()]
     assert json.loads(out.pop("metadata")) == row
     assert out == {"text": "some text", "id": intake.identify("some text"), "source": "in.jsonl"}
@@ -671,7 +660,7 @@ def test_sources_beyond_a_thousand_are_counted_together_and_add_up(tmp_path, mon
     docs, _ = run_read(tmp_path, "in.jsonl")
     run = tmp_path / "run"
     docs = [doc for doc in intake.Repair(run, RuleConfig(), True).run(docs) if doc.metadata["source"] != "b"]
-    final.Final(run, CleanConfig()).run(docs)
+    write.Final(run, CleanConfig()).run(docs)
     sources = outcome._sources({step: tally.merged(run / "work/counts", step) for step in ("repair", "write")})
     assert {name: (row["documents_in"], row["documents_out"]) for name, row in sources.items()} == {
         "b": (1, 0), "a": (2, 2), "all others": (3, 3),
@@ -692,7 +681,7 @@ def test_personal_data_are_masked_in_the_source_and_in_all_columns(tmp_path):
     write_rows(tmp_path / "in.jsonl", [{"text": "Write to jane@example.com", **row}])
     docs, _ = run_read(tmp_path, "in.jsonl")
     docs = list(intake.Repair(tmp_path / "run", RuleConfig(), True).run(docs))
-    (doc,) = final.Mask(tmp_path / "run", RuleConfig()).run(docs)
+    (doc,) = write.Mask(tmp_path / "run", RuleConfig()).run(docs)
     assert (doc.text, doc.metadata["source"]) == ("Write to <email>", "<email>")
     columns = json.loads(doc.metadata[COLUMNS])
     assert columns["author"] == "Jane <<email>>" and columns["raw"] == {"html": ["<p><email></p>"]}
@@ -709,7 +698,7 @@ def test_settings_that_would_do_nothing_are_refused():
 
 @pytest.mark.parametrize(("keep", "alike"), [(False, True), (True, False)])
 def test_numbers_are_one_for_minhash_unless_they_are_kept(tmp_path, keep, alike):
-    signer = duplicates.near_signatures(tmp_path, RuleConfig(minhash_keep_numbers=keep))
+    signer = minhash.near_signatures(tmp_path, RuleConfig(minhash_keep_numbers=keep))
     one, other = (signer.get_shingles(f"in the year {year} the old mill burned").tolist() for year in (1905, 1911))
     assert (one == other) is alike
 
@@ -841,8 +830,8 @@ def test_settings_that_cannot_work():
 
 
 def test_every_setting_is_read():
-    root = Path(documents.__file__).parent
-    text = "".join(path.read_text() for path in root.glob("*.py")) + "resume_from_checkpoint title"
+    root = Path(documents.__file__).parent.parent
+    text = "".join(path.read_text() for path in root.rglob("*.py")) + "resume_from_checkpoint title"
     for name in (*CleanConfig.__dataclass_fields__, *RuleConfig.__dataclass_fields__):
         assert f".{name}" in text or name in ("resume_from_checkpoint",), name
 

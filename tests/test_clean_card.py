@@ -9,7 +9,8 @@ import re
 import pytest
 from test_report import CONTRAST, Reader
 
-from align.clean import card, marked
+from align.clean.card import card
+from align.report import untrusted
 from align.report.numerals import number
 
 SCRIPT = "<script>alert(1)</script>"
@@ -153,25 +154,25 @@ def test_text_never_breaks_out(page):
 
 def test_marks_by_hand():
     """Ranges overlap, touch, stick out and come in any order; each character is marked at most once."""
-    assert marked.merge([(20, 30), (0, 25), (-4, 2), (900, 1000), (5, 5)], 40) == [(0, 30)]
-    assert marked.marked("a<b>c", [(1, 4)]) == "a<mark>&lt;b&gt;</mark>c"
-    assert marked.marked("\x00ab", [[1, 2]]) == "&lt;U+0000&gt;<mark>a</mark>b"
-    assert marked.marked("plain", []) == "plain"
-    assert marked.marked("", [[0, 4]]) == ""
-    assert marked.marked("abcd", [[3, 1], [2, 99]]) == "ab<mark>cd</mark>"
+    assert untrusted.merge([(20, 30), (0, 25), (-4, 2), (900, 1000), (5, 5)], 40) == [(0, 30)]
+    assert untrusted.marked("a<b>c", [(1, 4)]) == "a<mark>&lt;b&gt;</mark>c"
+    assert untrusted.marked("\x00ab", [[1, 2]]) == "&lt;U+0000&gt;<mark>a</mark>b"
+    assert untrusted.marked("plain", []) == "plain"
+    assert untrusted.marked("", [[0, 4]]) == ""
+    assert untrusted.marked("abcd", [[3, 1], [2, 99]]) == "ab<mark>cd</mark>"
 
 
 def test_differences_by_hand():
-    left, right = marked.difference("to ann@x.org now <b>", "to <EMAIL> now <b>")
+    left, right = untrusted.difference("to ann@x.org now <b>", "to <EMAIL> now <b>")
     assert left == "to <del>ann@x.org</del> now &lt;b&gt;" and right == "to <ins>&lt;EMAIL&gt;</ins> now &lt;b&gt;"
-    assert marked.difference("same", "same") == ("same", "same")
-    assert marked.difference("a b", "") == ("<del>a b</del>", "")
-    left, right = marked.difference("w " * 3000, "w " * 3000)
+    assert untrusted.difference("same", "same") == ("same", "same")
+    assert untrusted.difference("a b", "") == ("<del>a b</del>", "")
+    left, right = untrusted.difference("w " * 3000, "w " * 3000)
     assert left.endswith(" …") and "<del>" not in left
     words = "".join(f"w{i:03d} " for i in range(200))  # both cut at 600: the end is not a change
-    assert marked.difference(f"caf\u00c3\u00a9 {words}"[:600], f"caf\u00e9 {words}"[:600])[1].count("<ins>") == 1
+    assert untrusted.difference(f"caf\u00c3\u00a9 {words}"[:600], f"caf\u00e9 {words}"[:600])[1].count("<ins>") == 1
     long = "".join(f"w{i:03d} " for i in range(100))  # 500 characters; 100 next to each change are shown
-    left, right = marked.difference(f"{long}old {long}gone {long}", f"{long}new {long}{long}")
+    left, right = untrusted.difference(f"{long}old {long}gone {long}", f"{long}new {long}{long}")
     assert left == f" … {long[-100:]}<del>old</del> {long[:99]} … {long[-100:]}<del>gone </del>{long[:100]} … "
     assert right == left.replace("<del>old</del>", "<ins>new</ins>").replace("<del>gone </del>", "")
 

@@ -16,15 +16,13 @@ from datatrove.data import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align.clean import decontaminate
-from align.clean.decisions import Decisions
-from align.clean.lists import WordList
-from align.clean.personal import find, mask, veil
+from align.clean.review.decisions import Decisions
+from align.clean.rules import decontaminate
+from align.clean.rules.lists import WordList
+from align.clean.rules.personal import find, mask, veil
+from align.clean.rules.verdict import Verdict
 from align.clean.tally import Tally
-from align.clean.verdict import Verdict
-from align.config import ConfigError
-from align.data import DataError
-from align.record import RunError
+from align.run.errors import ConfigError, DataError, RunError
 
 # ------------------------------------------------------------------------------------------------------ personal data
 
@@ -382,7 +380,7 @@ def train(model, tokenizer):
 
 
 def classifier(path, **settings):
-    from align.clean.classifier import Classifier
+    from align.clean.rules.classifier import Classifier
 
     return Classifier(str(path), **{"label": "not nice", **settings})
 
@@ -450,7 +448,7 @@ def test_a_score_that_is_not_a_number_is_a_failure_and_no_verdict(checkpoint):
 def test_checkpoints_that_cannot_judge_are_refused_before_any_work(checkpoint, world, tmp_path):
     import shutil
 
-    from align.clean.classifier import check
+    from align.clean.rules.classifier import check
 
     with pytest.raises(ConfigError, match="has no classification head .it is LlamaForCausalLM."):
         check(str(world / "base"))
@@ -571,8 +569,8 @@ def test_a_write_that_the_system_cuts_leaves_no_half_line(tmp_path):
     """A real limit on the file's size: the kernel takes part of the line, then refuses."""
     code = f"""
 import resource
-from align.clean.decisions import Decisions
-from align.record import RunError
+from align.clean.review.decisions import Decisions
+from align.run.record import RunError
 held = Decisions({str(tmp_path / "d.jsonl")!r})
 held.add("a", "drop", reviewer="ann")
 resource.setrlimit(resource.RLIMIT_FSIZE, (held.path.stat().st_size + 20,) * 2)
@@ -589,7 +587,7 @@ except RunError as error:
 def test_a_locked_file_is_waited_for_and_then_named(tmp_path, monkeypatch):
     import fcntl
 
-    monkeypatch.setattr("align.clean.decisions.PATIENCE", 0.1)
+    monkeypatch.setattr("align.clean.review.decisions.PATIENCE", 0.1)
     decisions = Decisions(tmp_path / "d.jsonl")
     decisions.add("a", "drop", reviewer="ann")
     with (tmp_path / "d.jsonl").open("ab") as other:

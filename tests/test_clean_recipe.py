@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_recipe, write_rows
 
-from align import data
-from align.config import DataArguments
+from align.data import prepare
+from align.run.arguments import DataArguments
 
 pytest.importorskip("datatrove", reason="pip install -e '.[clean]'")
 
@@ -124,7 +124,7 @@ def test_what_comes_out(done, world):
     assert card["totals"]["documents_in"] == 200 and card["totals"]["documents_out"] == 150
     assert card["duplicates"]["exact"]["sizes"] == card["duplicates"]["near"]["sizes"] == {"2": 20}
     assert card["fingerprint"] == record["data"]["train"]["fingerprint"] and record["status"] == "complete"
-    read = data.load_texts(DataArguments(dataset_name=str(done)), seed=0)  # what a training run reads and records
+    read = prepare.load_texts(DataArguments(dataset_name=str(done)), seed=0)  # what a training run reads and records
     assert (
         card["fingerprint"] == read.reports["train"].fingerprint
         and len(read.train) == record["data"]["train"]["rows_out"]
@@ -227,7 +227,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_afterwards(done, world)
 @pytest.mark.slow
 def test_reviewers_decisions_win_on_the_next_run(world, tmp_path):
     """A short page that was to be reviewed is kept, a good one dropped; copies of both are duplicates or dropped."""
-    from align.clean.decisions import Decisions
+    from align.clean.review.decisions import Decisions
 
     short, good = " ".join(page(1000).split()[:47]), page(1001)
     near = alike(good)
@@ -264,8 +264,8 @@ def test_reviewers_decisions_win_on_the_next_run(world, tmp_path):
 def test_people_say_which_near_duplicates_are_copies(tmp_path):
     """Each is shown beside what was kept; no copy: neither goes for the other. A copy goes as long as the other one stays,
     whatever the setting. Other rules judge both as ever, and are not graded by it."""
-    from align.clean.decisions import Decisions
-    from align.clean.waiting import Queue
+    from align.clean.review.decisions import Decisions
+    from align.clean.review.waiting import Queue
 
     ones = [page(seed) for seed in range(4)]
     others = [alike(text) for text in ones]
@@ -380,7 +380,7 @@ def test_nothing_is_lost_where_a_finished_run_is_made_again_with_a_slip(tmp_path
 )
 def test_settings_that_cannot_be_meant(wrong, told):
     from align.clean.config import CleanConfig, RuleConfig
-    from align.config import ConfigError
+    from align.run.errors import ConfigError
 
     with pytest.raises(ConfigError, match=told):
         (CleanConfig if "resume_from_checkpoint" in wrong else RuleConfig)(**wrong)
@@ -443,7 +443,7 @@ def test_a_run_killed_while_it_tidies_up_is_complete(tmp_path):
 @pytest.mark.slow
 def test_people_can_review_what_is_left_where_all_of_it_waits(tmp_path):
     """Three short pages, one of them with two copies: three wait, nothing is out, and the run is finished."""
-    from align.clean.waiting import Queue
+    from align.clean.review.waiting import Queue
 
     short = [" ".join(page(seed).split()[:47]) for seed in range(3)]
     write_rows(tmp_path / "a.jsonl", [{"text": text} for text in [*short, short[0], short[0]]])
@@ -464,9 +464,9 @@ def test_people_can_review_what_is_left_where_all_of_it_waits(tmp_path):
 @pytest.mark.slow
 def test_a_run_says_what_it_compared_its_documents_with(tmp_path, monkeypatch):
     """Decisions given by a relative path, an evaluation set of which most is too short, near-duplicates by our setting."""
-    from align.clean.decisions import Decisions
-    from align.clean.waiting import Queue
-    from align.record import RunError
+    from align.clean.review.decisions import Decisions
+    from align.clean.review.waiting import Queue
+    from align.run.errors import RunError
 
     write_rows(tmp_path / "a.jsonl", [{"text": page(seed)} for seed in range(6)])
     asked = " ".join(page(3).split()[:20])
@@ -506,8 +506,8 @@ def test_a_run_says_what_it_compared_its_documents_with(tmp_path, monkeypatch):
 
 
 def test_papers_are_cited_for_their_own_settings_only():
+    from align.clean.card.outcome import _cites
     from align.clean.config import RuleConfig
-    from align.clean.outcome import _cites
 
     usual, own = RuleConfig(), RuleConfig(minhash_hashes=9, min_language_score=0.8, decontaminate_ngram=9)
     assert _cites("near", usual) == "MinHash, FineWeb's setting (arXiv:2406.17557): 5-grams, 14 buckets of 8 hashes"

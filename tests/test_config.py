@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from trl import ModelConfig, SFTConfig
 
-from align.config import BatchArguments, ConfigError, DataArguments, derive_batch, parse
+from align.run.arguments import BatchArguments, DataArguments, derive_batch
+from align.run.errors import ConfigError
+from align.run.parse import parse
 
 CLASSES = (BatchArguments, DataArguments, ModelConfig, SFTConfig)
 

@@ -9,13 +9,15 @@ import pytest
 from conftest import conversations, pairs, write_rows
 from datasets import Dataset
 
-from align import data, loading, schemas
-from align.config import DataArguments, DataError
+from align.data import load, prepare, schemas
+from align.run import errors
+from align.run.arguments import DataArguments
+from align.run.errors import DataError
 
 
-def prepare(path, schema, tokenizer, **kwargs):
+def prepared(path, schema, tokenizer, **kwargs):
     limit = kwargs.pop("max_length", 64)
-    return data.prepare(DataArguments(dataset_name=str(path), **kwargs), schema, tokenizer, max_length=limit, seed=0)
+    return prepare.splits(DataArguments(dataset_name=str(path), **kwargs), schema, tokenizer, max_length=limit, seed=0)
 
 
 ASK, TELL = "what is a cat", "a cat sits"
@@ -36,11 +38,11 @@ MESSAGES = [{"role": "user", "content": ASK}, {"role": "assistant", "content": T
 def test_demonstrations_in_every_format_are_the_same_tokens(row, tmp_path, tokenizer):
     path = write_rows(tmp_path / "x.jsonl", [row])
     reference = write_rows(tmp_path / "y.jsonl", [{"messages": MESSAGES}])
-    assert list(prepare(path, "sft", tokenizer).train) == list(prepare(reference, "sft", tokenizer).train)
+    assert list(prepared(path, "sft", tokenizer).train) == list(prepared(reference, "sft", tokenizer).train)
 
 
 def test_reading_prints_nothing(tmp_path, tokenizer, capfd):
-    prepare(write_rows(tmp_path / "x.jsonl", [{"messages": MESSAGES}]), "sft", tokenizer)
+    prepared(write_rows(tmp_path / "x.jsonl", [{"messages": MESSAGES}]), "sft", tokenizer)
     assert capfd.readouterr() == ("", "")
 
 
@@ -57,23 +59,23 @@ def test_a_column_of_text_and_something_else_is_refused(rows, column, columns, t
     """`datasets` would give the text "6" back as the number 6."""
     path = str(write_rows(tmp_path / "x.jsonl", rows))
     with pytest.raises(DataError, match=f"x.jsonl: the column {column} is text in some rows and something else"):
-        loading.load(DataArguments(dataset_name=path, columns=columns), "train", seed=0)
+        load.load(DataArguments(dataset_name=path, columns=columns), "train", seed=0)
     mixed = DataArguments(datasets=[{"path": path, "columns": columns}])
     with pytest.raises(DataError, match="x.jsonl: the column .* is text in some rows and something else"):
-        loading.load(mixed, "train", seed=0)
+        load.load(mixed, "train", seed=0)
 
 
 def test_columns_that_are_not_read_as_words_and_messages_with_other_keys_are_let_through(tmp_path):
     turns = [{"role": "user", "content": "6"}, {"role": "assistant", "content": "b", "calls": [{"x": 1}]}]
     rows = [{"messages": turns, "id": 4}, {"messages": MESSAGES, "id": "four"}]
     path = write_rows(tmp_path / "x.jsonl", rows)
-    read = loading.load(DataArguments(dataset_name=str(path)), "train", seed=0)
+    read = load.load(DataArguments(dataset_name=str(path)), "train", seed=0)
     assert [row["messages"][0]["content"] for row in read] == ["6", ASK]
 
 
 def test_columns_are_mapped(tmp_path, tokenizer):
     path = write_rows(tmp_path / "x.jsonl", [{"q": ASK, "a": TELL}])
-    rows = prepare(path, "sft", tokenizer, columns=["q=user", "a=assistant"]).train
+    rows = prepared(path, "sft", tokenizer, columns=["q=user", "a=assistant"]).train
     assert TELL in tokenizer.decode([t for t in rows[0]["labels"] if t >= 0])
 
 
@@ -107,7 +109,7 @@ def test_columns_are_mapped(tmp_path, tokenizer):
     ],
 )
 def test_pairs_in_every_format_are_the_same_tokens(row, tmp_path, tokenizer):
-    rows = prepare(write_rows(tmp_path / "x.jsonl", [row]), "preference", tokenizer).train
+    rows = prepared(write_rows(tmp_path / "x.jsonl", [row]), "preference", tokenizer).train
     assert TELL in tokenizer.decode(rows[0]["chosen_ids"]) and "no" in tokenizer.decode(rows[0]["rejected_ids"])
     assert ASK in tokenizer.decode(rows[0]["prompt_ids"]) and TELL not in tokenizer.decode(rows[0]["prompt_ids"])
     assert tokenizer.decode(rows[0]["prompt_ids"]).count("Assistant:") <= 1
@@ -147,7 +149,7 @@ def test_a_pair_ends_with_what_the_assistant_says():
 
 
 def test_margin_is_passed_on(tmp_path, tokenizer):
-    rows = prepare(write_rows(tmp_path / "x.jsonl", [{**pairs(1)[0], "margin": 2}]), "preference", tokenizer).train
+    rows = prepared(write_rows(tmp_path / "x.jsonl", [{**pairs(1)[0], "margin": 2}]), "preference", tokenizer).train
     assert rows[0]["margin"] == 2.0
 
 
@@ -171,8 +173,8 @@ def test_a_bad_row_is_named(name):
     schema, row, message = BAD[name]
     good = {"prompt": "a", "completions": ["x", "y"], "ranking": [1, 2]} if "ranking" in row else GOOD[schema]
     rows = _Rows([good, row])
-    with pytest.raises(data.DataError, match=message):
-        list(data.normalise(rows, schema, "rows.jsonl", []))
+    with pytest.raises(errors.DataError, match=message):
+        list(prepare.normalise(rows, schema, "rows.jsonl", []))
 
 
 class _Rows(list):
@@ -186,22 +188,22 @@ class _Rows(list):
 
 def test_wrong_columns_say_what_is_needed(tmp_path, tokenizer):
     path = write_rows(tmp_path / "x.jsonl", [{"foo": 1}])
-    with pytest.raises(data.DataError, match=r"row 1: has the columns foo; this recipe needs messages.*--columns"):
-        prepare(path, "sft", tokenizer)
+    with pytest.raises(errors.DataError, match=r"row 1: has the columns foo; this recipe needs messages.*--columns"):
+        prepared(path, "sft", tokenizer)
 
 
 def test_empty_files(tmp_path, tokenizer):
     (tmp_path / "x.jsonl").write_text("")
-    with pytest.raises(data.DataError, match="empty"):
-        prepare(tmp_path / "x.jsonl", "sft", tokenizer)
+    with pytest.raises(errors.DataError, match="empty"):
+        prepared(tmp_path / "x.jsonl", "sft", tokenizer)
 
 
 def test_identical_sides_stop_the_run_and_can_be_accepted(tmp_path, tokenizer):
     same = {**pairs(1)[0], "rejected": pairs(1)[0]["chosen"]}
     path = write_rows(tmp_path / "x.jsonl", [*pairs(4), same])
-    with pytest.raises(data.DataError, match=r"1 of 5 rows \(20.0%\).*\n.*identical chosen and rejected"):
-        prepare(path, "preference", tokenizer)
-    splits = prepare(path, "preference", tokenizer, max_dropped=0.2)
+    with pytest.raises(errors.DataError, match=r"1 of 5 rows \(20.0%\).*\n.*identical chosen and rejected"):
+        prepared(path, "preference", tokenizer)
+    splits = prepared(path, "preference", tokenizer, max_dropped=0.2)
     assert len(splits.train) == 4 and splits.reports["train"].dropped == {"with identical chosen and rejected": 1}
 
 
@@ -209,25 +211,25 @@ def test_too_long_is_dropped_and_counted_never_cut(tmp_path, tokenizer):
     long = {"messages": [{"role": "user", "content": "cat " * 100}, MESSAGES[1]]}
     path = write_rows(tmp_path / "x.jsonl", [*conversations(3), long])
     with pytest.raises(
-        data.DataError, match=r"longer than 64 tokens.*\n.*raise --max_length \(the longest row has \d+ tok"
+        errors.DataError, match=r"longer than 64 tokens.*\n.*raise --max_length \(the longest row has \d+ tok"
     ):
-        prepare(path, "sft", tokenizer)
-    assert len(prepare(path, "sft", tokenizer, max_dropped=0.3).train) == 3
+        prepared(path, "sft", tokenizer)
+    assert len(prepared(path, "sft", tokenizer, max_dropped=0.3).train) == 3
 
 
 def test_nothing_left_is_an_error_whatever_is_accepted(tmp_path, tokenizer):
-    with pytest.raises(data.DataError, match="no row would be left"):
-        prepare(write_rows(tmp_path / "x.jsonl", conversations(3)), "sft", tokenizer, max_dropped=1.0, max_length=3)
+    with pytest.raises(errors.DataError, match="no row would be left"):
+        prepared(write_rows(tmp_path / "x.jsonl", conversations(3)), "sft", tokenizer, max_dropped=1.0, max_length=3)
 
 
 def test_a_mixture_has_the_shares_that_were_asked_for(tmp_path):
     a = write_rows(tmp_path / "a.jsonl", [{"text": "a"}] * 100)
     b = write_rows(tmp_path / "b.jsonl", [{"body": "b"}] * 100)
     entries = [{"path": str(a), "fraction": 3, "rows": 60}, {"path": str(b), "fraction": 1, "columns": ["body=text"]}]
-    rows = loading.load(DataArguments(datasets=entries), "train", seed=0)
+    rows = load.load(DataArguments(datasets=entries), "train", seed=0)
     texts = [row["text"] for row in rows]
     assert (texts.count("a"), texts.count("b")) == (60, 20)  # 60 rows are three quarters of 80
-    again = loading.load(DataArguments(datasets=entries), "train", seed=1)
+    again = load.load(DataArguments(datasets=entries), "train", seed=1)
     assert texts != [row["text"] for row in again]
 
 
@@ -239,10 +241,10 @@ def test_formats_on_disk(tmp_path):
     with gzip.open(tmp_path / "x.jsonl.gz", "wt") as stream:
         stream.write("".join(json.dumps(row) + "\n" for row in rows))
     for name in ("x.parquet", "x.csv", "saved", "x.jsonl.gz"):
-        loaded = loading.load(DataArguments(dataset_name=str(tmp_path / name)), "train", seed=0)
+        loaded = load.load(DataArguments(dataset_name=str(tmp_path / name)), "train", seed=0)
         assert [row["text"] for row in loaded] == ["one", "two"], name
 
 
 def test_the_fingerprint_is_of_the_rows():
-    a = data.fingerprint([{"x": 1, "y": 2}])
-    assert a == data.fingerprint([{"y": 2, "x": 1}]) and a != data.fingerprint([{"x": 1, "y": 3}])
+    a = prepare.fingerprint([{"x": 1, "y": 2}])
+    assert a == prepare.fingerprint([{"y": 2, "x": 1}]) and a != prepare.fingerprint([{"x": 1, "y": 3}])

@@ -7,10 +7,9 @@ from conftest import write_rows
 
 pytest.importorskip("datatrove", reason="pip install -e '.[clean]'")
 
-from align.clean import decontaminate
 from align.clean.config import RuleConfig
-from align.config import ConfigError
-from align.data import DataError
+from align.clean.rules import decontaminate
+from align.run.errors import ConfigError, DataError
 
 CONTEXT = "A man in a red coat climbs a tall ladder beside the old barn"  # 14 words
 ENDING = "and then he throws a bucket of blue paint over the roof of it"  # 14

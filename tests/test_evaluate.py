@@ -11,12 +11,15 @@ import pytest
 import torch
 from conftest import make_checkpoint, write_rows
 
-from align import gates, generate, record, stats
+from align import stats
 from align.compare import arms, results, verdict
 from align.compare.arms import Arm
-from align.config import ConfigError, DataArguments
-from align.evaluate import policy, wins
-from align.record import RunError
+from align.evaluate import policy
+from align.evaluate.measures import wins
+from align.models import generate
+from align.run import gates, lineage
+from align.run.arguments import DataArguments
+from align.run.errors import ConfigError, RunError
 
 
 def test_the_published_gap_is_one_standard_error():
@@ -80,7 +83,7 @@ def test_length_control_takes_length_away():
 
 def test_kl_is_the_exact_one_on_a_policy_that_can_be_enumerated(tmp_path):
     """Completions of at most two tokens: KL(p, q) = sum_a p(a) [log p(a)/q(a) + sum_b p(b|a) log p(b|a)/q(b|a)], exactly."""
-    from align.model import load_tokenizer, load_trained
+    from align.models.checkpoints import load_tokenizer, load_trained
 
     tokenizer = load_tokenizer(str(make_checkpoint(tmp_path / "p", seed=0)))
     p = load_trained(str(tmp_path / "p"), tokenizer)
@@ -119,7 +122,7 @@ def test_kl_is_the_exact_one_on_a_policy_that_can_be_enumerated(tmp_path):
 def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     from align.evaluate.evaluation import prompts
-    from align.model import load_tokenizer
+    from align.models.checkpoints import load_tokenizer
 
     path = str(make_checkpoint(folder / "sft"))
     make_checkpoint(folder / "other", seed=3)
@@ -282,7 +285,7 @@ def fake_run(folder, recipe, parents, **config):
 @pytest.fixture
 def chain(tmp_path):
     def parent(path):
-        return {"path": path, "hash": record.read_record(path)["hash"]}
+        return {"path": path, "hash": lineage.read_record(path)["hash"]}
 
     sft = fake_run(tmp_path / "sft", "sft", {})
     rank, prompts = fake_run(tmp_path / "rank", "rank", {}), fake_run(tmp_path / "prompts", "world", {})
@@ -371,7 +374,7 @@ def test_gates_say_which_stage_is_bad():
 
 def test_pairs_of_one_ranking_are_not_independent():
     """12 prompts with 15 pairs each, all right or all wrong alike: as uncertain as 12 coins, not as 180."""
-    from align.reward import by_prompt
+    from align.train.reward import by_prompt
 
     right = torch.tensor([1.0] * 15 * 9 + [0.0] * 15 * 3)
     found = by_prompt(right, [i // 15 for i in range(180)])
@@ -381,14 +384,14 @@ def test_pairs_of_one_ranking_are_not_independent():
 
 
 def test_a_parent_that_failed_its_gate_is_refused_unless_it_is_named(tmp_path):
-    from align import config
+    from align.run import parse
 
     run = fake_run(tmp_path / "sft", "sft", {})
     gates.keep(run, gates.sft({"stops": 0.62}))
-    (problem,) = config._parent_problems({"model_name_or_path": run})
+    (problem,) = parse._parent_problems({"model_name_or_path": run})
     assert "failed its gate (stops is 0.62, must be >= 0.9" in problem and f"--accept_failed {run}" in problem
-    assert config._parent_problems({"model_name_or_path": run, "accept_failed": [run]}) == []
-    assert config._parent_problems({"model_name_or_path": run}, gates=False) == []
+    assert parse._parent_problems({"model_name_or_path": run, "accept_failed": [run]}) == []
+    assert parse._parent_problems({"model_name_or_path": run}, gates=False) == []
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ import pytest
 pytest.importorskip("datatrove", reason="pip install -e '.[clean]'")
 
 from align.clean.executors import Local
-from align.data import DataError
-from align.record import RunError
+from align.run.errors import DataError, RunError
 
 
 class Odd(Exception):

@@ -15,11 +15,10 @@ import pytest
 from conftest import ROOT, make_checkpoint
 from test_judge import answer, parts
 
-from align.config import ConfigError
-from align.evaluate import judge as judging
-from align.evaluate.verdicts import settle
-from align.label.judges import Judgement, PairwiseJudge
-from align.label.uncertainty import (
+from align.judge import endpoint as judging
+from align.judge.protocol import settle
+from align.judge.rankers import Judgement, PairwiseJudge
+from align.judge.uncertainty import (
     copeland,
     decided,
     disagreement,
@@ -31,7 +30,7 @@ from align.label.uncertainty import (
     ranks,
     spread,
 )
-from align.record import RunError
+from align.run.errors import ConfigError, RunError
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +104,7 @@ def test_priorities_of_several_judges():
     """Item x: a reward model with scores 0 and 2 (its only item: spread sqrt 2, unsure exp(-sqrt 2)); a prompted judge
     that flipped, and so ties: unsure 1, and half apart. Item y could not be ranked: 1. Item z: known from rankings
     only, opposite ones: 1."""
-    from align.label.feedback import priorities
+    from align.label.models.feedback import priorities
 
     items = {key: {"item": key, "prompt": "p", "completions": ["a", "b"]} for key in "xyz"}
     notes = {
@@ -127,7 +126,7 @@ def test_a_judgement_survives_json():
 
 def labels(folder, rows, **settings):
     """A labels file in `folder`."""
-    from align.label.store import Store
+    from align.label.store.store import Store
 
     with Store(folder / "labels.sqlite") as store:
         store.add(rows, **settings)
@@ -136,7 +135,7 @@ def labels(folder, rows, **settings):
 
 def rankings(folder, **which) -> dict[str, list[int]]:
     """Rankings by the prompt's text."""
-    from align.label.store import Store
+    from align.label.store.store import Store
 
     with Store(folder / "labels.sqlite", create=False) as store:
         return {row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]: row["ranking"]
@@ -144,7 +143,7 @@ def rankings(folder, **which) -> dict[str, list[int]]:
 
 
 def judge(folder, *flags):
-    from align.label.feedback import main
+    from align.label.models.feedback import main
 
     main(["--source", str(folder), *map(str, flags)])
 
@@ -190,7 +189,7 @@ def test_people_are_asked_first_where_a_judge_flips(serve, tmp_path, capsys):
     folder = labels(tmp_path / "l", rows)
     judge(folder, *endpoint(server))
     assert rankings(folder)["hard"] == [1, 1]
-    from align.label.store import Store
+    from align.label.store.store import Store
 
     with Store(folder / "labels.sqlite") as store:
         ada = store.annotator("Ada")
@@ -309,7 +308,7 @@ def test_a_killed_judge_goes_on(serve, tmp_path):
     rows = [{"prompt": f"p{k}", "completions": ["1", "2"]} for k in range(40)]
     folder = labels(tmp_path / "l", rows)
     flags = ["--source", str(folder), *endpoint(server, "--judge_workers", "1")]
-    code = f"from align.label.feedback import main; main({flags!r})"
+    code = f"from align.label.models.feedback import main; main({flags!r})"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as process:
         assert stalled.wait(120)
         os.kill(process.pid, signal.SIGKILL)
@@ -323,7 +322,8 @@ def test_a_killed_judge_goes_on(serve, tmp_path):
 
 def test_a_reward_model_of_ours(world, tmp_path, capsys):
     """The store's ranking is that of the scores that `generate.scores` gives, whatever order was shown."""
-    from align import chat, generate, model
+    from align.data import chat
+    from align.models import checkpoints, generate
 
     words = ["the", "cat", "dog", "bird", "sits", "runs", "sings", "on", "mat"]
     rows = [
@@ -333,8 +333,8 @@ def test_a_reward_model_of_ours(world, tmp_path, capsys):
     ]  # fmt: skip
     folder = labels(tmp_path / "l", [*rows, {"prompt": "x" * 999, "completions": ["a", "b"]}])
     judge(folder, "--reward_model_path", world / "rm", "--judge_name", "rm")
-    tokenizer = model.load_tokenizer(str(world / "rm"))
-    scorer = model.load_trained(str(world / "rm"), tokenizer, reward_model=True)
+    tokenizer = checkpoints.load_tokenizer(str(world / "rm"))
+    scorer = checkpoints.load_trained(str(world / "rm"), tokenizer, reward_model=True)
     found = rankings(folder, annotators=["rm"])
     assert len(found) == 3
     for row in rows:
@@ -354,7 +354,7 @@ def test_a_reward_model_of_ours(world, tmp_path, capsys):
 
 def test_a_local_model_is_asked_in_both_orders(tmp_path, monkeypatch, capsys):
     """A random model says nothing usable, within its context; a scripted one ranks, and its replies are kept."""
-    from align.label import chats
+    from align.judge import chat_models
 
     base, folder = make_checkpoint(tmp_path / "base"), labels(tmp_path / "l", ROWS)
     judge(folder, "--judge_model_path", base, "--judge_max_tokens", "8", "--judge_name", "tiny")
@@ -363,9 +363,11 @@ def test_a_local_model_is_asked_in_both_orders(tmp_path, monkeypatch, capsys):
 
     def say(self, conversations, seeds):
         asked.extend(conversations)
-        return [chats.Reply(by_number(c[0]["content"])[1]["choices"][0]["message"]["content"]) for c in conversations]
+        return [
+            chat_models.Reply(by_number(c[0]["content"])[1]["choices"][0]["message"]["content"]) for c in conversations
+        ]
 
-    monkeypatch.setattr(chats.LocalChat, "say", say)
+    monkeypatch.setattr(chat_models.LocalChat, "say", say)
     judge(folder, "--judge_model_path", base, "--judge_max_tokens", "8", "--judge_name", "tiny")
     assert rankings(folder)["nine"] == [7, 1, 9, 6, 2, 8, 3, 5, 4] and len(asked) == 76
     judge(folder, "--judge_model_path", base, "--judge_max_tokens", "8", "--judge_name", "tiny again")
@@ -403,7 +405,7 @@ def test_bad_sources(tmp_path):
     with pytest.raises(ConfigError, match="holds no labels"):
         judge(tmp_path, "--judge_url", "http://h/v1", "--judge_model", "m")
     with pytest.raises(ConfigError, match="source is needed"):
-        from align.label.feedback import main
+        from align.label.models.feedback import main
 
         main(["--judge_url", "http://h/v1", "--judge_model", "m"])
     labels(tmp_path / "e", [])
@@ -414,7 +416,7 @@ def test_bad_sources(tmp_path):
 def test_agreement_by_hand():
     """a, b, c by the judge 1 2 3, by Ada 1 3 2, by Ben 1 1 2 (`c`'s copy is one with it). Judge and Ada: 2 of 3 pairs;
     judge and Ben decided (a, c) and (b, c) both: 2 of 2; in all 4 of 5. Ada and Ben: (a, c) right, (b, c) not: 1 of 2."""
-    from align.label.overlap import report, same_order
+    from align.label.models.overlap import report, same_order
 
     items = {"x": {"item": "x", "prompt": "p", "completions": ["a", "b", "c", "c"]}}
 

@@ -17,11 +17,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import ROOT
 
-from align.config import ConfigError
-from align.evaluate import judge as judging
-from align.evaluate.judge import Endpoint, JudgeConfig, by_score
-from align.evaluate.verdicts import PROMPT, Cache, order_effect, read_prompt, read_verdict, render, retry_after
-from align.record import RunError
+from align.judge import endpoint as judging
+from align.judge.endpoint import Endpoint, JudgeConfig, by_score
+from align.judge.protocol import PROMPT, Cache, order_effect, read_prompt, read_verdict, render, retry_after
+from align.run.errors import ConfigError, RunError
 
 KEY = "sk-quite-secret-0123456789"
 
@@ -360,7 +359,7 @@ def test_a_killed_run_keeps_its_verdicts(serve, tmp_path):
 
     server.behave = behave
     code = f"""
-from align.evaluate.judge import Endpoint, JudgeConfig
+from align.judge.endpoint import Endpoint, JudgeConfig
 config = JudgeConfig(judge_url="{server.url}", judge_model="m", judge_workers=1)
 Endpoint(config, "{tmp_path}/j.db").compare(["p"] * 10, [f"good {{i}}" for i in range(10)], ["bad"] * 10)
 """
@@ -442,5 +441,5 @@ def test_a_dummy_key_does_not_garble_verdicts(serve, tmp_path, monkeypatch):
 
 
 def test_importing_the_judge_is_cheap():
-    code = "import sys, align.evaluate.judge; assert not {'torch', 'transformers', 'httpx2'} & set(sys.modules)"
+    code = "import sys, align.judge.endpoint; assert not {'torch', 'transformers', 'httpx2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

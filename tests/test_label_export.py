@@ -10,13 +10,15 @@ import yaml
 from conftest import run_recipe, stage_arguments, write_rows
 from datasets import Dataset
 
-from align import data, loading, rankings
-from align.config import ConfigError, DataArguments, DataError
-from align.label import agreement, cards, export, imports, source
+from align.data import load, pairs, prepare
+from align.label import agreement
 from align.label.config import LabelArguments
-from align.label.rows import take_in
-from align.label.store import Store
-from align.record import RunError
+from align.label.exchange import cards, export, imports
+from align.label.store import source
+from align.label.store.rows import take_in
+from align.label.store.store import Store
+from align.run.arguments import DataArguments
+from align.run.errors import ConfigError, DataError, RunError
 
 
 def chat(text, role="assistant"):
@@ -118,7 +120,7 @@ def test_text_and_messages_in_one_file_are_all_messages(tmp_path):
         while task := store.next(ann):
             store.answer(task.id, ann, ranking=list(range(1, len(task.completions) + 1)))
     export.main(["--source", str(tmp_path), "--output_dir", str(tmp_path / "x")])
-    read = list(loading.load(DataArguments(dataset_name=str(tmp_path / "x")), "train", seed=0))
+    read = list(load.load(DataArguments(dataset_name=str(tmp_path / "x")), "train", seed=0))
     texts = {str(row["prompt"][0]["content"]): [c[0]["content"] for c in row["completions"]] for row in read}
     assert len(texts) == plain + 3 and texts["1+1?"] == ["2", '"quoted"']
     assert all(row["prompt"][0]["role"] == "user" and row["completions"][0][0]["role"] == "assistant" for row in read)
@@ -190,8 +192,8 @@ def test_a_better_answer_becomes_the_best_completion():
     assert found["sources"] == ["x", "y", "annotator"] and "better" not in found
     bad = export.with_written({**ranked, "ranking": None, "verdict": "all_bad", "completions": [chat("a"), chat("b")]})
     assert bad["ranking"] == [2, 2, 1] and bad["completions"][2] == chat("c")
-    pairs, _ = rankings.pairs([bad], "x")
-    assert [(p["chosen"], p["rejected"]) for p in pairs] == [(chat("c"), chat("a")), (chat("c"), chat("b"))]
+    made, _ = pairs.of_rankings([bad], "x")
+    assert [(p["chosen"], p["rejected"]) for p in made] == [(chat("c"), chat("a")), (chat("c"), chat("b"))]
     assert export.with_written({**ranked, "verdict": "skip", "ranking": None})["ranking"] is None
     assert export.with_written(found) == found, "exported twice is exported once"
 
@@ -202,9 +204,9 @@ def test_majority_of_the_annotators(labels, tmp_path):
     export.main([*given, "--aggregate", "majority"])
     rows = rows_of(tmp_path / "m")
     assert all(len(row["completions"]) == 2 and len(row["votes"]) == 3 for row in rows)
-    pairs, _ = rankings.pairs(rows, "x")
-    assert all(pair["rejected"] != chat("a cat sits on the mat") for pair in pairs)
-    assert sum(pair["chosen"] == chat("no") for pair in pairs) == 0
+    made, _ = pairs.of_rankings(rows, "x")
+    assert all(pair["rejected"] != chat("a cat sits on the mat") for pair in made)
+    assert sum(pair["chosen"] == chat("no") for pair in made) == 0
 
 
 def test_test_split_size_holds_prompts_out(labels, tmp_path):
@@ -239,7 +241,7 @@ def test_write_takes_a_store_inside_another_run(labels, tmp_path):
         metrics = export.write(store, tmp_path / "rank", title="Nano")
     assert metrics["annotators"] == 3 and metrics["train_prompts"] == 10 and metrics["tau_b"]["n"] > 0
     assert (
-        loading.load(DataArguments(dataset_name=str(tmp_path / "rank/data")), "train", seed=0).num_rows
+        load.load(DataArguments(dataset_name=str(tmp_path / "rank/data")), "train", seed=0).num_rows
         == metrics["train_rows"]
     )
 
@@ -321,7 +323,7 @@ def test_rankings_by_nobody_known_stay_so(tmp_path):
     imports.main(["--source", str(path), "--output_dir", str(tmp_path / "out"), "--kind", "model"])
     rows = rows_of(tmp_path / "out")
     assert [(r["annotator"], r["kind"]) for r in rows] == [(None, "model")] * 3
-    assert rankings.pairs(rows, "x")[1] == {"rankings": 3, "pairs": 3}, "two people may have said the same"
+    assert pairs.of_rankings(rows, "x")[1] == {"rankings": 3, "pairs": 3}, "two people may have said the same"
     assert "| unknown | model | 3 |" in (tmp_path / "out/README.md").read_text()
 
 
@@ -378,14 +380,14 @@ def test_argilla_in_every_layout(name):
 def test_argilla_through_datasets_and_its_dictionaries(tmp_path):
     flat = ARGILLA["2.x flattened"]
     Dataset.from_list([flat, flat]).to_parquet(tmp_path / "x.parquet")
-    assert len(converted(imports.load(str(tmp_path / "x.parquet")))[0]) == 2
+    assert len(converted(imports.read(str(tmp_path / "x.parquet")))[0]) == 2
     record = ARGILLA["2.x record"]
     for name, told in (
         ("index", {"a": record, "b": record}),
         ("names", {key: [value, value] for key, value in record.items()}),
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps(told))
-        assert len(converted(imports.load(str(tmp_path / f"{name}.json")))[0]) == 2
+        assert len(converted(imports.read(str(tmp_path / f"{name}.json")))[0]) == 2
 
 
 def test_argilla_what_is_not_answered_is_counted_and_what_is_malformed_is_named():
@@ -493,13 +495,13 @@ def test_odd_characters_of_a_file(tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"prompt": "p"}\n{"prompt": \n')
     with pytest.raises(DataError, match=r"x.jsonl, line 2: not JSON"):
-        imports.load(str(tmp_path / "x.jsonl"))
+        imports.read(str(tmp_path / "x.jsonl"))
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n' * 99)[:-9])
     with pytest.raises(DataError, match="cannot be read"):
-        imports.load(str(tmp_path / "x.jsonl.gz"))
+        imports.read(str(tmp_path / "x.jsonl.gz"))
     (tmp_path / "x.json").write_text("[1, 2]")
     with pytest.raises(DataError, match="row 1: expected an object, got '1'"):
-        imports.load(str(tmp_path / "x.json"))
+        imports.read(str(tmp_path / "x.json"))
     with pytest.raises(ConfigError, match="has the columns foo, which no known export has; name it: --format trl | hh"):
         converted([{"foo": 1}])
     with pytest.raises(DataError, match="the file is empty"):
@@ -514,7 +516,7 @@ def test_an_import_is_a_run_and_can_be_ranked_again(tmp_path, capsys, tokenizer)
     out = tmp_path / "in"
     imports.main(["--source", str(path), "--output_dir", str(out), "--test_split_size", "0.2"])
     assert "10 rows, 10 rankings" in capsys.readouterr().out
-    splits = data.prepare(DataArguments(dataset_name=str(out)), "preference", tokenizer, max_length=64, seed=0)
+    splits = prepare.splits(DataArguments(dataset_name=str(out)), "preference", tokenizer, max_length=64, seed=0)
     assert (len(splits.train), len(splits.test)) == (16, 4)
     assert json.loads((out / "run.json").read_text())["imported"] == {"rows": 10, "rankings": 10}
     with Store(tmp_path / "again.sqlite") as store:

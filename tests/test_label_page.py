@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, write_rows
 
 from align.label.server import Labelling
-from align.label.store import Store
+from align.label.store.store import Store
 from align.web.server import ServeArguments
 
 pytest.importorskip("starlette", reason="starlette is not installed")
@@ -25,7 +25,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from align.label.server import _serve
-from align.label.store import Store
+from align.label.store.store import Store
 from align.web.server import ServeArguments
 with Store(Path(sys.argv[1]), timeout=2.0) as store:
     _serve(store, Path(sys.argv[1]), ServeArguments(port=int(sys.argv[2]), token=sys.argv[3] or None))

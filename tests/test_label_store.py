@@ -15,12 +15,11 @@ import time
 import pytest
 from conftest import ROOT, write_rows
 
-from align.config import DataError
-from align.label import items
 from align.label.config import LabelArguments
-from align.label.rows import take_in
-from align.label.store import GAP, HOLD, Store
-from align.record import RunError
+from align.label.store import items
+from align.label.store.rows import take_in
+from align.label.store.store import GAP, HOLD, Store
+from align.run.errors import DataError, RunError
 
 
 def rows(count, k=3, **more):
@@ -177,7 +176,7 @@ def test_an_item_that_was_left_open_goes_to_another_when_nothing_else_is_left(st
     ada, bob = store.annotator("Ada"), store.annotator("Bob")
     task = store.next(ada)
     later = time.time() + HOLD + 1
-    monkeypatch.setattr("align.label.store.time.time", lambda: later)
+    monkeypatch.setattr("align.label.store.store.time.time", lambda: later)
     assert store.next(bob).item == task.item
     with pytest.raises(RunError, match="no longer yours"):
         store.answer(task.id, ada, skip=True)
@@ -526,7 +525,7 @@ def test_a_read_only_database_ends_in_a_sentence(store):
 WRITER = """
 import sys
 from pathlib import Path
-from align.label.store import Store
+from align.label.store.store import Store
 with Store(Path(sys.argv[1])) as store:
     me = store.annotator(sys.argv[2])
     print("ready", flush=True)
@@ -607,7 +606,7 @@ def test_next_is_fast_with_ten_thousand_items(tmp_path):
 
 
 def test_align_merge(tmp_path, capsys):
-    from align.label.merging import main
+    from align.label.store.merging import main
 
     for name in ("a", "b"):
         with Store(tmp_path / f"{name}.sqlite") as store:
@@ -627,7 +626,7 @@ def test_align_merge(tmp_path, capsys):
 
 def test_one_file_alone_is_copied_whole_while_somebody_writes(tmp_path, capsys):
     """The writer's half-made commit is not in the copy; nothing else is lost, the open task and the undone neither."""
-    from align.label.merging import main
+    from align.label.store.merging import main
 
     with Store(tmp_path / "a" / "labels.sqlite") as store:
         store.add(rows(3), overlap=2)
@@ -648,8 +647,8 @@ def test_one_file_alone_is_copied_whole_while_somebody_writes(tmp_path, capsys):
 
 @pytest.mark.parametrize("output", ["merged", "merged/x.sqlite", "merged/", "one.v2"])
 def test_what_merge_writes_is_read_by_its_name(tmp_path, output):
-    from align.label.merging import main
-    from align.label.source import stored
+    from align.label.store.merging import main
+    from align.label.store.source import stored
 
     with Store(tmp_path / "a.sqlite") as store:
         store.add(rows(1))
@@ -664,7 +663,7 @@ def test_what_merge_writes_is_read_by_its_name(tmp_path, output):
 
 
 def test_two_people_of_one_name_are_said_and_can_be_told_apart(tmp_path, capsys):
-    from align.label.merging import main
+    from align.label.store.merging import main
 
     for name, ranking in (("a", [1, 2, 3]), ("b", [3, 2, 1])):
         with Store(tmp_path / f"{name}.sqlite") as store:
@@ -701,7 +700,7 @@ def test_two_people_of_one_name_are_said_and_can_be_told_apart(tmp_path, capsys)
 
 
 def test_align_merge_joins_what_judges_said(tmp_path):
-    from align.label.merging import main
+    from align.label.store.merging import main
 
     for name, item in (("a", "1"), ("b", "2")):
         with Store(tmp_path / name / "labels.sqlite") as store:

@@ -11,13 +11,12 @@ import pytest
 from conftest import WORDS, run_recipe, stage_arguments, write_rows
 from datasets import Dataset
 
-from align import leaks, ngrams
-from align.config import ConfigError
+from align.data import leaks, ngrams
+from align.data.ngrams import similarity, words
+from align.data.overlaps import find
+from align.data.prompts import prompts_of, within
 from align.evaluate import held_out
-from align.ngrams import similarity, words
-from align.overlaps import find
-from align.prompts import prompts_of, within
-from align.record import RunError
+from align.run.errors import ConfigError, RunError
 
 LONG = "write a letter to the mayor of our town that asks for more trees along the old market street"
 # 19 words, "the" twice: 20 * 3 - 1 = 59 n-grams. Another word in it takes 6 from each side: 53 / 65.

@@ -9,10 +9,13 @@ import pytest
 import torch
 from conftest import make_checkpoint
 
-from align import generate, launch, pretrain, reward, stats
-from align.dpo import check_first_margin
+from align import stats
+from align.models import generate
 from align.nano import rank
-from align.record import RunError
+from align.run import launch
+from align.run.errors import RunError
+from align.train import pretrain, reward
+from align.train.dpo import check_first_margin
 
 
 def test_pack_restarts_positions_at_every_document():
@@ -84,7 +87,7 @@ def test_dpo_must_start_at_margin_zero():
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory):
-    from align.model import load_tokenizer, load_trained
+    from align.models.checkpoints import load_tokenizer, load_trained
 
     folder = str(make_checkpoint(tmp_path_factory.mktemp("frozen") / "m"))
     tokenizer = load_tokenizer(folder)
@@ -123,7 +126,7 @@ def test_sampling_is_the_same_whoever_does_it(frozen):
 
 def test_scores_do_not_depend_on_the_batch(world):
     """Traps d1 and d2: the score is read at the last real token, whatever the padding and the batch size."""
-    from align.model import load_tokenizer, load_trained
+    from align.models.checkpoints import load_tokenizer, load_trained
 
     tokenizer = load_tokenizer(str(world / "rm"))
     model = load_trained(str(world / "rm"), tokenizer, reward_model=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from align.nano import classifier, planted, rank, raw, score_clean, world
+from align.nano import rank, world
+from align.nano.corpus import litter, raw, score, train_classifier
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +54,24 @@ def test_copies_are_as_alike_as_they_say(pages):
 
 
 def test_planted_data_are_what_the_masks_look_for():
-    personal = pytest.importorskip("align.clean.personal")
+    personal = pytest.importorskip("align.clean.rules.personal")
     rng = random.Random(0)
     for _ in range(300):
-        kind, specimen = planted.personal(rng)
-        text = planted.tell(kind, specimen)
+        kind, specimen = litter.personal(rng)
+        text = litter.tell(kind, specimen)
         masked, counts = personal.mask(text)
         assert specimen not in masked and sum(counts.values()) == 1, text
 
 
 def test_check_digits_by_hand():
     """4539 1488 0343 646 needs a 7 (the textbook's Luhn example); an IBAN is 1 modulo 97, its head moved to the end."""
-    assert planted._luhn("453914880343646") == "7"
-    iban = planted._iban(random.Random(0))
+    assert litter._luhn("453914880343646") == "7"
+    iban = litter._iban(random.Random(0))
     assert int(iban[4:] + "1314" + iban[2:4]) % 97 == 1
 
 
 def test_lists_find_what_is_listed_and_leave_doctors_to_people(pages):
-    lists = pytest.importorskip("align.clean.lists")
+    lists = pytest.importorskip("align.clean.rules.lists")
     words = lists.WordList.load("recipes/nano/unwanted.txt")
     for page in of(pages, "unsafe"):
         listed = ", listed" in page.detail
@@ -114,12 +115,12 @@ def test_files_are_of_many_kinds_and_the_truth_is_not_in_them(pages, tmp_path):
 
 @pytest.mark.slow
 def test_classifier_learns_in_seconds_and_knows_new_words():
-    args = classifier.ClassifierConfig()
-    assert {row["label"] for row in classifier.pages(0, 30)} == set(classifier.LABELS)
-    train = {row["text"] for row in classifier.pages(0, 400)}
-    assert not train & {row["text"] for row in classifier.pages(0, 400, part="test") if row["label"] == "unsafe"}
-    model, tokenizer = classifier.train(args, classifier.pages(0, 800))
-    metrics = classifier.measure(model, tokenizer, classifier.pages(0, 100, part="test"))
+    args = train_classifier.ClassifierConfig()
+    assert {row["label"] for row in train_classifier.pages(0, 30)} == set(train_classifier.LABELS)
+    train = {row["text"] for row in train_classifier.pages(0, 400)}
+    assert not train & {row["text"] for row in train_classifier.pages(0, 400, part="test") if row["label"] == "unsafe"}
+    model, tokenizer = train_classifier.train(args, train_classifier.pages(0, 800))
+    metrics = train_classifier.measure(model, tokenizer, train_classifier.pages(0, 100, part="test"))
     assert metrics["accuracy"] >= 0.95 and metrics["recall"] >= 0.8
 
 
@@ -139,15 +140,15 @@ def test_score_by_hand():
     where = {"a": ["kept", "exact"], "b": ["near"], "c": ["kept"], "d": ["quality"], "e": ["quality"], "f": ["kept"],
              "g": ["review"]}  # fmt: skip
     texts = {"a": "x", "c": "y", "f": "Write to <email> for more."}
-    found = score_clean.score(truth, where, texts)
+    found = score.score(truth, where, texts)
     assert found["documents_kept"] == pytest.approx(3 / 5)  # a, b (as c) and f; e dropped, h lost
     assert found["wrongly_gone"] == {"quality": 1, "lost": 1}
     assert found["found"]["exact_copy"] == found["found"]["near_copy"] == found["found"]["junk"] == 1
     assert found["precision"] == {"exact": 1, "near": 1, "quality": 0.5}
     assert found["personal"]["masked"] == 1
-    missed = score_clean.score(truth, {**where, "d": ["kept"]}, {**texts, "f": "Write to max@mill-1.org for more."})
+    missed = score.score(truth, {**where, "d": ["kept"]}, {**texts, "f": "Write to max@mill-1.org for more."})
     assert missed["found"]["junk"] == 0 and missed["personal"]["masked"] == 0
-    assert "lost" in score_clean.show(found)
+    assert "lost" in score.show(found)
 
 
 def test_pages_that_differ_in_numbers_alone_are_near_copies_by_themselves(tmp_path):
@@ -160,12 +161,12 @@ def test_pages_that_differ_in_numbers_alone_are_near_copies_by_themselves(tmp_pa
     with gzip.open(tmp_path / "dropped/near/00000.jsonl.gz", "wt") as stream:
         stream.writelines(json.dumps(row) + "\n" for row in rows)
     kept = {"c": "1 plus 2 is 3. 6 plus 2 is 8."}
-    assert score_clean.alike(tmp_path, kept, {"a", "b"}) == {"a"}
-    assert score_clean.alike(tmp_path, kept, {"b"}) == set()
+    assert score.alike(tmp_path, kept, {"a", "b"}) == {"a"}
+    assert score.alike(tmp_path, kept, {"b"}) == set()
     truth = [{"id": "a", "kind": "document", "expect": "keep"}, {"id": "c", "kind": "document", "expect": "keep"}]
     where = {"a": ["near"], "c": ["kept"]}
-    assert score_clean.score(truth, where, kept)["documents_kept"] == 0.5
-    found = score_clean.score(truth, where, kept, {"a"})
+    assert score.score(truth, where, kept)["documents_kept"] == 0.5
+    found = score.score(truth, where, kept, {"a"})
     assert found["documents_kept"] == 1 and found["kinds"]["near copy by itself"]["pages"] == 1
 
 
@@ -179,7 +180,7 @@ def sampled(prompt, said, kind="capital", entity="France", answer="Paris"):
 
 def test_the_labeler_answers_through_the_store(tmp_path):
     """By hand, without noise: the right answer is first, the two wrong ones tie behind it, whatever order was shown."""
-    from align.label.store import Store
+    from align.label.store.store import Store
 
     right, wrong, other = "The capital of France is Paris.", "The capital of France is Rome.", "I do not know that."
     rows = [sampled("What is the capital of France?", [wrong, right, other]),
@@ -210,11 +211,18 @@ def test_the_cleaning_stage_finds_what_was_planted(tmp_path):
 
     home = tmp_path / "nano"
     run("-m", "align.nano.build", "--output_dir", home / "world", "--documents", "3000")
-    run("-m", "align.nano.classifier", "--dataset_name", home / "world/labelled", "--output_dir", home / "classifier")
+    run(
+        "-m",
+        "align.nano.corpus.train_classifier",
+        "--dataset_name",
+        home / "world/labelled",
+        "--output_dir",
+        home / "classifier",
+    )
     run("recipes/clean.py", "--config", "recipes/nano/clean.yaml", "--input", home / "world/raw", "--output_dir",
         home / "clean", "--classifier_path", home / "classifier", "--decontaminate", home / "world/exam",
         "--decisions", home / "decisions.jsonl", "--test_split_size", "0.02")  # fmt: skip
-    said = run("-m", "align.nano.score_clean", "--clean", home / "clean", "--truth", home / "world", "--output_dir",
+    said = run("-m", "align.nano.corpus.score", "--clean", home / "clean", "--truth", home / "world", "--output_dir",
                home / "score").stdout  # fmt: skip
     found = json.loads((home / "score/results.json").read_text())
     assert found["documents_kept"] >= 0.97, said
@@ -229,7 +237,7 @@ def test_a_stage_that_draws_nothing_gets_no_seed(monkeypatch):
     import yaml
     from conftest import ROOT
 
-    from align import pipeline
+    from align.run import pipeline
 
     monkeypatch.chdir(ROOT)
     told = yaml.safe_load(Path("recipes/nano/pipeline.yaml").read_text())

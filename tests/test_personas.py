@@ -13,11 +13,11 @@ import torch
 import yaml
 from conftest import ROOT, make_checkpoint
 
-from align.config import ConfigError
-from align.evaluate import personas
-from align.evaluate.personas import Sheet, dependence, expected, interval, measure
-from align.evaluate.ratings import classify, parse_rating
+from align.evaluate.measures import personas
+from align.evaluate.measures.personas import Sheet, dependence, expected, interval, measure
+from align.evaluate.measures.ratings import classify, parse_rating
 from align.nano import values
+from align.run.errors import ConfigError
 
 SETTINGS = dict(max_new_tokens=6, batch_size=64, seed=0)
 SMALL = Sheet("is {topic} in the {persona}", ("a cat", "the dog", "no bird"), ("tree", "house"), samples=4)
@@ -58,7 +58,7 @@ def bigram(folder, chances):
 
     One-hot embeddings, layers that add nothing, and a head that undoes the norm's factor sqrt(V).
     """
-    from align.model import load_tokenizer, load_trained
+    from align.models.checkpoints import load_tokenizer, load_trained
 
     make_checkpoint(folder)
     tokenizer = load_tokenizer(str(folder))
@@ -117,7 +117,7 @@ def test_a_constant_model_has_no_opinion(tmp_path):
 
 
 def test_a_random_model_is_not_measurable(tmp_path):
-    from align.model import load_tokenizer, load_trained
+    from align.models.checkpoints import load_tokenizer, load_trained
 
     tokenizer = load_tokenizer(str(make_checkpoint(tmp_path)))
     found = measure(load_trained(str(tmp_path), tokenizer), tokenizer, SMALL, **SETTINGS)

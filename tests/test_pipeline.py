@@ -13,8 +13,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from align import pipeline
-from align.record import RunError
+from align.run import pipeline
+from align.run.errors import RunError
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_stage_ends_with_a_killed_pipeline(tmp_path):
     """The stage writes its number and would sleep for a minute; after a kill -9 of the chain it is gone."""
     (tmp_path / "stage.py").write_text("import os, time; print(os.getpid(), flush=True); time.sleep(60)")
     code = (
-        "import sys; from pathlib import Path; from align import pipeline; pipeline.PRELOAD = []; "
+        "import sys; from pathlib import Path; from align.run import pipeline; pipeline.PRELOAD = []; "
         "pipeline.execute(pipeline.Stage('s', ['stage.py'], Path('out'), [], None, {}, True, ''), [])"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -14,28 +14,27 @@ from itertools import combinations
 
 import pytest
 from conftest import ROOT
-
-from align.clean import planted, prose, scores, specimens
+from planted import corpus, prose, scores, specimens
 
 
 @pytest.fixture(scope="module")
-def corpus():
-    return planted.plant(0, 1000)
+def planted():
+    return corpus.plant(0, 1000)
 
 
 def test_shingles_and_jaccard_by_hand():
     """Seven words have three 5-grams, six have two; a word replaced at the end of seven leaves two of three: 2 / 4."""
-    assert planted.shingles("One two, THREE four-five!") == {("one", "two", "three", "four", "five")}
-    a, b = planted.shingles("a b c d e f g"), planted.shingles("a b c d e f h")
-    assert len(a) == 3 and planted.jaccard(a, b) == 0.5
-    assert planted.shingles("in 1914 and 3.5 of") == {("in", "0", "and", "0", "of")}
-    assert planted.shingles("too few words") == set() and planted.jaccard(set(), set()) == 1.0
+    assert corpus.shingles("One two, THREE four-five!") == {("one", "two", "three", "four", "five")}
+    a, b = corpus.shingles("a b c d e f g"), corpus.shingles("a b c d e f h")
+    assert len(a) == 3 and corpus.jaccard(a, b) == 0.5
+    assert corpus.shingles("in 1914 and 3.5 of") == {("in", "0", "and", "0", "of")}
+    assert corpus.shingles("too few words") == set() and corpus.jaccard(set(), set()) == 1.0
 
 
 def test_unrelated_documents_share_next_to_nothing():
     rng = random.Random(5)
-    sets = [planted.shingles(prose.document(rng)) for _ in range(150)]
-    worst = max(planted.jaccard(a, b) for a, b in combinations(sets, 2))
+    sets = [corpus.shingles(prose.document(rng)) for _ in range(150)]
+    worst = max(corpus.jaccard(a, b) for a, b in combinations(sets, 2))
     assert worst < 0.05
     shared = sum(len(a & b) for a, b in combinations(sets, 2)) / math.comb(150, 2)
     assert shared < 2
@@ -55,18 +54,18 @@ def test_prose_reads_as_english():
     assert 4 < sum(map(len, words)) / len(words) < 7  # Gopher: 3 to 10 characters
 
 
-def test_the_truth_is_true(corpus):
-    rows, truth = corpus
+def test_the_truth_is_true(planted):
+    rows, truth = planted
     texts = {row["planted"]: row["text"] for row in rows}
     assert len(rows) == len(texts) == 1000 and list(texts) == [f"d{i:06d}" for i in range(1000)]
     counts = Counter(fact["kind"] for fact in truth["documents"].values())
-    for kind, share in planted.SHARES.items():
+    for kind, share in corpus.SHARES.items():
         assert counts[kind] == round(1000 * share), kind
     near = 0
     for name, fact in truth["documents"].items():
         if fact["kind"] == "near":
             near += 1
-            again = planted.jaccard(planted.shingles(texts[name]), planted.shingles(texts[fact["of"]]))
+            again = corpus.jaccard(corpus.shingles(texts[name]), corpus.shingles(texts[fact["of"]]))
             assert again == fact["jaccard"] and 0.5 < again < 1
             assert truth["documents"][fact["of"]]["kind"] == "good"
         if fact["kind"] == "exact":
@@ -94,25 +93,25 @@ def test_checksums_by_hand():
     assert specimens.iban("DE", "370400440532013000") == "DE89370400440532013000"
 
 
-def test_the_same_seed_gives_the_same_corpus(corpus, tmp_path):
+def test_the_same_seed_gives_the_same_corpus(planted, tmp_path):
     """In another process as well, whose sets have another order."""
     code = (
-        "import json, sys; from pathlib import Path; from align.clean import planted; "
-        "rows, truth = planted.plant(0, 1000); planted.write(rows, truth, Path(sys.argv[1]))"
+        "import json, sys; from pathlib import Path; from planted import corpus; "
+        "rows, truth = corpus.plant(0, 1000); corpus.write(rows, truth, Path(sys.argv[1]))"
     )
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "b")],
         check=True,
-        cwd=ROOT,
+        cwd=ROOT / "benchmarks",
         env=os.environ | {"PYTHONHASHSEED": "7"},
     )
-    planted.write(*corpus, tmp_path / "a")
+    corpus.write(*planted, tmp_path / "a")
     for name in ("raw/planted.jsonl", "raw/cp1252.jsonl", "evaluation.jsonl", "truth.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
-    assert planted.plant(1, 200)[0] != planted.plant(2, 200)[0]
+    assert corpus.plant(1, 200)[0] != corpus.plant(2, 200)[0]
     with pytest.raises(UnicodeDecodeError):
         (tmp_path / "a/raw/cp1252.jsonl").read_text(encoding="utf-8")
-    assert json.loads((tmp_path / "a/truth.json").read_text()) == corpus[1]
+    assert json.loads((tmp_path / "a/truth.json").read_text()) == planted[1]
 
 
 def test_the_s_curve_by_hand():
@@ -232,7 +231,7 @@ def test_datatroves_own_minhash_follows_the_curve():
     signer.config = dedup.MinhashConfig(hash_config=HashConfig(precision=64))
     signer.num_hashes, signer._parameters, signer.word_tokenizer = 112, None, Words()
     signer._hash_func = dedup.create_hash_func(signer.config.hash_config)
-    rows, truth = planted.plant(3, 3000)
+    rows, truth = corpus.plant(3, 3000)
     texts = {row["planted"]: row["text"] for row in rows}
     sums = {}
     for cluster in truth["clusters"]:

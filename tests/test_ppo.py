@@ -11,13 +11,13 @@ import pytest
 import torch
 from conftest import make_checkpoint, make_tokenizer, write_rows
 
-from align import generate, packing, rewards
-from align.config import BatchArguments, ConfigError
-from align.generate import Completion
+from align.models import generate, packing, scorers
+from align.models.generate import Completion
 from align.ppo import guards, roles
 from align.ppo.config import PPOArguments, check, plan
 from align.ppo.rollout import prompts_of
-from align.record import RunError
+from align.run.arguments import BatchArguments
+from align.run.errors import ConfigError, RunError
 
 NO_LORA = SimpleNamespace(use_peft=False, load_in_4bit=False, load_in_8bit=False)
 
@@ -255,34 +255,34 @@ def test_a_function_from_a_file(tmp_path):
     )
     rows = [{"prompt": [{"role": "user", "content": "a"}], "input_ids": [1], "weight": w} for w in (1, 2)]
     said = [Completion([5, 1], "ab", True), Completion([5], "abc", False)]
-    source = rewards.from_function(f"{tmp_path}/mine.py:short", 0.5)
+    source = scorers.from_function(f"{tmp_path}/mine.py:short", 0.5)
     assert source.score(rows, said) == [-2, -6]
-    reward = rewards.Reward(
-        [source, rewards.Source("one", 2.0, lambda r, c: [1.0] * len(r))], mean=1.0, std=2.0, clip=0.9
+    reward = scorers.Reward(
+        [source, scorers.Source("one", 2.0, lambda r, c: [1.0] * len(r))], mean=1.0, std=2.0, clip=0.9
     )
     totals, each = reward.raw(rows, said)
     assert totals == [-1 + 2, -3 + 2] and each["one"] == [1.0, 1.0]
     assert [reward.normalised(value) for value in totals] == [0.0, -0.9]
     with pytest.raises(RunError, match="gave 1 rewards for 2 completions"):
-        rewards.from_function(f"{tmp_path}/mine.py:broken").score(rows, said)
+        scorers.from_function(f"{tmp_path}/mine.py:broken").score(rows, said)
     with pytest.raises(RunError, match="reward endless is nan for the completion 'ab'"):
-        rewards.Reward([rewards.from_function(f"{tmp_path}/mine.py:endless")]).raw(rows, said)
+        scorers.Reward([scorers.from_function(f"{tmp_path}/mine.py:endless")]).raw(rows, said)
     for wrong, message in (("mine", "write file.py:name"), ("no.py:f", "no.py is not there"), ("no.module:f", "No module"),
                            (f"{tmp_path}/mine.py:shrt", "has no function shrt; it has broken, endless, short")):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
-            rewards.load_function(wrong)
+            scorers.load_function(wrong)
 
 
 def test_a_reward_model_with_another_tokenizer_reads_the_text():
     """Its own vocabulary, template and stop token; with the policy's own, the very tokens that were sampled."""
-    from align.tokenizer import TokenizerConfig, train
+    from align.models.tokenizer import TokenizerConfig, train
 
     mine, other = make_tokenizer(), train(["the cat sits on the mat"] * 5, TokenizerConfig(vocab_size=290))
     assert len(mine) != len(other)
     seen: list = []
     row = {"prompt": [{"role": "user", "content": "the cat"}], "input_ids": [3, 4]}
     for own in (mine, other):
-        rewards.from_model(lambda ids: seen.append(ids[0]) or [0.0], mine, own).score(
+        scorers.from_model(lambda ids: seen.append(ids[0]) or [0.0], mine, own).score(
             [row], [Completion([9, 8], "sits", False)]
         )
     assert seen[0] == [3, 4, 9, 8]
@@ -401,14 +401,14 @@ def test_one_update_is_trls(base, tmp_path, monkeypatch):
                         rollout_save_steps=0)  # fmt: skip
     both = roles.ActorCritic(copy.deepcopy(policy), "full", copy.deepcopy(scorer), 64).eval()
     frozen = roles.Frozen(copy.deepcopy(scorer), 64)
-    reward = rewards.Reward([])
+    reward = scorers.Reward([])
     rows = Dataset.from_list([{"prompt": "", "input_ids": p} for p in prompts])
     ours = PolicyTrainer(
         args=args, plan=plan(BatchArguments(global_batch_size=8), args, 8, 1), both=both,
         reference=roles.Frozen(reference, 64), reward=reward, processing_class=tokenizer, train_dataset=rows,
     )  # fmt: skip
     reward.sources.append(
-        rewards.from_model(lambda ids: ours.score_sequences(ids, frozen, frozen.packs), tokenizer, tokenizer)
+        scorers.from_model(lambda ids: ours.score_sequences(ids, frozen, frozen.packs), tokenizer, tokenizer)
     )
     monkeypatch.setattr(PolicyTrainer, "_episodes", lambda self, rows, *_: [
         Completion(answers[tuple(row["input_ids"])], "", False) for row in rows])  # fmt: skip

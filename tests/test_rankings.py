@@ -10,9 +10,10 @@ import pytest
 import torch
 from conftest import losses, make_checkpoint, make_tokenizer, run_recipe, stage_arguments, write_rows
 
-from align import data, rankings
-from align.config import DataArguments, DataError
-from align.rankings import Pairing
+from align.data import pairs, prepare
+from align.data.pairs import Pairing
+from align.run.arguments import DataArguments
+from align.run.errors import DataError
 
 
 def row(ranking, prompt="p", completions="abcd", **rest):
@@ -30,24 +31,24 @@ def told(pairs):
 
 def test_all_decided_pairs_the_better_one_chosen():
     """Ranks [1, 2, 2, 4]: of the six pairs one is a tie, so five remain."""
-    found, counts = rankings.pairs([row([1, 2, 2, 4])], "x")
+    found, counts = pairs.of_rankings([row([1, 2, 2, 4])], "x")
     assert [(p["chosen"], p["rejected"]) for p in found] == [("a", "b"), ("a", "c"), ("a", "d"), ("b", "d"), ("c", "d")]
     assert [p["weight"] for p in found] == [1.0] * 5 and counts == {"rankings": 1, "tied pairs dropped": 1, "pairs": 5}
 
 
 def test_a_tie_can_count_half_in_both_directions():
     """[1, 1, 2]: a=b, a>c, b>c. Shares 1/2, 1/2, 1, 1 of 3; four rows, mean 1: times 4/3."""
-    found, _ = rankings.pairs([row([1, 1, 2])], "x", Pairing(ties="half"))
+    found, _ = pairs.of_rankings([row([1, 1, 2])], "x", Pairing(ties="half"))
     assert told(found) == [("a", "b", 2 / 3), ("b", "a", 2 / 3), ("a", "c", 4 / 3), ("b", "c", 4 / 3)]
 
 
 def test_a_prompt_with_many_pairs_counts_as_one_with_few():
     """p gives 6 pairs, q gives 1. Seven rows: every prompt weighs 3.5, so each of p's pairs 7/12 and q's 7/2."""
     rows = [row([1, 2, 3, 4]), row([2, 1], prompt="q")]
-    found, _ = rankings.pairs(rows, "x")
+    found, _ = pairs.of_rankings(rows, "x")
     assert [p["weight"] for p in found] == pytest.approx([7 / 12] * 6 + [3.5])
     assert sum(p["weight"] for p in found) == pytest.approx(7)
-    assert [p["weight"] for p in rankings.pairs(rows, "x", Pairing(weights="pair"))[0]] == [1.0] * 7
+    assert [p["weight"] for p in pairs.of_rankings(rows, "x", Pairing(weights="pair"))[0]] == [1.0] * 7
 
 
 def test_pairs_of_one_prompt_are_together_whatever_the_order_of_the_rows():
@@ -57,9 +58,9 @@ def test_pairs_of_one_prompt_are_together_whatever_the_order_of_the_rows():
         row([1, 2], completions="cd"),
         row([2, 1], prompt="q", completions="xy"),
     ]
-    groups = [p["group"] for p in rankings.pairs(rows, "x")[0]]
-    assert groups == [rankings.prompt_key("p")] * 2 + [rankings.prompt_key("q")] * 2
-    assert rankings.prompt_key("p") == rankings.prompt_key([{"role": "user", "content": "p"}])
+    groups = [p["group"] for p in pairs.of_rankings(rows, "x")[0]]
+    assert groups == [pairs.prompt_key("p")] * 2 + [pairs.prompt_key("q")] * 2
+    assert pairs.prompt_key("p") == pairs.prompt_key([{"role": "user", "content": "p"}])
 
 
 def test_what_gives_nothing_is_counted_by_reason():
@@ -70,7 +71,7 @@ def test_what_gives_nothing_is_counted_by_reason():
         row([2, 1], annotator="ann", item="i", repeat=True),
         row([1, 2, 3], completions="aab", annotator="bob"),
     ]
-    found, counts = rankings.pairs(rows, "x", Pairing(weights="pair"))
+    found, counts = pairs.of_rankings(rows, "x", Pairing(weights="pair"))
     assert dict(counts) == {
         "rankings": 5, "skipped": 1, "all bad without ranks": 1, "pairs of identical completions": 1, "repeated": 1,
         "pairs": 3,
@@ -80,20 +81,20 @@ def test_what_gives_nothing_is_counted_by_reason():
 
 def test_a_repeat_that_comes_first_does_not_displace_the_first_ranking():
     rows = [row([2, 1], annotator="ann", item="i", repeat=True), row([1, 2], annotator="ann", item="i", repeat=False)]
-    assert told(rankings.pairs(rows, "x")[0]) == [("a", "b", 1.0)]
+    assert told(pairs.of_rankings(rows, "x")[0]) == [("a", "b", 1.0)]
 
 
 def test_every_annotator_counts_and_they_share_the_weight_of_a_pair():
     """ann: a>b, bob: b>a, cyd: a>b on one pair: a third each. q has one pair by ann. In all 2, four rows: times 2."""
     rows = [row(r, annotator=n) for r, n in (([1, 2], "ann"), ([2, 1], "bob"), ([1, 2], "cyd"))]
-    found, _ = rankings.pairs([*rows, row([1, 2], prompt="q", annotator="ann")], "x", Pairing(weights="pair"))
+    found, _ = pairs.of_rankings([*rows, row([1, 2], prompt="q", annotator="ann")], "x", Pairing(weights="pair"))
     assert told(found) == [("a", "b", 2 / 3), ("b", "a", 2 / 3), ("a", "b", 2 / 3), ("a", "b", 2.0)]
 
 
 def test_the_majority_decides_pair_by_pair():
     """Condorcet's paradox: abc, bca, cab. a>b, b>c and c>a each have two of three votes: no ranking says that."""
     rows = [row(r, annotator=n) for r, n in (([1, 2, 3], "ann"), ([3, 1, 2], "bob"), ([2, 3, 1], "cyd"))]
-    found, _ = rankings.pairs(rows, "x", Pairing(aggregate="majority"))
+    found, _ = pairs.of_rankings(rows, "x", Pairing(aggregate="majority"))
     assert {(p["chosen"], p["rejected"]) for p in found} == {("a", "b"), ("b", "c"), ("c", "a")}
 
 
@@ -103,36 +104,36 @@ def test_the_majority_decides_pair_by_pair():
     ids=["two to one", "split", "most say tie", "split with a tie"],
 )
 def test_majorities(votes, outcome):
-    (found,) = rankings.majority(row(ranking, annotator=str(n)) for n, ranking in enumerate(votes))
+    (found,) = pairs.majority(row(ranking, annotator=str(n)) for n, ranking in enumerate(votes))
     assert found["ranking"] == ([1, 2] if outcome else [1, 1]) and sum(found["votes"]) == len(votes)
 
 
 def test_a_majority_of_people_and_models_is_nobodys_kind():
     said = [row([1, 2], annotator=name, kind=kind) for name, kind in (("Ada", "person"), ("m", "model"))]
-    assert [found["kind"] for found in rankings.majority(said)] == ["mixed"]
-    assert [found["kind"] for found in rankings.majority(said[:1])] == ["person"]
+    assert [found["kind"] for found in pairs.majority(said)] == ["mixed"]
+    assert [found["kind"] for found in pairs.majority(said[:1])] == ["person"]
 
 
 def test_annotators_are_filtered_by_name_and_a_wrong_name_is_told():
     rows = [row([1, 2], annotator="ann"), row([2, 1], annotator="bob")]
-    assert told(rankings.pairs(rows, "x", Pairing(annotators=("bob",)))[0]) == [("b", "a", 1.0)]
+    assert told(pairs.of_rankings(rows, "x", Pairing(annotators=("bob",)))[0]) == [("b", "a", 1.0)]
     with pytest.raises(DataError, match=r"nobody called bop ranked here; there are \['ann', 'bob'\]"):
-        rankings.pairs(rows, "x", Pairing(annotators=("bop",)))
+        pairs.of_rankings(rows, "x", Pairing(annotators=("bop",)))
 
 
 def test_held_out_rankings_need_not_be_by_all_of_the_annotators():
     rows = [row([1, 2], annotator="ann"), row([2, 1], annotator="cyd")]
-    found, _ = rankings.pairs(rows, "x", Pairing(annotators=("ann", "bob"), held_out=True))
+    found, _ = pairs.of_rankings(rows, "x", Pairing(annotators=("ann", "bob"), held_out=True))
     assert told(found) == [("a", "b", 1.0)]
     with pytest.raises(DataError, match="nobody called bob"):
-        rankings.pairs(rows, "x", Pairing(annotators=("bob",), held_out=True))
+        pairs.of_rankings(rows, "x", Pairing(annotators=("bob",), held_out=True))
 
 
 def test_ties_only_is_an_error_that_says_why():
     with pytest.raises(DataError, match="ties only.*2 rankings, 6 tied pairs dropped, 1 skipped"):
-        rankings.pairs([row([1, 1, 1, 1]), row(None, verdict="skip")], "x")
+        pairs.of_rankings([row([1, 1, 1, 1]), row(None, verdict="skip")], "x")
     with pytest.raises(DataError, match="x: no row ranks anything.*2 rankings, 1 skipped, 1 all bad without ranks"):
-        rankings.pairs([row(None, verdict="skip"), row(None, verdict="all_bad")], "x")
+        pairs.of_rankings([row(None, verdict="skip"), row(None, verdict="all_bad")], "x")
 
 
 # ------------------------------------------------------------------------------------------------------------ splits
@@ -141,10 +142,10 @@ def test_ties_only_is_an_error_that_says_why():
 def test_a_split_by_prompt_is_near_the_asked_size_and_seeded():
     keys = [f"p{n % 40}" for n in range(200)]  # five rows a prompt
     for size, wanted in ((0.1, 20), (30, 30), (0.33, 65)):
-        kept, held = rankings.split_by_prompt(keys, size, shuffle=random.Random(1).shuffle)
+        kept, held = pairs.split_by_prompt(keys, size, shuffle=random.Random(1).shuffle)
         assert len(held) == wanted and sorted(kept + held) == list(range(200))
         assert not {keys[i] for i in kept} & {keys[i] for i in held}
-    again = [rankings.split_by_prompt(keys, 0.1, shuffle=random.Random(seed).shuffle)[1] for seed in (1, 1, 2)]
+    again = [pairs.split_by_prompt(keys, 0.1, shuffle=random.Random(seed).shuffle)[1] for seed in (1, 1, 2)]
     assert again[0] == again[1] != again[2]
 
 
@@ -162,18 +163,18 @@ def test_no_prompt_is_on_both_sides_of_test_split_size(kind, tmp_path, tokenizer
     path = write_rows(tmp_path / "x.jsonl", [make(q, n) for n, q in enumerate(asked)])
     args = DataArguments(dataset_name=str(path), test_split_size=0.2)
     schema = "prompt" if kind == "prompts" else "preference"
-    splits = data.prepare(args, schema, tokenizer, max_length=None, seed=0)
+    splits = prepare.splits(args, schema, tokenizer, max_length=None, seed=0)
     name = "input_ids" if kind == "prompts" else "prompt_ids"
     sides = [{tuple(ids) for ids in part[name]} for part in (splits.train, splits.test)]
     assert len(splits.test) == 12 and not sides[0] & sides[1]
-    again = data.prepare(args, schema, tokenizer, max_length=None, seed=1)
+    again = prepare.splits(args, schema, tokenizer, max_length=None, seed=1)
     assert {tuple(ids) for ids in again.test[name]} != sides[1]
 
 
 def test_one_prompt_cannot_be_split(tmp_path):
     path = write_rows(tmp_path / "x.jsonl", [{"prompt": "p", "chosen": "a", "rejected": str(n)} for n in range(9)])
     with pytest.raises(DataError, match="9 rows with 1 prompts cannot give"):
-        data.load_splits(DataArguments(dataset_name=str(path), test_split_size=0.3), seed=0)
+        prepare.load_splits(DataArguments(dataset_name=str(path), test_split_size=0.3), seed=0)
 
 
 # -------------------------------------------------------------------------------------------------------------- data
@@ -183,7 +184,7 @@ def test_rows_carry_weight_and_group_and_the_report_says_what_was_left_out(tmp_p
     rows = [row([1, 2, 3, 3]), row([2, 1], prompt="q"), row(None, prompt="r", verdict="skip")]
     for split in ("train", "test"):
         write_rows(tmp_path / f"{split}.jsonl", rows)
-    splits = data.prepare(DataArguments(dataset_name=str(tmp_path), ties="half"), "preference", tokenizer, max_length=64,
+    splits = prepare.splits(DataArguments(dataset_name=str(tmp_path), ties="half"), "preference", tokenizer, max_length=64,
                           seed=0)  # fmt: skip
     assert splits.train["weight"][:7] == pytest.approx([4 / 6] * 5 + [2 / 6] * 2) and splits.train["weight"][7] == 4
     assert len(set(splits.train["group"])) == 2
@@ -197,7 +198,7 @@ def test_weights_still_have_a_mean_of_one_after_rows_were_dropped(tmp_path, toke
     rows = [row([1, 2, 3], completions=["a", "b", "a " * 100]), row([1, 2], prompt="q")]
     write_rows(tmp_path / "train.jsonl", rows)
     args = DataArguments(dataset_name=str(tmp_path), max_dropped=0.6)
-    assert list(data.prepare(args, "preference", tokenizer, max_length=64, seed=0).train["weight"]) == [1.0, 1.0]
+    assert list(prepare.splits(args, "preference", tokenizer, max_length=64, seed=0).train["weight"]) == [1.0, 1.0]
 
 
 def test_columns_may_be_null_for_the_first_ten_megabytes(tmp_path, tokenizer):
@@ -207,7 +208,7 @@ def test_columns_may_be_null_for_the_first_ten_megabytes(tmp_path, tokenizer):
     path = write_rows(tmp_path / "train.jsonl", [empty] * 11_000 + [late])
     assert path.stat().st_size > 10 << 20
     write_rows(tmp_path / "test.jsonl", [{**row([1, 2]), "seconds": 1.5}])
-    splits = data.prepare(DataArguments(dataset_name=str(tmp_path)), "preference", tokenizer, max_length=64, seed=0)
+    splits = prepare.splits(DataArguments(dataset_name=str(tmp_path)), "preference", tokenizer, max_length=64, seed=0)
     assert len(splits.train) == len(splits.test) == 1
 
 
@@ -216,7 +217,7 @@ def test_columns_may_be_null_for_the_first_ten_megabytes(tmp_path, tokenizer):
 
 def test_the_pair_loss_by_hand():
     """r+ = (1, 0), r- = (0, 0), w = (1.5, 0.5), c = 0.1: (1.5 (0.313262 + 0.1) + 0.5 ln 2) / 2 = 0.483233."""
-    from align.reward import pair_loss
+    from align.train.reward import pair_loss
 
     chosen, rejected = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0])
     assert pair_loss(chosen, rejected, torch.tensor([1.5, 0.5]), center=0.1).item() == pytest.approx(0.483233, abs=1e-6)
@@ -224,7 +225,7 @@ def test_the_pair_loss_by_hand():
 
 
 def test_a_batch_reads_every_distinct_completion_once():
-    from align.reward import DistinctCollator
+    from align.train.reward import DistinctCollator
 
     rows = [([5, 1], [5, 2]), ([5, 1], [5, 3, 4]), ([5, 2], [5, 3, 4])]
     batch = DistinctCollator(0)([{"chosen_ids": a, "rejected_ids": b} for a, b in rows])
@@ -234,7 +235,7 @@ def test_a_batch_reads_every_distinct_completion_once():
 
 
 def test_prompts_are_shuffled_and_their_pairs_stay_together():
-    from align.preferences import PromptSampler
+    from align.train.pair_batches import PromptSampler
 
     groups = list("aabbbcddddeffgg")
     epoch = [0]
@@ -255,15 +256,15 @@ def trainers(tmp_path_factory):
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
-    from align.dpo import PairTrainer
-    from align.reward import ScoreTrainer, whole
+    from align.train.dpo import PairTrainer
+    from align.train.reward import ScoreTrainer, whole
 
     folder = tmp_path_factory.mktemp("pairs")
     path, tokenizer = make_checkpoint(folder / "base"), make_tokenizer()
     asked = [{"prompt": f"what is a {w}", "completions": [f"{w} sits", f"{w} runs on", "no", "help"], "ranking": [1, 2, 3, 3]}
              for w in ("cat", "dog")]  # fmt: skip
     write_rows(folder / "train.jsonl", asked)
-    rows = data.prepare(DataArguments(dataset_name=str(folder / "train.jsonl")), "preference", tokenizer, max_length=64,
+    rows = prepare.splits(DataArguments(dataset_name=str(folder / "train.jsonl")), "preference", tokenizer, max_length=64,
                         seed=0).train  # fmt: skip
     common = dict(
         output_dir=str(folder / "out"), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none"
@@ -342,7 +343,7 @@ def test_weights_of_one_are_trls_loss_and_others_weigh(trainers, kind, options):
 
 
 def test_a_loss_that_mixes_pairs_refuses_weights(trainers):
-    from align.config import ConfigError
+    from align.run.errors import ConfigError
 
     make, ours, _ = trainers["dpo"]
     with pytest.raises(ConfigError, match="loss_type=aot sorts the pairs.*--pair_weights pair"):

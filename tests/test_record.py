@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from align import record
-from align.record import RunError
+from align.run import lineage, record
+from align.run.errors import RunError
 
 
 def status(folder):
@@ -19,7 +19,7 @@ def test_a_run_tells_how_it_ended(tmp_path):
         assert status(tmp_path / "a") == "running"
         run.metrics(step=1, loss=2.0)
         run.finish("complete", metrics={"loss": 1.0})
-    saved = record.read_record(tmp_path / "a")
+    saved = lineage.read_record(tmp_path / "a")
     assert saved["status"] == "complete" and saved["seed"] == 3 and saved["peak_memory_bytes"] > 0
     assert {"command", "git", "versions", "hardware", "wall_seconds", "hash"} <= set(saved)
     assert json.loads((tmp_path / "a/metrics.jsonl").read_text())["loss"] == 2.0
@@ -74,14 +74,14 @@ def test_an_output_folder_that_cannot_be_written(tmp_path):
 @pytest.mark.parametrize("state", ["running", "failed", "interrupted"])
 def test_an_unfinished_run_is_no_parent(tmp_path, state):
     make(tmp_path / "a", state)
-    assert f"did not finish (status: {state})" in record.parent_problem(str(tmp_path / "a"), allow_hub=False)
+    assert f"did not finish (status: {state})" in lineage.parent_problem(str(tmp_path / "a"), allow_hub=False)
 
 
 def test_lineage_keeps_the_parents_hash(tmp_path):
     with record.start("sft", str(tmp_path / "a"), {}) as run:
         (tmp_path / "a/model.safetensors").write_bytes(b"weights")
         run.finish("complete")
-    before = record.lineage({"model": str(tmp_path / "a"), "data": None})
+    before = lineage.parents({"model": str(tmp_path / "a"), "data": None})
     assert set(before) == {"model"} and len(before["model"]["hash"]) == 64
 
 
@@ -98,7 +98,7 @@ def test_overwrite_empties_a_folder_behind_a_link(tmp_path):
 
 @pytest.mark.parametrize("name", ["run", "run#2", "100%25", "what?"])
 def test_overwrite_does_not_delete_what_people_have_ranked(tmp_path, name):
-    from align.label.store import Store
+    from align.label.store.store import Store
 
     folder = tmp_path / name
     with record.start("sample", str(folder), {}) as run:

@@ -99,13 +99,13 @@ def test_commands_in_the_readme_parse(command, monkeypatch, tmp_path):
     if words[0] == "accelerate" and "--config_file" in words:
         assert (ROOT / words[words.index("--config_file") + 1]).is_file()
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("align.config._parent_problems", lambda *_: [])  # the example's files are the reader's
+    monkeypatch.setattr("align.run.parse._parent_problems", lambda *_: [])  # the example's files are the reader's
     stop = RuntimeError("parsed")
 
     def parsed(*_, **__):
         raise stop
 
-    monkeypatch.setattr("align.config._build", parsed)
+    monkeypatch.setattr("align.run.parse._build", parsed)
     with pytest.raises(RuntimeError, match="parsed"):
         run_words(words, monkeypatch)
 

@@ -14,7 +14,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from align.report import markdown, numerals, page, personas, series
+from align.compare.page import page as comparison_page
+from align.compare.page import series
+from align.evaluate.page import heatmaps
+from align.evaluate.page import page as evaluation_page
+from align.report import markdown, numerals
 
 SCRIPT = "<script>alert(1)</script>"
 BROKEN = "one | two\n\n# three\n| a | b |\n`four` [five](https://example.org) ![six](x.png)"
@@ -162,7 +166,11 @@ def evaluation_results():
     }  # fmt: skip
 
 
-PAGES = {"comparison": (page.comparison, comparison_results), "evaluation": (page.evaluation, evaluation_results)}
+MARKDOWN = {"comparison": comparison_page.markdown, "evaluation": evaluation_page.markdown}
+PAGES = {
+    "comparison": (comparison_page.html, comparison_results),
+    "evaluation": (evaluation_page.html, evaluation_results),
+}
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +240,7 @@ def test_numbers_are_written_by_hand_derived_rules():
 def test_same_results_give_the_same_bytes(name, pages):
     write, results = PAGES[name]
     assert write(results()) == pages[name]
-    assert getattr(markdown, name)(results()) == getattr(markdown, name)(results())
+    assert MARKDOWN[name](results()) == MARKDOWN[name](results())
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -240,7 +248,7 @@ def test_results_are_left_as_they_were(name):
     write, results = PAGES[name]
     given = results()
     write(given)
-    getattr(markdown, name)(given)
+    MARKDOWN[name](given)
     assert given == results()
 
 
@@ -259,7 +267,7 @@ def test_every_number_appears(name, pages):
         }
         ways |= {numerals.number(value, places) for places in (0, 1, 3)}
         assert any(way in text for way in ways), (key, value)
-    short = getattr(markdown, name)(results)
+    short = MARKDOWN[name](results)
     for key in ("headline", "title"):
         said = results.get(key) or results.get("verdict", {}).get(key)
         assert said is None or markdown.text(said) in short
@@ -306,7 +314,7 @@ def test_figures_and_tables_have_names(name, pages):
 @pytest.mark.parametrize("name", PAGES)
 def test_completions_never_break_out(name, pages):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in pages[name] and "<script" not in pages[name]
-    short = getattr(markdown, name)(PAGES[name][1]())
+    short = MARKDOWN[name](PAGES[name][1]())
     assert "<script" not in short and "https://example" not in short
     lines = [line for line in short.splitlines() if "one" in line and "two" in line]
     assert len(lines) == 1 and r"one \| two" in lines[0] and len(re.findall(r"(?<!\\)\|", lines[0])) == 4
@@ -323,10 +331,10 @@ def test_a_failed_arm_is_shown(pages):
     results["settings"][0] |= {"kl": None, "reward": None, "gold": None, "win_rate": {}}
     results["settings"][0]["runs"] = [{"seed": s, "status": "failed", "error": "killed"} for s in range(3)]
     del results["failed"]
-    text = page.comparison(results)
+    text = comparison_page.html(results)
     Reader(text)
     assert "4 runs failed" in text and "1 setting without a measurement not drawn" in text
-    assert "PPO, kl\\_coef 0.4, seed 2: killed" in markdown.comparison(results)
+    assert "PPO, kl\\_coef 0.4, seed 2: killed" in comparison_page.markdown(results)
 
 
 WITHOUT = [
@@ -343,10 +351,10 @@ def test_a_comparison_without(keys):
     results = comparison_results()
     for key in keys.split():
         del results[key]
-    text = page.comparison(results)
+    text = comparison_page.html(results)
     read = Reader(text)
     assert {attributes["href"][1:] for tag, attributes in read.tags if tag == "a"} <= set(read.ids)
-    assert not re.search(r">\s*None\s*<", text) and "None" not in markdown.comparison(results)
+    assert not re.search(r">\s*None\s*<", text) and "None" not in comparison_page.markdown(results)
     sections = {
         "fits": "away",
         "settings": "settings",
@@ -371,7 +379,7 @@ def test_a_comparison_without_gold_or_with_a_third_method():
     for s in more:
         s |= {"method": "RLOO", "label": s["label"].replace("PPO", "RLOO")}
     results["settings"] += more
-    text = page.comparison(results)
+    text = comparison_page.html(results)
     read = Reader(text)
     assert (
         "Gold score against" not in text
@@ -385,15 +393,15 @@ def test_a_comparison_without_gold_or_with_a_third_method():
 def test_an_evaluation_without(key):
     results = evaluation_results()
     del results[key]
-    Reader(page.evaluation(results))
-    assert "None" not in markdown.evaluation(results)
+    Reader(evaluation_page.html(results))
+    assert "None" not in evaluation_page.markdown(results)
 
 
 def test_an_evaluation_with_hardly_anything():
     results = {"title": "x", "models": {"base": {"path": "p", "sampled": {"reward": None, "length": est(3.0)}}}}
-    text = page.evaluation(results)
+    text = evaluation_page.html(results)
     assert '<td class="num">—</td>' in text and "Personas" not in text and "Reward model" not in text
-    assert "| reward | — |" in markdown.evaluation(results)
+    assert "| reward | — |" in evaluation_page.markdown(results)
 
 
 def test_over_optimisation_by_hand():
@@ -403,7 +411,7 @@ def test_over_optimisation_by_hand():
     assert series.curve(fit, 0.0) == 0
     near = series.curve(fit, [math.e - 0.1, math.e, math.e + 0.1])
     assert near[1] == max(near)
-    text = page.comparison(comparison_results())
+    text = comparison_page.html(comparison_results())
     assert (
         "turns at √KL = 1.38; the verdict says if that is more than noise" in text
     )  # PPO's gold: exp(0.62 / 0.47 - 1)
@@ -415,19 +423,19 @@ def test_personas(pages):
     assert "Not measurable:" in text and "41 of 100 answers were ratings" in text
     assert "ppo: shift from sft" in text and "base: shift from sft" not in text
     for back, front in re.findall(r"background:(#\w{6});color:(#\w{6})", text):
-        light = sorted([personas.luminance(back), personas.luminance(front)])
+        light = sorted([heatmaps.luminance(back), heatmaps.luminance(front)])
         assert (light[1] + 0.05) / (light[0] + 0.05) >= 4.5
     results = evaluation_results()
     results["models"]["ppo"]["personas"]["ratings"].pop()
     with pytest.raises(ValueError, match="personas of ppo: ratings"):
-        page.evaluation(results)
+        evaluation_page.html(results)
 
 
 def test_a_shift_is_the_difference():
     """6 - 5 is +1; where either is missing there is no shift."""
     base = {"topics": ["t"], "personas": ["a", "b"], "measurable": True, "ratings": [[5.0, None]]}
-    assert personas.shift({**base, "ratings": [[6.0, 2.0]]}, base) == [[1.0, None]]
-    assert personas.shift({**base, "personas": ["a", "c"]}, base) is None
+    assert heatmaps.shift({**base, "ratings": [[6.0, 2.0]]}, base) == [[1.0, None]]
+    assert heatmaps.shift({**base, "personas": ["a", "c"]}, base) is None
 
 
 CONTRAST = """() => {

@@ -18,11 +18,11 @@ from conftest import ROOT, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align.clean import marked
-from align.clean.decisions import Decisions
-from align.clean.review import Review, ReviewArguments, app
-from align.clean.waiting import AROUND, LEAD, STEP, WHOLE, Queue, pieces, quality
-from align.record import RunError
+from align.clean.review.decisions import Decisions
+from align.clean.review.server import Review, ReviewArguments, app
+from align.clean.review.waiting import AROUND, LEAD, STEP, WHOLE, Queue, pieces, quality
+from align.report import untrusted
+from align.run.errors import RunError
 
 SCRIPT = '<script>document.title = "stolen"</script><img src=x onerror="document.title=1"> & <b>bold</b>'
 
@@ -122,7 +122,7 @@ def test_of_a_pair_the_words_are_marked_that_the_other_one_lacks(tmp_path):
 def test_without_its_marks_either_of_a_pair_is_the_same(parts, data):
     other = [data.draw(st.sampled_from(["", part, part, part + "x ", "a b. "])) for part in parts]
     texts = "".join(parts), "".join(other)
-    spans = marked.apart(*texts)
+    spans = untrusted.apart(*texts)
     assert len({joined(pieces(text, held), False) for text, held in zip(texts, spans, strict=True)}) == 1
 
 
@@ -131,7 +131,7 @@ def test_long_copies_are_compared_in_seconds():
     sentences = [f"This is sentence {number} of a long page, and it ends here. " for number in range(20_000)]
     other = [s.replace("ends", "stops") if number % 100 == 50 else s for number, s in enumerate(sentences)]
     begun = time.process_time()
-    spans, others = marked.apart("".join(sentences), "".join(other))
+    spans, others = untrusted.apart("".join(sentences), "".join(other))
     assert len(spans) == len(others) == 200 and sum(end - start for start, end in spans) == 200 * 4
     assert time.process_time() - begun < 60
 
@@ -271,7 +271,7 @@ class Process:
         self.start()
 
     def start(self) -> None:
-        code = "import sys; from align.clean.review import main; main(sys.argv[1:])"
+        code = "import sys; from align.clean.review.server import main; main(sys.argv[1:])"
         command = [sys.executable, "-c", code, "--source", str(self.run), "--reviewer", "ann", "--port", str(self.port)]
         self.log = self.run.parent / f"{self.run.name}.log"
         with self.log.open("ab") as log:
@@ -580,9 +580,7 @@ def test_requests_that_the_page_would_not_send_are_refused(server):
 
 @pytest.mark.slow
 def test_a_start_that_cannot_work_ends_in_a_sentence(tmp_path):
-    code = (
-        "import sys; from align.clean.review import main; from align.launch import run; run(lambda: main(sys.argv[1:]))"
-    )
+    code = "import sys; from align.clean.review.server import main; from align.run.launch import run; run(lambda: main(sys.argv[1:]))"
     for arguments, message in (
         (["--source", str(tmp_path)], "is no run (no run.json)"),
         ([], "source is needed"),

@@ -16,12 +16,11 @@ import pytest
 from conftest import ROOT, make_checkpoint, write_rows
 from test_judge import answer
 
-from align.config import ConfigError
-from align.data import DataError
-from align.evaluate import judge as judging
-from align.label import constitution
-from align.label.critique import Chain, demonstrations, join, new_answer
-from align.record import RunError, read_record
+from align.judge import endpoint as judging
+from align.label.models import constitution
+from align.label.models.critique import Chain, demonstrations, join, new_answer
+from align.run.errors import ConfigError, DataError, RunError
+from align.run.lineage import read_record
 
 SHIPPED = ROOT / "recipes" / "constitution.yaml"
 
@@ -172,7 +171,7 @@ def prompts(n: int, k: int = 2) -> list[dict]:
 
 
 def revise(source, out, *flags):
-    from align.label.revise import main
+    from align.label.models.revise import main
 
     main(["--source", str(source), "--output_dir", str(out), *map(str, flags)])
 
@@ -221,9 +220,9 @@ def test_a_server_revises(serve, tmp_path, capsys):
 
 def test_revised_rows_enter_a_queue(serve, tmp_path, capsys):
     """`data/` fits the store with K = 2 + 1; `--label_dir` adds the rows to labels that are there, wanted as often."""
-    from align import data, loading
-    from align.config import DataArguments
-    from align.label.store import Store
+    from align.data import load, prepare
+    from align.label.store.store import Store
+    from align.run.arguments import DataArguments
 
     write_rows(tmp_path / "s.jsonl", prompts(3))
     with Store(tmp_path / "l/labels.sqlite") as store:
@@ -235,10 +234,11 @@ def test_revised_rows_enter_a_queue(serve, tmp_path, capsys):
         assert len(items) == 4 and {item["overlap"] for item in items} == {3}
         assert all(item["sources"][2].startswith("revised: ") for item in items[1:])
         assert (
-            store.add(list(data.load_splits(DataArguments(dataset_name=str(tmp_path / "out")), seed=0)["train"])) == 0
+            store.add(list(prepare.load_splits(DataArguments(dataset_name=str(tmp_path / "out")), seed=0)["train"]))
+            == 0
         )
-    taught = loading.load(DataArguments(dataset_name=str(tmp_path / "out/sft")), "train", seed=0)
-    assert data.normalise(taught, "sft", "x", [])[0]["messages"][-1]["role"] == "assistant"
+    taught = load.load(DataArguments(dataset_name=str(tmp_path / "out/sft")), "train", seed=0)
+    assert prepare.normalise(taught, "sft", "x", [])[0]["messages"][-1]["role"] == "assistant"
 
 
 def test_identical_and_failed_revisions_are_counted(serve, tmp_path, capsys):
@@ -291,7 +291,7 @@ def test_half_a_surrogate_pair_in_a_reply(serve, tmp_path):
 
 def test_labels_that_cannot_be_written_leave_the_run_to_go_on(serve, tmp_path, monkeypatch, capsys):
     """The labels are locked when the rows are to join them. The same command asks for nothing again and adds them."""
-    from align.label.store import Store
+    from align.label.store.store import Store
 
     write_rows(tmp_path / "s.jsonl", prompts(3))
     with Store(tmp_path / "l/labels.sqlite") as store:
@@ -342,7 +342,7 @@ def test_a_killed_run_goes_on(serve, tmp_path):
     source = write_rows(tmp_path / "s.jsonl", prompts(12))
     flags = endpoint(server, "--judge_workers", "2")
     words = ["--source", str(source), "--output_dir", str(tmp_path / "out"), *flags]
-    code = f"from align.label.revise import main; main({words!r})"
+    code = f"from align.label.models.revise import main; main({words!r})"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as process:
         assert stalled.wait(120)
         os.kill(process.pid, signal.SIGKILL)
@@ -389,7 +389,7 @@ def test_a_local_model_revises_the_same_way_twice(tmp_path, capsys):
     assert len(steps) == 5 and any(step["steps"] for step in steps)
     assert all(step["steps"] or step["problem"] for step in steps)
     again = tmp_path / "b"
-    from align.label import revise as program
+    from align.label.models import revise as program
 
     def stop_after(*arguments, calls=[], **named):  # noqa: B006  one list for all calls
         calls.append(1)

@@ -2,7 +2,7 @@
 
 A cell passes when training runs in two processes of the kind that was asked for, its loss trace agrees with one
 process at the same global batch within TOLERANCE, and what is saved loads and gives the same logits. `make matrix`
-runs all cells and writes them to `sharding.json`, which the README's table is checked against; `make test` runs some.
+runs all cells and writes them to `benchmarks/sharding.json`, which the README's table is checked against; `make test` runs some.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SOME = [
     ("ppo", True, "fsdp2"),
     ("sft", False, "fsdp2"),
 ]
-RESULTS = ROOT / "sharding.json"
+RESULTS = ROOT / "benchmarks/sharding.json"
 
 
 def arguments(stage: str, world: Path, lora: bool) -> list[str]:

@@ -15,10 +15,9 @@ import torch
 from conftest import WORDS, make_checkpoint, write_rows
 
 from align import stats
-from align.config import ConfigError
-from align.data import DataError
-from align.evaluate import standard, suites, text
-from align.evaluate.suites import Item, Suite
+from align.evaluate.measures import standard, suites, texts
+from align.evaluate.measures.suites import Item, Suite
+from align.run.errors import ConfigError, DataError
 
 LOOP = "the cat sat on the mat and " * 12
 COLUMNS = ["id", "prompt", "type", "label", "focus", "note"]  # XSTest's release of 2024
@@ -240,7 +239,7 @@ def test_skill_by_hand(answer, match, said, right):
 
 def test_numbers():
     said = "1,234,567.5 at 1'000 or -2, 3-4 (5) 6e-1, .25, 1,23 and 7."
-    assert text.numbers(said) == [
+    assert texts.numbers(said) == [
         Decimal(x) for x in ["1234567.5", "1000", "-2", "3", "4", "5", "0.6", ".25", "1", "23", "7"]
     ]
 
@@ -285,18 +284,18 @@ def test_pairs_are_measured_on_both_sides():
 
 def test_distinct_and_repetition_by_hand():
     """ "a b a b": bigrams ab, ba, ab; with "a b": ab once more. 2 of 4 differ. No bigram spans two completions."""
-    assert text.distinct(["A b, a b", "a b"], 2) == 2 / 4
-    assert text.distinct([[1, 2, 3], [1, 2]], 1) == 3 / 5
-    assert text.distinct([], 1) is text.distinct(["a"], 2) is None
-    assert text.repetition([1, 2, 3, 4, 5]) == text.repetition([1, 1, 1]) == 0
-    assert text.repetition([1, 2] * 4, n=2) == 1 - 2 / 7
-    assert text.repetition([7] * 103) == 0.99
+    assert texts.distinct(["A b, a b", "a b"], 2) == 2 / 4
+    assert texts.distinct([[1, 2, 3], [1, 2]], 1) == 3 / 5
+    assert texts.distinct([], 1) is texts.distinct(["a"], 2) is None
+    assert texts.repetition([1, 2, 3, 4, 5]) == texts.repetition([1, 1, 1]) == 0
+    assert texts.repetition([1, 2] * 4, n=2) == 1 - 2 / 7
+    assert texts.repetition([7] * 103) == 0.99
 
 
 @pytest.mark.parametrize("said", ["", "no, no, no", "I cannot help with that. " * 2, LONG, "1 2 3 4 5 6 7 8 9 10 11 12 13", "10" + "0" * 20,
                                   "Dear Sir,\n" + LONG + "\n" + "-" * 60])  # fmt: skip
 def test_what_is_no_loop(said):
-    assert not text.is_repeating(said)
+    assert not texts.is_repeating(said)
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +319,7 @@ def test_perplexity_by_hand(tiny):
             logps = model(ids).logits[0, :-1].log_softmax(-1)
         nats -= sum(logps[t, ids[0, t + 1]].item() for t in range(ids.shape[1] - 1))
         tokens += ids.shape[1] - 1
-    measured = text.perplexity(model, tokenizer, TEXTS, max_length=128, batch_size=2)
+    measured = texts.perplexity(model, tokenizer, TEXTS, max_length=128, batch_size=2)
     assert measured["tokens"] == tokens and measured["loss"]["n"] == 5
     assert measured["loss"]["value"] == pytest.approx(nats / tokens, rel=1e-5)
     assert measured["perplexity"]["value"] == pytest.approx(math.exp(nats / tokens), rel=1e-5)
@@ -332,19 +331,19 @@ def test_perplexity_by_hand(tiny):
 
 def test_perplexity_is_the_same_in_any_batch_and_every_token_counts_once(tiny):
     model, tokenizer, _ = tiny
-    whole = text.perplexity(model, tokenizer, TEXTS, max_length=128, batch_size=1)
+    whole = texts.perplexity(model, tokenizer, TEXTS, max_length=128, batch_size=1)
     for size in (2, 3, 64):
-        other = text.perplexity(model, tokenizer, TEXTS, max_length=128, batch_size=size)
+        other = texts.perplexity(model, tokenizer, TEXTS, max_length=128, batch_size=size)
         for name in ("loss", "perplexity", "bits_per_byte"):
             assert [other[name][k] for k in ("value", "low", "high")] == pytest.approx(
                 [whole[name][k] for k in ("value", "low", "high")], rel=1e-5
             )
-    assert text.perplexity(model, tokenizer, TEXTS[::-1], max_length=128, batch_size=2)["loss"][
+    assert texts.perplexity(model, tokenizer, TEXTS[::-1], max_length=128, batch_size=2)["loss"][
         "value"
     ] == pytest.approx(whole["loss"]["value"], rel=1e-5)
     for length in (2, 7, 64):
-        assert text.perplexity(model, tokenizer, TEXTS, max_length=length, batch_size=4)["tokens"] == whole["tokens"]
-    one = text.perplexity(model, tokenizer, TEXTS[:1], max_length=128, batch_size=1)["loss"]
+        assert texts.perplexity(model, tokenizer, TEXTS, max_length=length, batch_size=4)["tokens"] == whole["tokens"]
+    one = texts.perplexity(model, tokenizer, TEXTS[:1], max_length=128, batch_size=1)["loss"]
     assert one["n"] == 1 and one["low"] is None and one["high"] is None
 
 
@@ -355,7 +354,7 @@ def test_windows_share_one_token(tiny):
     with torch.no_grad():
         pairs = model(torch.tensor(ids[:-1])[:, None]).logits[:, 0].log_softmax(-1)
     nats = -pairs[np.arange(len(ids) - 1), ids[1:]].mean().item()
-    measured = text.perplexity(model, tokenizer, TEXTS[:1], max_length=2, batch_size=3)
+    measured = texts.perplexity(model, tokenizer, TEXTS[:1], max_length=2, batch_size=3)
     assert measured["loss"]["value"] == pytest.approx(nats, rel=1e-5)
 
 
@@ -363,11 +362,11 @@ def test_perplexity_refuses_what_it_cannot_measure(tiny):
     model, tokenizer, _ = tiny
     for length in (1, 129):
         with pytest.raises(ConfigError, match="2 to 128 tokens"):
-            text.perplexity(model, tokenizer, TEXTS, max_length=length, batch_size=1)
+            texts.perplexity(model, tokenizer, TEXTS, max_length=length, batch_size=1)
     with pytest.raises(DataError, match="document 2 is empty"):
-        text.perplexity(model, tokenizer, ["the", ""], max_length=8, batch_size=1)
+        texts.perplexity(model, tokenizer, ["the", ""], max_length=8, batch_size=1)
     with pytest.raises(DataError, match="no held-out document"):
-        text.perplexity(model, tokenizer, [], max_length=8, batch_size=1)
+        texts.perplexity(model, tokenizer, [], max_length=8, batch_size=1)
 
 
 # --------------------------------------------------------------------------------------------------------- standard

@@ -13,8 +13,7 @@ import urllib.request
 import pytest
 from conftest import ROOT
 
-from align.config import ConfigError
-from align.record import RunError
+from align.run.errors import ConfigError, RunError
 from align.web import guard, server
 from align.web.server import Problem, ServeArguments, application, get, post, role
 

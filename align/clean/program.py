@@ -23,25 +23,18 @@ from typing import Any
 
 import orjson
 
-from align import data
-from align.clean import (
-    blocks,
-    copies,
-    decontaminate,
-    documents,
-    duplicates,
-    executors,
-    final,
-    intake,
-    judges,
-    outcome,
-    queue,
-)
+from align.clean import blocks, executors, write
+from align.clean.card import outcome
 from align.clean.checks import Found, steps
 from align.clean.config import REVIEWED, CleanConfig, RuleConfig
-from align.clean.decisions import Decisions
-from align.data import DataError
-from align.record import Run, RunError
+from align.clean.duplicates import copies, minhash
+from align.clean.read import documents, intake
+from align.clean.review import queue
+from align.clean.review.decisions import Decisions
+from align.clean.rules import decide, decontaminate
+from align.data import prepare
+from align.run.errors import DataError, RunError
+from align.run.record import Run
 
 FINDERS = 4  # tasks that merge the hashes of exact duplicates; each has a quarter of the hashes
 # What may differ between a run and its resumption
@@ -72,16 +65,16 @@ def clean(args: CleanConfig, rules: RuleConfig, found: Found, run: Run) -> dict[
     stage("read", [intake.Read(folder, groups, args)], len(groups))
     shards = _shards(folder, args)
     names = folder / "work" / "read.txt"
-    judged = [judges.block(step, folder, args, rules) for step in on if step in REVIEWED]
+    judged = [decide.block(step, folder, args, rules) for step in on if step in REVIEWED]
     first = [
         blocks.reader(folder / "work/read", names),
         intake.Repair(folder, rules, "repair" in on),
-        judges.Decide(folder, decisions),
+        decide.Decide(folder, decisions),
         *judged,
-        judges.Decisions(folder, args.audit),
+        decide.Decisions(folder, args.audit),
         blocks.Shards(folder / "work/rules"),
     ]
-    stage("rules", first + ([duplicates.exact_signatures(folder, FINDERS)] if "exact" in on else []), shards)
+    stage("rules", first + ([minhash.exact_signatures(folder, FINDERS)] if "exact" in on else []), shards)
     _free(folder / "work/read", args)
     _duplicates(stage, on, folder, rules, shards)
     stage("write", _last(on, folder, args, rules), shards)
@@ -119,21 +112,21 @@ def _note(args: CleanConfig, found: Found, run: Run) -> None:
 
 def _duplicates(stage: Any, on: list[str], folder: Path, rules: RuleConfig, shards: int) -> None:
     if "exact" in on:
-        stage("exact", [duplicates.exact_find(folder)], FINDERS)
+        stage("exact", [minhash.exact_find(folder)], FINDERS)
     if "near" in on:
         begin = [blocks.reader(folder / "work/rules", folder / "work/rules.txt")]
-        begin += [duplicates.exact_filter(folder)] if "exact" in on else []
-        stage("signatures", [*begin, copies.Named(folder), duplicates.near_signatures(folder, rules)], shards)
-        stage("buckets", [duplicates.near_buckets(folder, rules)], rules.minhash_buckets)
-        stage("clusters", duplicates.near_clusters(folder, rules), 1)
+        begin += [minhash.exact_filter(folder)] if "exact" in on else []
+        stage("signatures", [*begin, copies.Named(folder), minhash.near_signatures(folder, rules)], shards)
+        stage("buckets", [minhash.near_buckets(folder, rules)], rules.minhash_buckets)
+        stage("clusters", minhash.near_clusters(folder, rules), 1)
 
 
 def _last(on: list[str], folder: Path, args: CleanConfig, rules: RuleConfig) -> list[Any]:
     pipeline: list[Any] = [blocks.reader(folder / "work/rules", folder / "work/rules.txt")]
-    pipeline += [duplicates.exact_filter(folder, quiet="near" in on)] if "exact" in on else []
-    pipeline += [duplicates.near_filter(folder, args.audit)] if "near" in on else []
-    pipeline += [final.Mask(folder, rules)] if "personal" in on else []
-    return [*pipeline, final.Final(folder, args)]
+    pipeline += [minhash.exact_filter(folder, quiet="near" in on)] if "exact" in on else []
+    pipeline += [minhash.near_filter(folder, args.audit)] if "near" in on else []
+    pipeline += [write.Mask(folder, rules)] if "personal" in on else []
+    return [*pipeline, write.Final(folder, args)]
 
 
 def _plan(args: CleanConfig, rules: RuleConfig, found: Found, folder: Path) -> None:
@@ -156,7 +149,7 @@ def _plan(args: CleanConfig, rules: RuleConfig, found: Found, folder: Path) -> N
         return
     (folder / "work").mkdir(exist_ok=True)
     (folder / "data").mkdir(exist_ok=True)
-    # `align.record` takes a data/.*.part for work in progress: without --overwrite nobody removes it unasked
+    # `align.run.record` takes a data/.*.part for work in progress: without --overwrite nobody removes it unasked
     (folder / "data" / ".clean.part").touch()
     if args.decisions_path().exists():  # a resumed run keeps to these decisions
         shutil.copyfile(args.decisions_path(), folder / "decisions.jsonl")
@@ -193,7 +186,7 @@ def fingerprint(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for split in ("train", "test"):
         texts = _Texts(sorted((folder / "data").glob(f"{split}-*.jsonl")))
-        digest = data.fingerprint(texts)
+        digest = prepare.fingerprint(texts)
         if texts.count:
             found[split] = {"rows_out": texts.count, "fingerprint": digest}
     return found

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from align.clean.personal import veil
-from align.clean.verdict import Verdict
+from align.clean.rules.personal import veil
+from align.clean.rules.verdict import Verdict
 
 SAMPLES = 5  # of each reason and of each kind of change, the first in document order; personal data veiled
 SHOWN = 600  # characters of a sample

@@ -21,11 +21,12 @@ from typing import Any
 
 import yaml
 
-from align import pipeline, record
 from align.compare.config import CompareConfig
-from align.config import ConfigError, DataArguments
-from align.evaluate.policy import identity
-from align.model import load_tokenizer
+from align.models.checkpoints import load_tokenizer
+from align.run import lineage, pipeline, record
+from align.run.arguments import DataArguments
+from align.run.errors import ConfigError
+from align.run.lineage import identity
 
 KNOBS = {"PPO": "kl_coef", "DPO": "beta", "RLOO": "beta"}
 
@@ -49,7 +50,7 @@ class Arm:
     @property
     def record(self) -> dict[str, Any]:
         """The run's own record."""
-        return record.read_record(self.folder) or {}
+        return lineage.read_record(self.folder) or {}
 
 
 def plan(args: CompareConfig, prompts: DataArguments) -> list[Arm]:
@@ -75,7 +76,7 @@ def plan(args: CompareConfig, prompts: DataArguments) -> list[Arm]:
 
 
 def _taken(path: str) -> Arm:
-    run = record.read_record(path) or {}
+    run = lineage.read_record(path) or {}
     method = str(run.get("recipe")).upper()
     if method not in KNOBS:
         raise ConfigError(f"take: {path} is a run of {run.get('recipe')}; PPO, DPO and RLOO runs can be compared")
@@ -188,7 +189,7 @@ def check(arms: list[Arm], args: CompareConfig, prompts: DataArguments) -> None:
     Raises:
         ConfigError: naming every run and in what it differs.
     """
-    wanted = record.lineage(
+    wanted = lineage.parents(
         {"model": args.model_name_or_path, "reward_model": args.reward_model_path, "prompts": prompts.dataset_name,
          "rankings": args.rankings}
     )  # fmt: skip
@@ -231,7 +232,7 @@ def check(arms: list[Arm], args: CompareConfig, prompts: DataArguments) -> None:
 
 def _reward_model_problems(args: CompareConfig, wanted: dict[str, Any]) -> list[str]:
     """PPO's reward model and DPO must have seen the same rankings, and start from the same SFT model."""
-    run = record.read_record(str(args.reward_model_path)) if args.reward_model_path else None
+    run = lineage.read_record(str(args.reward_model_path)) if args.reward_model_path else None
     if run is None:
         return []
     problems: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from align.evaluate.policy import MeasureArguments
-from align.record import parent_problem
+from align.run.lineage import parent_problem
 
 
 @dataclass

@@ -6,34 +6,35 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from align import data, record
 from align.compare import results as parts
 from align.compare.arms import Arm
 from align.compare.config import CompareConfig
+from align.compare.page import page
 from align.compare.verdict import best_settings, gold_is_trained_on, halves, verdict
-from align.config import ConfigError, DataArguments
-from align.data import DataError
+from align.data import prepare
 from align.evaluate import policy
 from align.evaluate.held_out import check
-from align.evaluate.judge import Endpoint, JudgeConfig
 from align.evaluate.policy import Bench, Rows
 from align.evaluate.program import setup, short_hash, write_report
-from align.gates import of_parents
-from align.model import check_checkpoint
-from align.report import markdown, page
+from align.judge.endpoint import Endpoint, JudgeConfig
+from align.models import checkpoints
+from align.run import lineage
+from align.run.arguments import DataArguments
+from align.run.errors import ConfigError, DataError
+from align.run.gates import of_parents
 
 
 def parents(args: CompareConfig, prompts: DataArguments) -> dict[str, Any]:
     """What every arm has in common."""
     roles = {"model": args.model_name_or_path, "reward_model": args.reward_model_path, "rankings": args.rankings}
-    return record.lineage({**roles, **prompts.parents()})
+    return lineage.parents({**roles, **prompts.parents()})
 
 
 def check_models(args: CompareConfig) -> None:
     """Judge the checkpoints by their files, before one is loaded."""
-    check_checkpoint(str(args.model_name_or_path))
+    checkpoints.check(str(args.model_name_or_path))
     for path in filter(None, [args.reward_model_path, args.gold_model_path]):
-        check_checkpoint(path, reward_model=True)
+        checkpoints.check(path, reward_model=True)
 
 
 def held_out(rows: Rows, prompts: DataArguments, args: CompareConfig) -> tuple[Rows, list[str]]:
@@ -43,7 +44,7 @@ def held_out(rows: Rows, prompts: DataArguments, args: CompareConfig) -> tuple[R
         DataError: where there is no test split.
         RunError: where some were trained on, unless `leave_out_leaks` or `accept_leaks` says what to do.
     """
-    if data.load_splits(prompts, seed=args.seed)["test"] is None or prompts.test_split_size:
+    if prepare.load_splits(prompts, seed=args.seed)["test"] is None or prompts.test_split_size:
         raise DataError(
             f"{prompts.dataset_name} has no test split, so the arms would be judged on prompts that they were trained "
             "on: give a folder or hub data set with train and test, or name the split with --dataset_test_split"
@@ -129,7 +130,7 @@ def _notes(args: CompareConfig) -> list[str]:
         "Intervals are 95 %, bootstrapped over prompts and seeds; the seeds' part is widened as Student's t asks. Cost "
         "shows the smallest and the largest run.",
     ]
-    run = record.read_record(str(args.reward_model_path)) if args.reward_model_path else None
+    run = lineage.read_record(str(args.reward_model_path)) if args.reward_model_path else None
     if run:
         notes.append(
             f"PPO and best-of-n need the reward model too: {run['wall_seconds']:.0f} s once, not counted above."
@@ -150,7 +151,7 @@ def write(results: dict[str, Any], args: CompareConfig, run: dict[str, Any]) -> 
     made |= {"budgets": results.pop("budgets"), "seconds_in_all": seconds}
     results["notes"] += run["leaks"]
     results |= {"command": run["command"], "setup": made}
-    return write_report(results, page.comparison(results), markdown.comparison(results), args)
+    return write_report(results, page.html(results), page.markdown(results), args)
 
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from align import gates, stats
+from align import stats
 from align.compare.arms import KNOBS, Arm
 from align.compare.config import CompareConfig
-from align.evaluate import policy, wins
-from align.evaluate.judge import Endpoint
+from align.evaluate import policy
+from align.evaluate.measures import wins
 from align.evaluate.policy import Bench, Rows, by_prompt
+from align.judge.endpoint import Endpoint
+from align.run import gates, lineage
 
 MEASURES = {
     "reward": stats.ANY, "gold": stats.ANY, "kl": stats.POSITIVE, "length": stats.POSITIVE,
@@ -120,7 +122,7 @@ def best_of_n(bench: Bench, most: int) -> list[dict[str, Any]]:
     if most == 1 or "reward" not in bench.sources:
         return []
     file = Path(str(bench.args.output_dir)) / "completions" / "best_of_n.json"
-    inputs = [policy.identity(bench.reference_path), policy.identity(str(bench.args.reward_model_path)), most]
+    inputs = [lineage.identity(bench.reference_path), lineage.identity(str(bench.args.reward_model_path)), most]
     inputs += [bench.scorers, bench.args.temperature, bench.args.max_new_tokens, bench.args.seed, bench.prompts]
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     known = json.loads(file.read_text()) if file.is_file() else {}

@@ -8,8 +8,8 @@ import numpy as np
 
 from align.compare.config import CompareConfig
 from align.compare.results import FEWEST, Setting, counted, head_to_head
-from align.evaluate import wins
-from align.evaluate.judge import Endpoint
+from align.evaluate.measures import wins
+from align.judge.endpoint import Endpoint
 
 WHO = {
     "judge": "the judge behind the endpoint",

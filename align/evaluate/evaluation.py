@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align import data, gates, record, stats
-from align.config import DataArguments
-from align.evaluate import extras, policy, wins
-from align.evaluate.judge import Endpoint, JudgeConfig
+from align import stats
+from align.data import prepare
+from align.evaluate import extras, policy
+from align.evaluate.measures import wins
 from align.evaluate.policy import Bench, MeasureArguments, Rows
-from align.record import parent_problem
+from align.judge.endpoint import Endpoint, JudgeConfig
+from align.run import gates, lineage
+from align.run.arguments import DataArguments
+from align.run.lineage import parent_problem
 
 TRAINED = ("ppo", "dpo", "rloo")  # recipes whose runs get their gate here
 
@@ -65,9 +68,9 @@ class EvalConfig(MeasureArguments):
         return self.reference_model_path or next(iter(self.named().values()))
 
 
-def prompts(data_args: DataArguments, tokenizer: Any, args: MeasureArguments) -> tuple[Rows, data.Report]:
+def prompts(data_args: DataArguments, tokenizer: Any, args: MeasureArguments) -> tuple[Rows, prepare.Report]:
     """The held-out prompts: the test split, or where there is none all rows."""
-    splits = data.prepare(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
+    splits = prepare.splits(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
     name = "train" if splits.test is None else "test"
     if splits.test is None:
         print(f"note: {data_args.dataset_name} has no test split; every row counts as held out", flush=True)
@@ -120,15 +123,15 @@ def _gate(rows: Rows, base: Rows, path: str, args: EvalConfig) -> dict[str, Any]
 
 def _began_from(path: str, reference: str) -> bool:
     """Is the reference the very model that the run was trained from? Only then is a gate about its KL."""
-    parent = ((record.read_record(path) or {}).get("parents") or {}).get("model") or {}
-    own = record.lineage({"model": reference})["model"]["hash"]
+    parent = ((lineage.read_record(path) or {}).get("parents") or {}).get("model") or {}
+    own = lineage.parents({"model": reference})["model"]["hash"]
     return own is not None and parent.get("hash") == own
 
 
 def _recipe(path: str) -> str | None:
-    return (record.read_record(path) or {}).get("recipe")
+    return (lineage.read_record(path) or {}).get("recipe")
 
 
 def _origin(path: str) -> dict[str, Any]:
-    run = record.read_record(path) or {}
+    run = lineage.read_record(path) or {}
     return {"recipe": _recipe(path) or "not recorded", "hash": (run.get("hash") or "")[:12]}

@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align import chat, data, generate, reward, stats
-from align.config import DataArguments
-from align.evaluate import personas, policy, standard, suites, text
+from align import stats
+from align.data import chat, prepare
+from align.evaluate import policy
+from align.evaluate.measures import personas, standard, suites, texts
 from align.evaluate.policy import Bench
-from align.model import load_tokenizer, load_trained
+from align.models import generate
+from align.models.checkpoints import load_tokenizer, load_trained
+from align.run import lineage
+from align.run.arguments import DataArguments
+from align.train import reward
 
 if TYPE_CHECKING:
     from align.evaluate.evaluation import EvalConfig
@@ -30,22 +35,22 @@ def measure(bench: Bench, args: EvalConfig, name: str, path: str) -> dict[str, A
     """Everything that was asked for, of one model: `preference_accuracy`, `tax`, `personas`, `lm_eval`, `suites`."""
     wanted: dict[str, tuple[list[Any], Measurement]] = {}
     if args.pairs:
-        asked = [policy.identity(args.pairs), args.max_pairs, policy.identity(args.reference())]
+        asked = [lineage.identity(args.pairs), args.max_pairs, lineage.identity(args.reference())]
         wanted["preference_accuracy"] = (asked, implicit)
     if args.texts:
-        wanted["tax"] = ([policy.identity(args.texts), args.max_texts], tax)
+        wanted["tax"] = ([lineage.identity(args.texts), args.max_texts], tax)
     if args.personas:
-        wanted["personas"] = ([policy.identity(args.personas), args.seed, args.max_new_tokens], opinions)
+        wanted["personas"] = ([lineage.identity(args.personas), args.seed, args.max_new_tokens], opinions)
     if args.lm_eval_tasks:
         wanted["lm_eval"] = ([args.lm_eval_tasks, args.lm_eval_limit, args.seed], benchmarks)
     for entry in args.suites:
         suite, _, file = entry.partition("=")
-        wanted[f"suite-{suite}"] = ([policy.identity(file), args.max_new_tokens], _suite_of(file))
+        wanted[f"suite-{suite}"] = ([lineage.identity(file), args.max_new_tokens], _suite_of(file))
     loaded: list[Any] = []
     found: dict[str, Any] = {}
     for what, (asked, function) in wanted.items():
         file_of = Path(str(args.output_dir)) / "measured" / f"{name}.{what}.json"
-        asked = [policy.identity(path), asked, bench.tokenizer.chat_template, args.seed, args.max_prompt_length]
+        asked = [lineage.identity(path), asked, bench.tokenizer.chat_template, args.seed, args.max_prompt_length]
         key = hashlib.sha256(json.dumps([asked, args.max_new_tokens], default=str).encode()).hexdigest()
         known = json.loads(file_of.read_text()) if file_of.is_file() else {}
         if known.get("key") != key:
@@ -59,7 +64,7 @@ def measure(bench: Bench, args: EvalConfig, name: str, path: str) -> dict[str, A
 
 def pairs(args: EvalConfig, tokenizer: Any) -> Any:
     """Held-out pairs, tokenised: the test split, or where there is none all rows; at most `max_pairs` at random."""
-    splits = data.prepare(
+    splits = prepare.splits(
         DataArguments(dataset_name=args.pairs, max_dropped=1.0), "preference", tokenizer,
         max_length=args.max_prompt_length + args.max_new_tokens, seed=args.seed,
     )  # fmt: skip
@@ -105,11 +110,11 @@ def reward_model(args: EvalConfig, tokenizer: Any) -> dict[str, Any]:
 
 def tax(bench: Bench, args: EvalConfig, model: Any) -> dict[str, Any]:
     """What alignment cost in language modelling: perplexity on held-out text."""
-    splits = data.load_texts(DataArguments(dataset_name=args.texts), seed=args.seed)
+    splits = prepare.load_texts(DataArguments(dataset_name=args.texts), seed=args.seed)
     documents = (splits.test or splits.train)[: args.max_texts]
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
     size = min(32, args.per_device_eval_batch_size)
-    return text.perplexity(model, bench.tokenizer, documents, max_length=min(most, 2048), batch_size=size)
+    return texts.perplexity(model, bench.tokenizer, documents, max_length=min(most, 2048), batch_size=size)
 
 
 def opinions(bench: Bench, args: EvalConfig, model: Any) -> dict[str, Any]:

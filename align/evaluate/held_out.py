@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from align import data, overlaps, record
-from align.config import DataArguments, DataError
+from align.data import overlaps, prepare
+from align.data.leaks import short
+from align.data.prompts import Prompts, prompts_of, text_of
 from align.evaluate.policy import MeasureArguments, Rows
-from align.leaks import short
-from align.prompts import Prompts, prompts_of, text_of
-from align.record import RunError
+from align.run import lineage
+from align.run.arguments import DataArguments
+from align.run.errors import DataError, RunError
 
 TRAINS = ("sft", "reward", "dpo", "ppo", "rloo")  # recipes whose rows have prompts
 
@@ -38,7 +39,7 @@ class Trained:
         return f"{where} ({self.data.dataset_train_split})"
 
 
-def lineage(models: Iterable[str], more: Mapping[str, DataArguments]) -> tuple[list[Trained], list[str]]:
+def trained_on(models: Iterable[str], more: Mapping[str, DataArguments]) -> tuple[list[Trained], list[str]]:
     """What the models and their parents were trained on, by the records of their runs, and `more` by who will be.
 
     Returns:
@@ -50,8 +51,8 @@ def lineage(models: Iterable[str], more: Mapping[str, DataArguments]) -> tuple[l
     known = set(waiting)
     while waiting:
         path = waiting.pop(0)
-        folder = record.run_directory(path) if Path(path).exists() else None
-        run = record.read_record(folder) if folder else None
+        folder = lineage.run_directory(path) if Path(path).exists() else None
+        run = lineage.read_record(folder) if folder else None
         if run is None:
             unknown.append(f"{path} has no record of a run here, so what it was trained on is not known")
             continue
@@ -97,11 +98,11 @@ def check(
     Raises:
         RunError: where prompts leak and nothing was said about it, or where too few would be left.
     """
-    sources, notes = lineage(models, more or {})
+    sources, notes = trained_on(models, more or {})
     read: list[tuple[Trained, Prompts]] = []
     for source in sources:
         try:
-            train = data.load_splits(source.data, seed=source.seed)["train"]
+            train = prepare.load_splits(source.data, seed=source.seed)["train"]
             read.append((source, prompts_of(train, source.name, source.data.columns)))
         except DataError as error:
             notes.append(f"{source.name}, which {_list(source.by)} was trained on, cannot be read ({error})")

@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from align import data, generate, record, rewards, stats
-from align.config import ConfigError, RunArguments
-from align.evaluate.text import distinct, repetition
-from align.model import check_checkpoint, load_tokenizer, load_trained
-from align.record import RunError
+from align import stats
+from align.data import prepare
+from align.evaluate.measures.texts import distinct, repetition
+from align.models import checkpoints, generate, scorers
+from align.run import lineage
+from align.run.arguments import RunArguments
+from align.run.errors import ConfigError, RunError
 
 Rows = list[dict[str, Any]]
 SCORES = ("reward", "gold")
@@ -70,7 +72,7 @@ class MeasureArguments(RunArguments):
             problems.append("gold_func and gold_model_path were both given: one judge decides; drop one")
         for where in filter(None, (self.gold_func, self.rates_func)):
             try:
-                rewards.load_function(where)
+                scorers.load_function(where)
             except ConfigError as error:
                 problems.append(str(error))
         if problems:
@@ -84,11 +86,11 @@ class Bench:
         self.args, self.tokenizer, self.rows, self.reference_path = args, tokenizer, rows, reference
         self.prompts = [list(row["input_ids"]) for row in rows]
         self.sources = _sources(args, tokenizer)
-        self.reference = load_trained(reference, tokenizer)
-        self.rates = rewards.load_function(args.rates_func) if args.rates_func else None
-        self.scorers = [identity(path) for path in (args.reward_model_path, args.gold_model_path) if path]
+        self.reference = checkpoints.load_trained(reference, tokenizer)
+        self.rates = scorers.load_function(args.rates_func) if args.rates_func else None
+        self.scorers = [lineage.identity(path) for path in (args.reward_model_path, args.gold_model_path) if path]
         self.scorers += [_source(where) for where in (args.gold_func, args.rates_func) if where]
-        self.fingerprint = data.fingerprint(rows)
+        self.fingerprint = prepare.fingerprint(rows)
 
     def load(self, path: str) -> Any:
         """A policy that can be compared with the reference.
@@ -96,13 +98,13 @@ class Bench:
         Raises:
             ConfigError: where its vocabulary is another one.
         """
-        check_checkpoint(path)
-        own = load_tokenizer(path)
+        checkpoints.check(path)
+        own = checkpoints.load_tokenizer(path)
         if own.get_vocab() != self.tokenizer.get_vocab():
             raise ConfigError(f"{path} has another vocabulary than {self.reference_path}: no KL between them exists")
         if own.chat_template != self.tokenizer.chat_template:
             print(f"note: {path} has another chat template; every model is asked in that of {self.reference_path}")
-        return load_trained(path, self.tokenizer)
+        return checkpoints.load_trained(path, self.tokenizer)
 
     def answer(self, policy: Any, *, temperature: float, copies: int, seed: int) -> list[list[generate.Completion]]:
         """`copies` completions of every prompt."""
@@ -118,19 +120,19 @@ class Bench:
         return {name: source.score(rows, completions) for name, source in self.sources.items()}
 
 
-def _sources(args: MeasureArguments, tokenizer: Any) -> dict[str, rewards.Source]:
+def _sources(args: MeasureArguments, tokenizer: Any) -> dict[str, scorers.Source]:
     """`reward` and `gold`, those that were asked for."""
 
-    def model_source(path: str) -> rewards.Source:
-        check_checkpoint(path, reward_model=True)
-        own = load_tokenizer(path)
-        scorer = load_trained(path, own, reward_model=True)
+    def model_source(path: str) -> scorers.Source:
+        checkpoints.check(path, reward_model=True)
+        own = checkpoints.load_tokenizer(path)
+        scorer = checkpoints.load_trained(path, own, reward_model=True)
 
         def scores(rows: list[list[int]]) -> list[float]:
             size = args.per_device_eval_batch_size
             return generate.scores(scorer, rows, pad_id=own.pad_token_id, batch_size=size).tolist()
 
-        return rewards.from_model(scores, tokenizer, own)
+        return scorers.from_model(scores, tokenizer, own)
 
     found = {}
     if args.reward_model_path:
@@ -138,7 +140,7 @@ def _sources(args: MeasureArguments, tokenizer: Any) -> dict[str, rewards.Source
     if args.gold_model_path:
         found["gold"] = model_source(args.gold_model_path)
     if args.gold_func:
-        found["gold"] = rewards.from_function(args.gold_func)
+        found["gold"] = scorers.from_function(args.gold_func)
     return found
 
 
@@ -183,7 +185,7 @@ def _grade(bench: Bench, policy: Any, rows: Rows, copies: int) -> None:
     """Add the most likely completion and its yes/no judgements to each prompt's first row."""
     assert bench.rates is not None
     greedy = [found[0] for found in bench.answer(policy, temperature=0.0, copies=1, seed=0)]
-    judged = rewards.call(bench.rates, bench.rows, greedy)
+    judged = scorers.call(bench.rates, bench.rows, greedy)
     if len(judged) != len(greedy):
         raise RunError(f"{bench.args.rates_func} gave {len(judged)} judgements for {len(greedy)} completions")
     for index, (completion, said) in enumerate(zip(greedy, judged, strict=True)):
@@ -238,7 +240,14 @@ def cached(bench: Bench, path: str, name: str, *, seed: int = 0) -> Rows:
     """`measure`, kept in `<output_dir>/completions/<name>.jsonl` and read from there while model and settings last."""
     file = Path(str(bench.args.output_dir)) / "completions" / f"{name}.jsonl"
     asked = {key: value for key, value in asdict(bench.args).items() if key in MEASURE_KEYS}
-    ingredients = [identity(path), identity(bench.reference_path), asked, seed, bench.prompts, bench.scorers]
+    ingredients = [
+        lineage.identity(path),
+        lineage.identity(bench.reference_path),
+        asked,
+        seed,
+        bench.prompts,
+        bench.scorers,
+    ]
     ingredients += [bench.fingerprint]
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     if file.is_file():
@@ -255,18 +264,8 @@ MEASURE_KEYS = ("num_generations", "max_new_tokens", "temperature")
 
 def _source(where: str) -> str:
     """A user's function by its name and the text of its file."""
-    function = rewards.load_function(where)
+    function = scorers.load_function(where)
     return where + hashlib.sha256(Path(inspect.getfile(function)).read_bytes()).hexdigest()
-
-
-def identity(path: str) -> str:
-    """A model by its weights, rows by their bytes; a hub id by its name."""
-    place = Path(path)
-    if place.is_file():
-        return hashlib.sha256(place.read_bytes()).hexdigest()
-    if not place.is_dir():
-        return path
-    return record.hash_weights(place) if any(place.glob("*.safetensors")) else record.hash_files(place)
 
 
 def write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> None:

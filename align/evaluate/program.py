@@ -9,12 +9,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from align import record
 from align.evaluate.evaluation import EvalConfig
 from align.evaluate.held_out import check
+from align.evaluate.page import page
 from align.evaluate.policy import MeasureArguments, Rows
-from align.model import check_checkpoint
-from align.report import markdown, page
+from align.models import checkpoints
+from align.run import lineage
 
 TITLES = {"kl": "KL to the reference, nats", "length": "length, tokens", "harmless_unseen": "  acts never seen",
           "stops": "stops by itself", "over_refusal": "over-refusal", "good": "the right thing, and stops"}  # fmt: skip
@@ -24,9 +24,9 @@ SHARES = ("stops", "repetition")  # of the sampled completions; the yes/no judge
 def check_models(args: EvalConfig) -> None:
     """Judge every checkpoint by its files, before one is loaded."""
     for path in [*args.named().values(), args.reference()]:
-        check_checkpoint(path)
+        checkpoints.check(path)
     for path in filter(None, [args.reward_model_path, args.gold_model_path]):
-        check_checkpoint(path, reward_model=True)
+        checkpoints.check(path, reward_model=True)
 
 
 def held_out(rows: Rows, args: EvalConfig) -> tuple[Rows, list[str]]:
@@ -54,7 +54,7 @@ def write(results: dict[str, Any], rows: dict[str, Rows], args: EvalConfig, run:
         "notes": [*_notes(results, args), *run["leaks"], *results["notes"]],
         "setup": setup(args, run, facts, len({row["index"] for row in first})),
     }
-    return write_report(results, page.evaluation(results), markdown.evaluation(results), args)
+    return write_report(results, page.html(results), page.markdown(results), args)
 
 
 def _notes(results: dict[str, Any], args: EvalConfig) -> list[str]:
@@ -113,7 +113,7 @@ def template(path: str) -> str:
 
 def short_hash(path: str | None) -> str:
     """The first digits of a run's hash, where `path` is a run."""
-    return ((record.read_record(path) or {}).get("hash") or "")[:12] if path else ""
+    return ((lineage.read_record(path) or {}).get("hash") or "")[:12] if path else ""
 
 
 def _samples(rows: dict[str, Rows], seed: int, count: int = 6) -> list[dict[str, Any]]:

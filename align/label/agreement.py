@@ -15,7 +15,8 @@ from json import dumps
 from statistics import fmean, median, stdev
 from typing import Any
 
-from align import rankings, stats
+from align import stats
+from align.data import pairs
 from align.label.figures import columns, lines, table
 
 Ranks = dict[str, int]  # a completion's text to its rank
@@ -90,7 +91,7 @@ def ranks(row: dict) -> Ranks | None:
     count = len(row["completions"]) - bool(row.get("written"))
     out: Ranks = {}
     for completion, rank in list(zip(row["completions"], row["ranking"], strict=True))[:count]:
-        out.setdefault(rankings.text(completion), rank)
+        out.setdefault(pairs.text(completion), rank)
     if row.get("written") and row.get("verdict") == "all_bad" and len(set(out.values())) == 1:
         return None
     return out if len(out) > 1 else None
@@ -103,7 +104,7 @@ def who(row: dict) -> str:
 
 def item_of(row: dict) -> str:
     """The item that a row ranks: by its id, else by what is ranked."""
-    return str(row.get("item") or rankings.item_key(row))
+    return str(row.get("item") or pairs.item_key(row))
 
 
 def _signs(said: Ranks, pairs: Iterable[tuple[str, str]]) -> list[int]:
@@ -164,7 +165,7 @@ def pair_alpha(judged: Iterable[dict[str, Ranks]]) -> dict[str, float | None]:
     """
     units: list[list[int]] = []
     for said in judged:
-        texts = sorted({text for one in said.values() for text in one}, key=rankings.digest)
+        texts = sorted({text for one in said.values() for text in one}, key=pairs.digest)
         for a, b in itertools.combinations(texts, 2):
             units.append([_signs(one, [(a, b)])[0] for one in said.values() if a in one and b in one])
     return {"alpha": alpha(units), "alpha_ordinal": alpha(units, order=(-1, 0, 1))}
@@ -317,8 +318,8 @@ class AgreementConfig:
 
 def main(argv: list[str]) -> None:
     """`align agreement SOURCE`: how far the annotators of some rankings agree, as a table."""
-    from align.config import parse
-    from align.label import source
+    from align.label.store import source
+    from align.run.parse import parse
 
     (args,) = parse(AgreementConfig, nano=None, required=("source",), argv=argv)
     found = summary(source.read(args.source, kinds=args.kinds, annotators=args.annotators))

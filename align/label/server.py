@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.config import parse
 from align.label.config import LabelArguments
-from align.label.rows import places, take_in
-from align.label.store import FILE_NAME, Annotator, Store, Task
-from align.record import RunError
+from align.label.store.rows import places, take_in
+from align.label.store.store import FILE_NAME, Annotator, Store, Task
+from align.run.errors import RunError
+from align.run.parse import parse
 from align.web.server import Problem, ServeArguments, application, check_installed, get, post, role, serve
 
 if TYPE_CHECKING:

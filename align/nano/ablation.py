@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align import launch, record
-from align.config import RunArguments, parse, resolved
 from align.nano import world
 from align.nano.grade import grade
+from align.run import errors, launch, lineage, record
+from align.run.arguments import RunArguments
+from align.run.parse import parse, resolved
 
 ARMS = ("raw", "cleaned")
 TITLES = {
@@ -54,18 +55,18 @@ class AblationConfig:
 
 def write_corpora(args: AblationConfig) -> dict[str, int]:
     """The two corpora, `<arm>/train.jsonl`, with the same clean held-out text as `test.jsonl`. Returns their pages."""
-    from align import data
-    from align.clean import documents
     from align.clean.config import CleanConfig
-    from align.config import DataArguments
+    from align.clean.read import documents
+    from align.data import prepare
+    from align.run.arguments import DataArguments
 
     root, out = Path(args.root), Path(args.output_dir)
     wanted = CleanConfig(input=[str(root / "world/raw")])
     sources, problems = documents.find(wanted)
     if problems:
-        raise record.RunError("; ".join(problems))
+        raise errors.RunError("; ".join(problems))
     raw = [row.text for source in sources for row in documents.rows(source, wanted) if not row.problem]
-    cleaned = data.load_texts(DataArguments(dataset_name=str(root / "clean")), seed=0).train
+    cleaned = prepare.load_texts(DataArguments(dataset_name=str(root / "clean")), seed=0).train
     counts = {}
     for arm, texts in zip(ARMS, (raw, cleaned), strict=True):
         folder = out / arm
@@ -85,9 +86,9 @@ def train(args: AblationConfig, arm: str, seed: int) -> Path:
     """
     out, folder = Path(args.output_dir), Path(args.output_dir) / "models" / f"{arm}-{seed}"
     data, tokenizer = str(out / arm), f"{args.root}/tokenizer"
-    run = record.read_record(folder) or {}
+    run = lineage.read_record(folder) or {}
     same = run.get("status") == "complete" and run["config"].get("max_steps") == args.max_steps
-    if same and run["parents"] == record.lineage({"model": tokenizer, "data": data}):
+    if same and run["parents"] == lineage.parents({"model": tokenizer, "data": data}):
         return folder
     command = [sys.executable, "recipes/pretrain.py", "--config", "recipes/nano/pretrain.yaml", "--dataset_name", data]
     command += ["--tokenizer_name_or_path", tokenizer, "--output_dir", str(folder), "--max_steps", str(args.max_steps)]
@@ -96,7 +97,7 @@ def train(args: AblationConfig, arm: str, seed: int) -> Path:
     with (folder.parent / f"{arm}-{seed}.log").open("w") as log:
         threads = {"OMP_NUM_THREADS": "1"} if args.jobs > 1 else {}
         if subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **threads}):
-            raise record.RunError(f"pretraining {arm}, seed {seed}, failed; see {log.name}")
+            raise errors.RunError(f"pretraining {arm}, seed {seed}, failed; see {log.name}")
     return folder
 
 
@@ -106,23 +107,23 @@ class Judge:
     def __init__(self, args: AblationConfig):
         import yaml
 
-        from align.clean import rules
-        from align.clean.classifier import Classifier
         from align.clean.config import RuleConfig
-        from align.clean.lists import WordList
+        from align.clean.rules import filters
+        from align.clean.rules.classifier import Classifier
+        from align.clean.rules.lists import WordList
 
         told = yaml.safe_load(Path(args.clean_config).read_text())
         config = RuleConfig(**{key: value for key, value in told.items() if key in RuleConfig.__dataclass_fields__})
         self.lists = [WordList.load(name) for name in config.lists]
         self.classifier = Classifier(f"{args.root}/classifier", label=config.classifier_label)
         steps = ("repetition", "quality", "language")
-        self.rules = [rule for step in steps for rule in rules.build(step, config, 0.0)]
+        self.rules = [rule for step in steps for rule in filters.build(step, config, 0.0)]
 
     def shares(self, texts: list[str]) -> dict[str, float]:
         """Shares of the texts, from 0 to 1."""
         from datatrove.data import Document
 
-        from align.clean import personal
+        from align.clean.rules import personal
 
         scored = self.classifier.judge(texts)
         listed = [any(words.judge(text).action != "keep" for words in self.lists) for text in texts]
@@ -137,12 +138,12 @@ class Judge:
 
 def measure(folder: Path, args: AblationConfig, judge: Judge) -> dict[str, float]:
     """All figures of one model."""
-    from align import generate
-    from align.model import load_tokenizer, load_trained
+    from align.models import generate
+    from align.models.checkpoints import load_tokenizer, load_trained
 
     tokenizer = load_tokenizer(str(folder))
     model = load_trained(str(folder), tokenizer)
-    found = {"bits_per_byte": float((record.read_record(folder) or {})["metrics"]["bits_per_byte"])}
+    found = {"bits_per_byte": float((lineage.read_record(folder) or {})["metrics"]["bits_per_byte"])}
     begin = [tokenizer.bos_token_id]
     out = generate.complete(
         model, tokenizer, [begin], max_new_tokens=args.sample_tokens, temperature=1.0, per_prompt=args.samples,
@@ -156,7 +157,7 @@ def measure(folder: Path, args: AblationConfig, judge: Judge) -> dict[str, float
         said = dict(generate.complete(model, tokenizer, ids, max_new_tokens=24, temperature=0.0))
         return [said[number][0].text.split("\n")[0].strip() for number in range(len(rows))]
 
-    seed = int((record.read_record(Path(args.root) / "world") or {})["seed"])
+    seed = int((lineage.read_record(Path(args.root) / "world") or {})["seed"])
     facts = [row for row in world.evaluation_prompts(seed) if row["answer"] and row["kind"] != "harmful"]
     judged = (
         grade(kind=row["kind"], entity=row["entity"], answer=row["answer"], completion=said, stopped=True)
@@ -173,7 +174,7 @@ def exam_bits(model: Any, tokenizer: Any, exam: list[dict[str, Any]]) -> float:
     """Bits per byte of the examination's answers, given its questions."""
     import math
 
-    from align import generate
+    from align.models import generate
 
     asked = [f"User: {row['prompt'][0]['content']}\nAssistant:" for row in exam]
     heads = [[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in asked]
@@ -200,13 +201,13 @@ def show(results: dict[str, dict[str, dict[str, float]]]) -> str:
 def main() -> None:
     run_args, args = parse(RunArguments, AblationConfig, nano=None, required=())
     for stage in STAGES:
-        if problem := record.parent_problem(f"{args.root}/{stage}", allow_hub=False):
-            raise record.RunError(f"{problem}; make it with: python recipes/pipeline.py --until tokenizer")
+        if problem := lineage.parent_problem(f"{args.root}/{stage}", allow_hub=False):
+            raise errors.RunError(f"{problem}; make it with: python recipes/pipeline.py --until tokenizer")
     results_in = Path(args.output_dir) / "results"  # the corpora and models beside it are parents, and no part of it
     config = resolved(run_args, args)
     with record.start("ablation", str(results_in), config, overwrite=run_args.overwrite, reopen=True) as run:
         parents: dict[str, str | None] = {stage: f"{args.root}/{stage}" for stage in STAGES}
-        run.note(parents=record.lineage(parents), pages=write_corpora(args))
+        run.note(parents=lineage.parents(parents), pages=write_corpora(args))
         wanted = [(arm, seed) for seed in args.seeds for arm in ARMS]
         with ThreadPoolExecutor(args.jobs) as pool:
             folders = list(pool.map(lambda pair: train(args, *pair), wanted))

@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from align import launch, record
-from align.config import RunArguments, parse, resolved
-from align.nano import classifier, raw, world
+from align.nano import world
+from align.nano.corpus import raw, train_classifier
+from align.run import launch, record
+from align.run.arguments import RunArguments
+from align.run.parse import parse, resolved
 
 
 @dataclass
@@ -40,8 +42,8 @@ def main() -> None:
         out, seed = Path(args.output_dir), args.seed
         tables = {
             "documents/test": ({"text": t} for t in world.documents(seed, 500, part="test")),
-            "labelled/train": classifier.pages(seed, args.labelled),
-            "labelled/test": classifier.pages(seed, 400, part="test"),
+            "labelled/train": train_classifier.pages(seed, args.labelled),
+            "labelled/test": train_classifier.pages(seed, 400, part="test"),
             "demonstrations/train": world.demonstrations(seed, args.demonstrations),
             "demonstrations/test": world.demonstrations(seed, 300, part="test"),
             "prompts/train": world.prompts(seed, args.prompts),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from align.evaluate.text import is_repeating
+from align.evaluate.measures.texts import is_repeating
 from align.nano import facts
 
 _REFUSES = re.compile(r"\b(can ?not|can't|won't|will not) help\b", re.IGNORECASE)

@@ -2,7 +2,7 @@
 
     python -m align.nano.rank --dataset_name runs/nano/sample --output_dir runs/nano/rank
 
-The labeler answers through the store that people's rankings are kept in (`align.label.store`), as an annotator of the
+The labeler answers through the store that people's rankings are kept in (`align.label.store.store`), as an annotator of the
 kind `simulated`, and the rows are exported from there. The test split is ranked without noise: it is what the reward
 model's held-out accuracy is measured on.
 """
@@ -16,13 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align import data, launch, record
-from align.config import DataArguments, RunArguments, parse, resolved
-from align.label import export, items
-from align.label.database import FILE_NAME
-from align.label.store import Store
-from align.label.uncertainty import ranks
+from align.data import prepare
+from align.judge.uncertainty import ranks
+from align.label.exchange import export
+from align.label.store import items
+from align.label.store.database import FILE_NAME
+from align.label.store.store import Store
 from align.nano.grade import gold_score, grade
+from align.run import launch, lineage, record
+from align.run.arguments import DataArguments, RunArguments
+from align.run.parse import parse, resolved
 
 
 @dataclass
@@ -125,10 +128,10 @@ def agreement(rows: list[dict[str, Any]]) -> tuple[float, int]:
 
 def main() -> None:
     run_args, data_args, args = parse(RunArguments, DataArguments, RankConfig, nano="recipes/nano/rank.yaml")
-    splits = data.load_splits(data_args, seed=args.seed)
+    splits = prepare.load_splits(data_args, seed=args.seed)
     config = resolved(run_args, data_args, args)
     with record.start("rank", args.output_dir, config, overwrite=run_args.overwrite) as run:
-        run.note(parents=record.lineage({"data": data_args.dataset_name}))
+        run.note(parents=lineage.parents({"data": data_args.dataset_name}))
         labelled: dict[str, list[dict[str, Any]]] = {}
         metrics: dict[str, Any] = {}
         for split, temperature in (("train", args.label_temperature), ("test", 0.0)):

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align import launch
-from align.config import parse
 from align.evaluate.program import TITLES
+from align.run import errors, launch
+from align.run.parse import parse
 
 
 @dataclass
@@ -59,7 +59,7 @@ def main() -> None:
         command = [sys.executable, "recipes/pipeline.py", "--seed", str(seed), "--output_dir", str(folder)]
         command += ["--until", "eval"]
         if subprocess.call(command):
-            raise launch.RunError(f"the chain with seed {seed} failed; its own message is above")
+            raise errors.RunError(f"the chain with seed {seed} failed; its own message is above")
         results.append(json.loads((folder / "eval/results.json").read_text()))
     print(f"\nrates in percent; seeds {', '.join(map(str, args.seeds))}\n\n{show(results)}")
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from trl.experimental.ppo import PPOConfig
 
-from align.config import BatchArguments, fail
+from align.run.arguments import BatchArguments
+from align.run.errors import fail
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from align.record import RunError
+from align.run.errors import RunError
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from align import launch
 from align.ppo.rollout import Rollout, text_of
+from align.run import launch
 
 PARTS = ("rollout", "scoring", "logps", "update")
 

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from align import generate, model, packing
-from align.config import ConfigError
-from align.packing import Packing
+from align.models import checkpoints, generate, packing
+from align.models.packing import Packing
 from align.ppo import maths
+from align.run.errors import ConfigError
 
 TRAINED = re.compile(r"(lora_|modules_to_save).*\.(default|value)(\.|$)|^value_head\.|^critic\.")
 
@@ -286,13 +286,13 @@ def build(
     """
     from peft import get_peft_model
 
-    policy = model.load_policy(parent, model_args, tokenizer)
-    lora = model.lora_config(model_args)
+    policy = checkpoints.load_policy(parent, model_args, tokenizer)
+    lora = checkpoints.lora_config(model_args)
     critic, start = None, parent
     if value_model == "full":
         if reward_path and same_tokens(reward_path, tokenizer):
-            start = model.resolve_parent(reward_path, output_dir, role="reward")
-        critic = model.load_reward_model(start, model_args, tokenizer)
+            start = checkpoints.resolve_parent(reward_path, output_dir, role="reward")
+        critic = checkpoints.load_reward_model(start, model_args, tokenizer)
         if start == parent:
             nn.init.zeros_(critic.score.weight)
     if lora is not None:
@@ -311,7 +311,7 @@ def build(
 
 def same_tokens(path: str, tokenizer: Any) -> bool:
     """Does the checkpoint read the policy's token ids as they are?"""
-    return model.load_tokenizer(path).get_vocab() == tokenizer.get_vocab()
+    return checkpoints.load_tokenizer(path).get_vocab() == tokenizer.get_vocab()
 
 
 def _without_dropout(module: nn.Module) -> None:
@@ -325,9 +325,9 @@ def _without_dropout(module: nn.Module) -> None:
 
 def shares_backbone(reward_path: str, parent: str) -> bool:
     """Is the reward model an adapter of the very weights that the policy starts from? Told by the files' contents."""
-    from align.record import hash_weights
+    from align.run.lineage import hash_weights
 
-    if not model.is_adapter(reward_path):
+    if not checkpoints.is_adapter(reward_path):
         return False
     base = json.loads((Path(reward_path) / "adapter_config.json").read_text())["base_model_name_or_path"]
     if Path(base).is_dir() and Path(parent).is_dir():

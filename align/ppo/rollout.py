@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from align.generate import Completion
+from align.models.generate import Completion
 from align.ppo import maths
 from align.ppo.roles import Batch
 

@@ -29,14 +29,14 @@ from transformers.trainer_utils import TrainOutput
 from trl.experimental.ppo import PPOTrainer
 from trl.experimental.ppo.ppo_trainer import OnlineTrainerState
 
-from align import generate
-from align.chat import stop_ids
+from align.data.chat import stop_ids
+from align.models import generate
+from align.models.scorers import Reward
 from align.ppo import guards, maths, metrics, roles, sharding
 from align.ppo.config import Plan, PPOArguments
 from align.ppo.report import PARTS, Clock, matrix_rate, sample_table
 from align.ppo.rollout import Rollout, judge, prompts_of
-from align.record import RunError
-from align.rewards import Reward
+from align.run.errors import RunError
 
 STATE = "ppo_state.json"  # what a checkpoint holds beside transformers' own files
 

@@ -23,8 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.config import ConfigError
-from align.record import RunError
+from align.run.errors import ConfigError, RunError
 from align.web.guard import HEADERS, Guard, Problem, answer, is_loopback
 
 __all__ = ["Problem", "ServeArguments", "answer", "application", "get", "is_loopback", "post", "role", "serve"]

@@ -1,0 +1,125 @@
+"""Rankings made elsewhere, brought into the `rankings` schema: TRL, HH transcripts, Argilla and Label Studio exports.
+
+    align import their_export.json --output_dir runs/mine/imported
+
+What comes out is a data set for `recipes/reward.py`, and its prompts and completions can be ranked again with
+`align label`. Formats, as their makers document them:
+    trl           prompt, chosen, rejected (also without prompt): TRL, "Dataset formats", preference
+    hh            chosen and rejected as `\\n\\nHuman: … \\n\\nAssistant: …` (Bai et al. 2022, anthropics/hh-rlhf)
+    argilla       records with a ranking question: 1.x `responses: [{user_id, status, values: {question: {value: [{rank,
+                  value}]}}}]` and its `datasets` export; 2.x `responses: {question: [{value, user_id}]}` and flattened
+                  (`question.responses`, `.responses.users`, `.responses.status`)
+    label_studio  JSON tasks whose `annotations[].result[]` is of type `ranker`, `pairwise` or `rating`
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from align.data import load, pairs
+from align.label.exchange.formats import READERS, ImportConfig, detect
+from align.label.store import items
+from align.run import lineage, record
+from align.run.arguments import DataArguments, RunArguments
+from align.run.errors import ConfigError, DataError
+from align.run.parse import parse, resolved
+
+
+def read(path: str) -> list[dict[str, Any]]:
+    """The rows of a file: JSON Lines, a JSON list, Argilla's dictionaries of records or columns, or what `data` reads.
+
+    Raises:
+        DataError: with the line, where it is no JSON.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise DataError(f"{path} does not exist")
+    if file.name.removesuffix(".gz").endswith((".json", ".jsonl")):
+        try:
+            raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+            text = raw.decode("utf-8-sig")
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+        return _json_rows(text, path)
+    return list(load.load(DataArguments(dataset_name=path), "train", seed=0))
+
+
+def _json_rows(text: str, path: str) -> list[dict[str, Any]]:
+    try:
+        whole = json.loads(text)
+    except json.JSONDecodeError:
+        rows = []
+        for number, line in enumerate(text.split("\n"), 1):  # other ends of lines may stand inside a text
+            try:
+                rows += [json.loads(line)] if line.strip() else []
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error.msg}): {line[:60]!r}") from error
+    else:
+        rows = whole if isinstance(whole, list) else [whole]
+        if isinstance(whole, dict) and whole and all(isinstance(value, dict) for value in whole.values()):
+            rows = list(whole.values())  # Argilla's to_dict(orient="index")
+        elif isinstance(whole, dict) and isinstance(whole.get("fields"), list):  # and orient="names"
+            rows = [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]
+    if bad := [number for number, row in enumerate(rows, 1) if not isinstance(row, dict)]:
+        raise DataError(f"{path}, row {bad[0]}: expected an object, got {str(rows[bad[0] - 1])[:60]!r}")
+    halves = re.search(r"\\u[dD][89a-fA-F]", text)
+    return json.loads(items.whole(json.dumps(rows, ensure_ascii=False))) if halves else rows
+
+
+def convert(rows: list[dict[str, Any]], where: str, args: ImportConfig) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Rows of an export to `rankings` rows, and counts of what was read and what gave none, by reason.
+
+    Raises:
+        DataError: nothing there, an unknown format, and the first malformed row, named with its field.
+    """
+    if not rows:
+        raise DataError(f"{where}: the file is empty")
+    kind = detect(rows[0]) if args.format == "auto" else args.format
+    if kind is None:
+        raise ConfigError(
+            f"{where}: has the columns {', '.join(rows[0])}, which no known export has; name it: --format "
+            f"{' | '.join(READERS)}"
+        )
+    counts: Counter[str] = Counter({"rows": len(rows)})
+    out: list[dict[str, Any]] = []
+    for number, row in enumerate(rows, 1):
+        try:
+            found = list(READERS[kind](row, f"{where}, row {number}", args, counts))
+        except KeyError as error:
+            raise DataError(f"{where}, row {number}: no field {error}; it has {', '.join(row)}") from error
+        except DataError:
+            raise
+        except (AttributeError, IndexError, TypeError, ValueError) as error:  # text for a list, a number for a record …
+            raise DataError(
+                f"{where}, row {number}: not built as the exports of {kind} are ({error}): {str(row)[:120]}"
+            ) from error
+        for one in found:
+            pairs.check(one, f"{where}, row {number}")
+        out += [{**one, "kind": args.kind} for one in found]
+    counts["rankings"] = len(out)
+    if not out:
+        raise DataError(f"{where}: no ranking in it ({pairs.describe(counts)})")
+    names = list(dict.fromkeys(name for row in out for name in row))  # every row has every column
+    return [{name: row.get(name) for name in names} for row in out], counts
+
+
+def main(argv: list[str]) -> None:
+    """`align import FILE --output_dir …`."""
+    from align.label.exchange import export
+
+    run_args, args = parse(RunArguments, ImportConfig, nano=None, required=("source", "output_dir"), argv=argv)
+    rows, counts = convert(read(args.source), args.source, args)
+    with record.start("rankings", args.output_dir, resolved(run_args, args), overwrite=run_args.overwrite) as run:
+        run.note(parents=lineage.parents({"import": args.source}), imported=dict(counts))
+        metrics = export.write(
+            rows, args.output_dir, title=f"Rankings: {Path(args.source).name}",
+            test_split_size=args.test_split_size, seed=args.seed,
+        )  # fmt: skip
+        run.finish("complete", metrics=metrics)
+    print(f"{args.source}: {pairs.describe(counts)}; train with --dataset_name {args.output_dir}")

@@ -1,0 +1,96 @@
+"""What `align revise` writes and prints: completions to rank, demonstrations to learn from, and every step to read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from align.judge.protocol import as_text
+from align.judge.rankers import text_of
+from align.label.models.critique import Done, demonstrations, join
+from align.label.store.items import MOST
+
+
+def write(folder: Path, split: str, rows: list[dict[str, Any]], done: Done) -> tuple[list[dict[str, Any]], Counter]:
+    """Write one split's `data`, `sft` and `revisions`.
+
+    Returns:
+        The rows with their completions, and counts: `prompts`, `answers` (revised at least once), `revisions`,
+        `identical`, `left_out`, `alone` (prompts with fewer than two differing answers in the end; not in `data`),
+        `demonstrations`, and under `failed: …` the chains that ended early by reason.
+    """
+    counts: Counter[str] = Counter(prompts=len(rows))
+    joined, taught, steps = [], [], []
+    for index, row in enumerate(rows):
+        chains = done[index]
+        new, found = join(row, chains)
+        counts += found
+        counts["answers"] += sum(bool(chain.steps) for chain in chains)
+        counts["revisions"] += sum(len(chain.steps) for chain in chains)
+        counts.update(f"failed: {chain.problem}" for chain in chains if chain.problem)
+        if len({text_of(completion) for completion in new["completions"]}) > 1:
+            joined.append(new)
+        else:
+            counts["alone"] += 1
+        taught += demonstrations(row, chains)
+        steps += [{"prompt": row["prompt"], **asdict(chain)} for chain in chains]
+    counts["demonstrations"] = len(taught)
+    for name, lines in (("revisions", steps), ("sft", taught), ("data", joined)):
+        (folder / name).mkdir(exist_ok=True)
+        file = folder / name / f"{split}.jsonl"
+        part = file.with_name(file.name + ".part")
+        part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        part.replace(file)
+    return joined, counts
+
+
+def report(
+    folder: Path, splits: dict[str, Any], done: dict[str, Done], counts: dict[str, Counter], added: int | None
+) -> str:
+    """Counts, and two answers before and after."""
+    lines = []
+    for split, found in counts.items():
+        new = found["revisions"] - found["identical"]
+        lines.append(
+            f"{split}: {found['prompts']:,} prompts, {found['answers']:,} answers, {found['revisions']:,} revisions: "
+            f"{new:,} new completions, {found['identical']:,} identical to one that was there (dropped)"
+        )
+        for key, count in found.items():
+            if key.startswith("failed"):
+                lines.append(f"  {count:,} failed, {key.partition(': ')[2]}")
+        if found["left_out"]:
+            lines.append(f"  {found['left_out']:,} sampled completions left out: at most {MOST} are ranked")
+        if found["alone"]:
+            lines.append(f"  {found['alone']:,} prompts left out: their answers are all the same")
+    for sample in _samples(splits, done):
+        lines += ["", *sample]
+    lines += ["", f"to rank:  align label {folder}", f"to train: recipes/sft.py --dataset_name {folder / 'sft'}"]
+    if added is not None:
+        lines.append(f"{added:,} items added to the labels")
+    return "\n".join(lines)
+
+
+def _samples(splits: dict[str, Any], done: dict[str, Done], most: int = 2) -> list[list[str]]:
+    """The first answers that a revision changed, as lines."""
+    found: list[list[str]] = []
+    for split, rows in splits.items():
+        for index, chains in sorted(done[split].items()):
+            for chain in chains:
+                if chain.answer == chain.before or len(found) == most:
+                    continue
+                step = chain.steps[-1]
+                found.append([
+                    f"  prompt    {_short(as_text(rows[index]['prompt']))}",
+                    f"  before    {_short(chain.before)}",
+                    f"  critique  ({step['principle']}) {_short(step['critique'])}",
+                    f"  after     {_short(chain.answer)}",
+                ])  # fmt: skip
+    return found
+
+
+def _short(text: str, most: int = 240) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,144 @@
+"""Where the reward comes from: a reward model, Python functions, or a weighted mix, normalised on the reference."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align.data import chat
+from align.run.errors import ConfigError, RunError
+
+Function = Callable[..., list[float]]
+
+
+@dataclass
+class Source:
+    """One reward: its name in the logs, its weight, and a function of episodes' rows and completions."""
+
+    name: str
+    weight: float
+    score: Callable[[list[dict], list[Any]], list[float]]
+
+
+def load_function(where: str) -> Function:
+    """`file.py:name` or `package.module:name` to the function.
+
+    Raises:
+        ConfigError: if there is no such file, module or function.
+    """
+    place, colon, name = where.rpartition(":")
+    if not colon:
+        raise ConfigError(f"reward function {where!r}: write file.py:name or package.module:name")
+    try:
+        if place.endswith(".py"):
+            if not Path(place).is_file():
+                raise ConfigError(f"reward function {where!r}: {place} is not there")
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            assert spec is not None and spec.loader is not None, place
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+    except ImportError as error:
+        raise ConfigError(f"reward function {where!r}: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = sorted(n for n, value in vars(module).items() if callable(value) and not n.startswith("_"))
+        raise ConfigError(f"reward function {where!r}: {place} has no function {name}; it has {', '.join(known)}")
+    return function
+
+
+def call(function: Callable[..., list], rows: list[dict], completions: list[Any]) -> list:
+    """Call a user's function as TRL's GRPO does: lists, one entry an episode, the rows' other columns by name."""
+    columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "input_ids")}
+    said = [
+        c.text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": c.text}]
+        for row, c in zip(rows, completions, strict=True)
+    ]
+    prompts, stopped = [row["prompt"] for row in rows], [c.stopped for c in completions]
+    return function(prompts=prompts, completions=said, stopped=stopped, **columns)
+
+
+def from_function(where: str, weight: float = 1.0) -> Source:
+    """A user's function as a source. It gets what TRL's GRPO gives one: lists, one entry an episode.
+
+    `prompts` are as in the rows (text, or messages), `completions` are text or, for messages, one assistant message;
+    every other column of the rows comes by its name, and so does `stopped` (did the answer end by itself?).
+    """
+    function = load_function(where)
+
+    def score(rows: list[dict], completions: list[Any]) -> list[float]:
+        found = call(function, rows, completions)
+        if any(value is None for value in found):
+            raise RunError(f"{where} gave None as a reward; it must give a number for every completion")
+        values = [float(value) for value in found]
+        if len(values) != len(rows):
+            raise RunError(f"{where} gave {len(values)} rewards for {len(rows)} completions; it must give one each")
+        return values
+
+    return Source(where.rpartition(":")[2], weight, score)
+
+
+def from_model(
+    scores: Callable[[list[list[int]]], list[float]], tokenizer: Any, own_tokenizer: Any, weight: float = 1.0
+) -> Source:
+    """A reward model as a source.
+
+    Args:
+        scores: token ids of whole sequences, in the reward model's vocabulary, to one score each.
+        tokenizer: the policy's.
+        own_tokenizer: the reward model's. Where vocabulary and template are the policy's, it reads the very tokens that
+            were sampled; elsewhere it reads the text again, in its own template and with its own stop token.
+    """
+    direct = (
+        tokenizer.get_vocab() == own_tokenizer.get_vocab()
+        and tokenizer.chat_template == own_tokenizer.chat_template
+        and tokenizer.eos_token_id == own_tokenizer.eos_token_id
+    )
+
+    def encode(row: dict, completion: Any) -> list[int]:
+        if direct:
+            return [*row["input_ids"], *completion.ids]
+        prompt = row["prompt"]
+        said = completion.text if isinstance(prompt, str) else [{"role": "assistant", "content": completion.text}]
+        return sum(chat.encode_pair(own_tokenizer, prompt, said), [])
+
+    def score(rows: list[dict], completions: list[Any]) -> list[float]:
+        return scores([encode(row, completion) for row, completion in zip(rows, completions, strict=True)])
+
+    return Source("reward_model", weight, score)
+
+
+@dataclass
+class Reward:
+    """All sources together, and the scale measured on the reference's samples."""
+
+    sources: list[Source]
+    mean: float = 0.0
+    std: float = 1.0
+    clip: float | None = None
+
+    def raw(self, rows: list[dict], completions: list[Any]) -> tuple[list[float], dict[str, list[float]]]:
+        """The weighted sum for each episode, and each source's own scores.
+
+        Raises:
+            RunError: for a reward that is not a number, naming the source and the completion.
+        """
+        each = {source.name: source.score(rows, completions) for source in self.sources}
+        for name, values in each.items():
+            for value, completion in zip(values, completions, strict=True):
+                if not math.isfinite(value):
+                    raise RunError(f"the reward {name} is {value} for the completion {completion.text[:80]!r}")
+        weights = [source.weight for source in self.sources]
+        totals = [sum(w * v for w, v in zip(weights, one, strict=True)) for one in zip(*each.values(), strict=True)]
+        return totals, each
+
+    def normalised(self, raw: float) -> float:
+        """(raw - mean) / std, clipped."""
+        value = (raw - self.mean) / self.std
+        return value if self.clip is None else min(max(value, -self.clip), self.clip)

@@ -1,0 +1,113 @@
+"""The arguments that recipes share, as dataclasses: the run, its batch, its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from align.run.errors import fail
+
+
+@dataclass
+class RunArguments:
+    """What every recipe takes beside its own arguments."""
+
+    overwrite: bool = field(default=False, metadata={"help": "Replace the finished run that output_dir holds."})
+    accept_failed: list[str] = field(
+        default_factory=list, metadata={"help": "Runs that may be parents although their gate failed."}
+    )
+
+
+@dataclass
+class BatchArguments(RunArguments):
+    """What every training recipe takes as well."""
+
+    global_batch_size: int = field(
+        default=16,
+        metadata={
+            "help": "Rows per optimizer step over all processes. Accumulation is derived from it, the number of "
+            "processes and per_device_train_batch_size (the most that fits one device at once)."
+        },
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which rows to read. The names are TRL's; `columns`, `max_*_rows`, `max_dropped` and the last five are ours."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "Hub id, local file, folder or finished run."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a hub data set."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    dataset_test_split: str = field(default="test", metadata={"help": "Split to evaluate on, where there is one."})
+    dataset_streaming: bool = field(default=False, metadata={"help": "Stream the rows (pretraining only)."})
+    datasets: list[dict] = field(
+        default_factory=list,
+        metadata={"help": "A mixture (YAML only): list of {path, name, split, columns, fraction, rows}."},
+    )
+    test_split_size: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share (0 to 1) or number of rows held out where there is no test split; rows with the same prompt "
+            "stay on one side."
+        },
+    )
+    columns: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Column mapping, `theirs=ours`: question=user answer=assistant, or text=prompt sum=completion."
+        },
+    )
+    max_train_rows: int | None = field(default=None, metadata={"help": "Use at most so many rows for training."})
+    max_eval_rows: int | None = field(default=None, metadata={"help": "Use at most so many rows for evaluation."})
+    max_dropped: float = field(
+        default=0.01, metadata={"help": "Largest share of rows that may be dropped (too long, nothing to learn from)."}
+    )
+    ties: str = field(
+        default="drop",
+        metadata={
+            "help": "Rankings, to train on: a tie gives no pair, or (half) both directions with half the weight.",
+            "choices": ["drop", "half"],
+        },
+    )
+    pair_weights: str = field(
+        default="prompt",  # Ouyang et al. 2022, eq. 1
+        metadata={
+            "help": "Rankings, to train on: the pairs of every prompt weigh the same in all, or every pair does.",
+            "choices": ["prompt", "pair"],
+        },
+    )
+    annotators: list[str] = field(
+        default_factory=list, metadata={"help": "Rankings: use those of these annotators only (default: of all)."}
+    )
+    aggregate: str = field(
+        default="each",
+        metadata={
+            "help": "Rankings by several annotators: each one counts, or the majority decides every pair.",
+            "choices": ["each", "majority"],
+        },
+    )
+    pairs_together: bool = field(
+        default=True,  # Ouyang et al. 2022, section 3.5
+        metadata={"help": "Train on the pairs of one prompt next to each other. The reward model does, DPO does not."},
+    )
+
+    def parents(self) -> dict[str, str | None]:
+        """Where the rows come from, by role, for the record's lineage."""
+        if self.datasets:
+            return {f"data_{number}": entry["path"] for number, entry in enumerate(self.datasets)}
+        return {"data": self.dataset_name}
+
+
+def derive_batch(run: BatchArguments, args: Any, world_size: int) -> None:
+    """Set the micro-batch and the accumulation so that one optimizer step sees `global_batch_size` rows.
+
+    `args.per_device_train_batch_size` is read as the most that fits one device; the largest divisor of each process's
+    share that does not exceed it becomes the micro-batch. A changed number of processes does not change the recipe.
+    """
+    share, rest = divmod(run.global_batch_size, world_size)
+    if rest or share == 0:
+        fail([f"global_batch_size={run.global_batch_size} cannot be shared by {world_size} processes: use a multiple"])
+    most = args.per_device_train_batch_size
+    micro = max(size for size in range(1, min(most, share) + 1) if share % size == 0)
+    args.per_device_train_batch_size = micro
+    args.gradient_accumulation_steps = share // micro

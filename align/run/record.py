@@ -1,0 +1,240 @@
+"""The record of a run: `run.json`, `metrics.jsonl`, status, lineage. Written for every recipe, crashes included.
+
+A run whose `run.json` does not say `complete` is not a parent of anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from align.run.errors import RunError
+from align.run.lineage import hash_files, read_record
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "datatrove",
+    "deepspeed",
+    "tokenizers",
+    "align-recipes",
+)
+
+
+def _git() -> dict[str, Any]:
+    def ask(*words: str) -> str | None:
+        answer = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent)
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def _on_gpu() -> bool:
+    """Has this process a GPU to compute on? One that has not loaded torch has none, and is spared loading it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_available()
+
+
+def _hardware() -> dict[str, Any]:
+    import psutil
+
+    machine: dict[str, Any] = {"cpus": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
+    if _on_gpu():
+        torch = sys.modules["torch"]
+        machine["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return machine
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held: GPU memory where there is a GPU, resident memory elsewhere."""
+    import resource
+
+    if _on_gpu():
+        return sys.modules["torch"].cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` in one step, so that a crash never leaves half a file."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+class Run:
+    """One execution and its directory. Only the main process writes."""
+
+    def __init__(self, recipe: str, output_dir: str, config: dict[str, Any], *, main: bool = True):
+        self.folder = Path(output_dir)
+        self.main = main
+        self.started = time.time()
+        self.record: dict[str, Any] = {
+            "recipe": recipe,
+            "status": "running",
+            "command": _command(),
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seed": config.get("seed"),
+            "config": config,
+        }
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the record (parents, rows, world size, …) and write it down."""
+        self.record.update(facts)
+        self._write()
+
+    def metrics(self, **row: Any) -> None:
+        """Append one line to `metrics.jsonl`."""
+        if self.main:
+            row = {"seconds": round(time.time() - self.started, 3), **row}
+            with (self.folder / "metrics.jsonl").open("a") as stream:
+                stream.write(json.dumps(row, default=float) + "\n")
+
+    def finish(self, status: str, **facts: Any) -> None:
+        """Close the record. `complete` makes the run a possible parent."""
+        if self.main and status == "complete":
+            facts["hash"] = hash_files(self.folder)
+        self.record.update(
+            status=status,
+            wall_seconds=round(time.time() - self.started, 3),
+            peak_memory_bytes=peak_memory_bytes(),
+            **facts,
+        )
+        self._write()
+
+    def _write(self) -> None:
+        if self.main:
+            write_json(self.folder / "run.json", self.record)
+
+
+def _command() -> str:
+    program = sys.argv[0]
+    with contextlib.suppress(ValueError):
+        program = str(Path(program).resolve().relative_to(Path.cwd()))
+    return " ".join([program, *sys.argv[1:]])
+
+
+def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool, reopen: bool) -> None:
+    """Make the output folder, or refuse to touch one that holds somebody's work."""
+    record = read_record(folder)
+    resume = resume or (reopen and not overwrite)
+    if record is not None and not overwrite:
+        if record.get("status") == "complete" and not (reopen and record.get("recipe") == recipe):
+            raise RunError(f"output_dir {folder} holds a finished run; name another folder, or give --overwrite")
+        if record.get("recipe") not in (None, recipe):
+            raise RunError(f"output_dir {folder} holds a {record['recipe']} run; name another folder")
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"output_dir {folder} is a file; name a folder")
+    if record is None and folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"output_dir {folder} holds files that no run wrote; name an empty or a new folder")
+    if record is not None and not resume:
+        if overwrite:
+            if labels := _ranked_by_people(folder):
+                raise RunError(
+                    f"{labels} holds people's rankings, and --overwrite of {folder} would delete them; copy them to "
+                    f"another place first (align merge {labels} --output …), then remove that file"
+                )
+            _empty(folder)
+        elif any(folder.glob("checkpoint-*")) or any(folder.glob("data/.*.part")):
+            raise RunError(
+                f"output_dir {folder} holds an interrupted run; give --resume_from_checkpoint last to go on, "
+                "or --overwrite to start again"
+            )
+        else:  # it ended before there was anything to go on with
+            _empty(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("x")
+        probe.unlink()
+    except OSError as error:
+        raise RunError(f"output_dir {folder} cannot be written: {error.strerror}; name a folder that can") from error
+
+
+def _empty(folder: Path) -> None:
+    """Delete what a folder holds; the folder may be a link to one on another disk."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _ranked_by_people(folder: Path) -> Path | None:
+    """A labels file (see align.label.store.database) below the folder in which a person has ranked something, or that cannot
+    be asked."""
+    sql = "SELECT 1 FROM answers JOIN annotators ON annotators.number = annotator WHERE kind = 'person' LIMIT 1"
+    for file in sorted(folder.rglob("*.sqlite")):
+        try:
+            with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as db:
+                if db.execute(sql).fetchone():
+                    return file
+        except sqlite3.Error as error:
+            if not any(told in str(error) for told in ("no such", "not a database")):
+                return file
+    return None
+
+
+def _interrupted(signum: int, _frame: Any) -> None:
+    raise KeyboardInterrupt(f"signal {signum}")
+
+
+@contextlib.contextmanager
+def start(
+    recipe: str,
+    output_dir: str,
+    config: dict[str, Any],
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    reopen: bool = False,
+) -> Iterator[Run]:
+    """Open a run: `with start("sft", …) as run:`. Whatever ends the block is recorded.
+
+    Args:
+        overwrite: empty the folder first.
+        resume: go on with an interrupted run.
+        reopen: go on with a finished one as well: what it holds is kept by a key of its own and not made twice.
+
+    Raises:
+        RunError: if the folder holds a finished or an interrupted run and neither flag says what to do with it.
+    """
+    main = int(os.environ.get("RANK", "0")) == 0
+    if main:
+        _prepare_folder(Path(output_dir), recipe, overwrite=overwrite, resume=resume, reopen=reopen)
+    run = Run(recipe, output_dir, config, main=main)
+    run.note(git=_git(), versions=_versions(), hardware=_hardware())
+    previous = signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        yield run
+    except KeyboardInterrupt:
+        run.finish("interrupted")
+        raise
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the disk may be what failed; the first error is the one to show
+            run.finish("failed", error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,192 @@
+"""Pretraining: documents to packed blocks in which no document sees another, and bits per byte on held-out text.
+
+B blocks, T tokens per block.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from align.data import load, prepare
+from align.run import errors
+from align.run.arguments import DataArguments
+from align.run.errors import ConfigError, fail
+
+
+@dataclass
+class PretrainConfig(TrainingArguments):
+    """transformers' training arguments, and what a model from scratch needs beside them."""
+
+    max_length: int = field(default=1024, metadata={"help": "Tokens per block."})
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "Tokenizer of a model made from scratch."}
+    )
+    model_config: dict | str | None = field(
+        default=None,
+        metadata={"help": "A new model: {model_type: llama, hidden_size: 128, …}. Without it, model_name_or_path is "
+                  "continued."},
+    )  # fmt: skip
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_config"]
+
+
+def check(data_args: DataArguments, model_args: Any, args: PretrainConfig) -> None:
+    """Stop at combinations that cannot work, and settle how a stream is shared by several processes."""
+    problems = []
+    if data_args.dataset_streaming:
+        args.accelerator_config.dispatch_batches = False  # each process reads its own part of the stream
+        if args.max_steps <= 0:
+            problems.append("dataset_streaming: a stream has no length, so say when to stop: --max_steps 1000")
+        if data_args.test_split_size:
+            problems.append("test_split_size cannot be cut off a stream; name a split with --dataset_test_split")
+    if args.model_config is None and model_args.model_name_or_path is None:
+        problems.append(
+            "model_name_or_path is needed (a model to continue), or model_config and tokenizer_name_or_path"
+        )
+    if args.model_config is not None and args.tokenizer_name_or_path is None:
+        problems.append("tokenizer_name_or_path is needed beside model_config; make one with recipes/tokenizer.py")
+    if model_args.use_peft:
+        problems.append("use_peft: pretraining trains all weights; LoRA is for sft, reward, dpo and ppo")
+    if "flash" in str(model_args.attn_implementation) and args.per_device_train_batch_size > 1:
+        problems.append(
+            "flash attention sees document borders at --per_device_train_batch_size 1 only; use that, or sdpa"
+        )
+    if problems:
+        fail(problems)
+
+
+def new_model(settings: dict[str, Any], tokenizer: Any, attention: str | None = None) -> Any:
+    """A model with random weights. The tokenizer decides the vocabulary and the special tokens; seed before this."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = dict(settings)
+    kind = settings.pop("model_type", None)
+    try:
+        config = AutoConfig.for_model(
+            kind, **settings, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"model_config: model_type {kind!r} is not one that transformers knows ({error})") from error
+    unknown = [name for name in settings if name not in type(config)().to_dict()]
+    if unknown:
+        raise ConfigError(f"model_config: {config.model_type} has no {', '.join(unknown)}")
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id]
+    return model
+
+
+def pack(documents: Iterable[list[int]], length: int) -> Iterator[dict[str, list[int]]]:
+    """Token ids of documents, one after the other, cut into blocks of `length`; the unfilled last block is left out.
+
+    Yields:
+        `input_ids`, `position_ids` (from 0 in every document) and `labels` (-100 at each document's first token, which
+        nothing inside the document predicts), each of length T. Positions that start again are what transformers'
+        attention masks read document borders from (`find_packed_sequence_indices`).
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    for document in documents:
+        ids += document
+        positions += range(len(document))
+        while len(ids) >= length:
+            block, where = ids[:length], positions[:length]
+            ids, positions = ids[length:], positions[length:]
+            first = where[0]  # a document cut by the border begins again: rotary positions are relative
+            opening = next((i for i, p in enumerate(where) if p == 0), length)
+            where = [p - first if i < opening else p for i, p in enumerate(where)]
+            labels = [-100 if p == 0 else token for p, token in zip(where, block, strict=True)]
+            yield {"input_ids": block, "position_ids": where, "labels": labels}
+
+
+def collate(blocks: list[dict[str, list[int]]]) -> dict[str, Any]:
+    """Blocks to tensors [B, T]. Without a mask and a cache: only then does attention ask the positions for borders."""
+    return {**{name: torch.tensor([block[name] for block in blocks]) for name in blocks[0]}, "use_cache": False}
+
+
+def _token_ids(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
+    """Documents as token ids between BOS (where there is one) and EOS."""
+    head = [tokenizer.bos_token_id] if tokenizer.bos_token_id not in (None, tokenizer.eos_token_id) else []
+    for batch in itertools.batched(texts, 1000) if hasattr(itertools, "batched") else _batches(texts, 1000):
+        for ids in tokenizer(list(batch), add_special_tokens=False)["input_ids"]:
+            if ids:
+                yield [*head, *ids, tokenizer.eos_token_id]
+
+
+def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    """`itertools.batched`, which Python 3.11 does not have yet."""
+    stream = iter(items)
+    while batch := list(itertools.islice(stream, size)):
+        yield batch
+
+
+@dataclass
+class Corpus(prepare.Splits):
+    """Blocks to train on, blocks of held-out text, and the number of bytes that text has."""
+
+    test_bytes: int = 0
+
+
+def corpus(args: DataArguments, tokenizer: Any, *, length: int, seed: int) -> Corpus:
+    """Load text, tokenise and pack it. With `dataset_streaming`, the train split is packed as it arrives."""
+    from datasets import Dataset, IterableDataset
+
+    if args.dataset_streaming:
+        source = f"{args.dataset_name or 'mixture'} (train, streamed)"
+        rows = prepare.normalise(load.load(args, args.dataset_train_split, seed=seed), "text", source, args.columns)
+        settings = {"rows": rows, "tokenizer": tokenizer, "length": length}
+        blocks = IterableDataset.from_generator(_stream_blocks, gen_kwargs=settings)
+        still = dataclasses.replace(args, dataset_streaming=False)
+        held_out = load.load(still, args.dataset_test_split, seed=seed)
+        told = (
+            [] if held_out is None else [r["text"] for r in prepare.normalise(held_out, "text", source, args.columns)]
+        )
+        test = list(pack(_token_ids(told, tokenizer), length))
+        kept = Dataset.from_list(test) if test else None
+        return Corpus(blocks, kept, {"train": prepare.Report(source)}, test_bytes=_packed_bytes(test, tokenizer))
+    texts = prepare.load_texts(args, seed=seed)
+    train = list(pack(_token_ids(texts.train, tokenizer), length))
+    test = list(pack(_token_ids(texts.test or [], tokenizer), length))
+    if not train:
+        raise errors.DataError(f"{args.dataset_name}: fewer than max_length={length} tokens in all; lower --max_length")
+    return Corpus(
+        Dataset.from_list(train),
+        Dataset.from_list(test) if test else None,
+        texts.reports,
+        test_bytes=_packed_bytes(test, tokenizer),
+    )
+
+
+def _stream_blocks(rows: Any, tokenizer: Any, length: int) -> Iterator[dict[str, list[int]]]:
+    yield from pack(_token_ids((row["text"] for row in rows), tokenizer), length)
+
+
+def _packed_bytes(blocks: list[dict[str, list[int]]], tokenizer: Any) -> int:
+    """UTF-8 bytes of the tokens that are predicted in the held-out blocks."""
+    learnt = [[token for token in block["labels"][1:] if token != -100] for block in blocks]
+    texts = tokenizer.batch_decode(learnt, skip_special_tokens=True)
+    return sum(len(text.encode()) for text in texts)
+
+
+def text_metrics(loss: float, rows: Any, text_bytes: int) -> dict[str, float]:
+    """Held-out loss in three units.
+
+    Args:
+        loss: mean negative log-likelihood in nats per predicted token.
+        rows: the blocks it was measured on.
+        text_bytes: UTF-8 bytes of their text.
+
+    Returns:
+        `loss` (nats per token), `perplexity` = exp(loss), `bits_per_byte` = loss · tokens / (ln 2 · bytes).
+    """
+    predicted = sum(sum(label != -100 for label in row["labels"][1:]) for row in rows)
+    bits = loss * predicted / math.log(2)
+    return {"loss": loss, "perplexity": math.exp(min(loss, 50.0)), "bits_per_byte": bits / max(text_bytes, 1)}
