@@ -22,7 +22,7 @@ def main():
     )
     from align.clean import checks, program
     from align.clean.card import outcome
-    from align.clean.read import documents
+    from align.clean.read import inputs
 
     launch.refuse(launch.ONE_PROCESS)
     found = checks.check(args, rules)
@@ -30,7 +30,7 @@ def main():
         "clean", args.output_dir, resolved(run_args, args, rules), overwrite=run_args.overwrite,
         resume=launch.resumes(args),
     ) as run:  # fmt: skip
-        run.note(parents=documents.parents(args, found.sources))
+        run.note(parents=inputs.parents(args, found.entries))
         card = program.clean(args, rules, found, run)
         run.finish("complete", metrics=card["totals"] | card["speed"], tokens=card["totals"]["tokens_out"])
     program.tidy(args)

@@ -14,7 +14,7 @@ from trl import DPOConfig, ModelConfig
 from align.data import prepare
 from align.models import checkpoints
 from align.run import launch, lineage, record
-from align.run.arguments import BatchArguments, DataArguments, derive_batch
+from align.run.arguments import BatchArguments, DataArguments, PairArguments, derive_batch
 from align.run.parse import parse, resolved
 from align.train import loop
 from align.train.dpo import PairTrainer
@@ -36,8 +36,8 @@ LORA_DEFAULTS = dict(learning_rate=5e-6)
 
 
 def main():
-    run_args, data_args, model_args, args = parse(
-        BatchArguments, DataArguments, ModelConfig, DPOConfig,
+    run_args, data_args, pair_args, model_args, args = parse(
+        BatchArguments, DataArguments, PairArguments, ModelConfig, DPOConfig,
         nano="recipes/nano/dpo.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
         required=("model_name_or_path", "output_dir"),
     )  # fmt: skip
@@ -47,9 +47,11 @@ def main():
     set_seed(args.seed)
     checkpoints.check(parent)
     tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision)
-    rows = prepare.splits(data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed)
+    rows = prepare.rows(
+        data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed, pairing=pair_args
+    )
 
-    config = resolved(run_args, data_args, model_args, args)
+    config = resolved(run_args, data_args, pair_args, model_args, args)
     with record.start("dpo", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
         run.note(parents=lineage.parents({"model": parent, "reference": parent, **data_args.parents()}))
         weights = checkpoints.resolve_parent(parent, args.output_dir)
@@ -59,7 +61,7 @@ def main():
             ref_model=checkpoints.load_policy(weights, model_args, tokenizer) if needs_reference else None, args=args,
             train_dataset=rows.train, eval_dataset=rows.test, processing_class=tokenizer,
             peft_config=checkpoints.lora_config(model_args), callbacks=loop.callbacks(run),
-            pairs_together=data_args.pairs_together,
+            pairs_together=pair_args.pairs_together,
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "dpo", parent)
         metrics = loop.train_and_save(trainer, run, tokenizer) | loop.held_out(trainer, rows.test)

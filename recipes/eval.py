@@ -18,7 +18,7 @@ from align.run.parse import parse, resolved
 
 
 def main():
-    args, data_args, judge = parse(EvalConfig, DataArguments, JudgeConfig, nano="recipes/nano/eval.yaml", gates=False)
+    args, data_args, judge = parse(EvalConfig, DataArguments, JudgeConfig, nano="recipes/nano/eval.yaml", gated=False)
     launch.check(launch.ONE_PROCESS)
     program.check_models(args)
     tokenizer = checkpoints.load_tokenizer(args.reference())

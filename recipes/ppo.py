@@ -59,7 +59,7 @@ def main():
     if args.reward_model_path:
         checkpoints.check(args.reward_model_path, reward_model=True)
     tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision)
-    rows = prepare.splits(data_args, "prompt", tokenizer, max_length=MAX_PROMPT_LENGTH, seed=args.seed)
+    rows = prepare.rows(data_args, "prompt", tokenizer, max_length=MAX_PROMPT_LENGTH, seed=args.seed)
     steps = plan(run_args, args, len(rows.train), launch.world_size())
 
     config, resume = resolved(run_args, data_args, model_args, args), launch.resumes(args)

@@ -10,9 +10,10 @@ Documents are packed into blocks; no document attends to another, and none predi
 from transformers import Trainer, set_seed
 from trl import ModelConfig
 
+from align.data import prepare
 from align.models import checkpoints
 from align.run import launch, lineage, record
-from align.run.arguments import BatchArguments, DataArguments, derive_batch
+from align.run.arguments import BatchArguments, DataArguments, StreamArguments, derive_batch
 from align.run.parse import parse, resolved
 from align.train import loop, pretrain
 
@@ -30,15 +31,11 @@ DEFAULTS = dict(
 
 
 def main():
-    run_args, data_args, model_args, args = parse(
-        BatchArguments,
-        DataArguments,
-        ModelConfig,
-        pretrain.PretrainConfig,
-        nano="recipes/nano/pretrain.yaml",
-        defaults=DEFAULTS,
-    )
-    pretrain.check(data_args, model_args, args)
+    run_args, data_args, stream_args, model_args, args = parse(
+        BatchArguments, DataArguments, StreamArguments, ModelConfig, pretrain.PretrainConfig,
+        nano="recipes/nano/pretrain.yaml", defaults=DEFAULTS, refused=prepare.TEXTS_REFUSED,
+    )  # fmt: skip
+    pretrain.check(data_args, stream_args, model_args, args)
     launch.check()
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
@@ -46,9 +43,11 @@ def main():
     if args.model_config is None:
         checkpoints.check(source)
     tokenizer = checkpoints.load_tokenizer(source, revision=model_args.model_revision)
-    corpus = pretrain.corpus(data_args, tokenizer, length=args.max_length, seed=args.seed)
+    corpus = pretrain.corpus(
+        data_args, tokenizer, length=args.max_length, seed=args.seed, stream=stream_args.dataset_streaming
+    )
 
-    config = resolved(run_args, data_args, model_args, args)
+    config = resolved(run_args, data_args, stream_args, model_args, args)
     with record.start(
         "pretrain", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
     ) as run:

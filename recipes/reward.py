@@ -11,7 +11,7 @@ from trl import ModelConfig, RewardConfig
 from align.data import prepare
 from align.models import checkpoints
 from align.run import gates, launch, lineage, record
-from align.run.arguments import BatchArguments, DataArguments, derive_batch
+from align.run.arguments import BatchArguments, DataArguments, PairArguments, derive_batch
 from align.run.parse import parse, resolved
 from align.train import loop, reward
 
@@ -31,8 +31,8 @@ LORA_DEFAULTS = dict(learning_rate=1e-4)
 
 
 def main():
-    run_args, data_args, model_args, args = parse(
-        BatchArguments, DataArguments, ModelConfig, RewardConfig,
+    run_args, data_args, pair_args, model_args, args = parse(
+        BatchArguments, DataArguments, PairArguments, ModelConfig, RewardConfig,
         nano="recipes/nano/reward.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
         required=("model_name_or_path", "output_dir"),
     )  # fmt: skip
@@ -44,10 +44,12 @@ def main():
     tokenizer = checkpoints.load_tokenizer(
         parent, chat_template=args.chat_template_path, revision=model_args.model_revision
     )
-    rows = prepare.splits(data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed)
+    rows = prepare.rows(
+        data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed, pairing=pair_args
+    )
     train, test = reward.whole(rows.train), reward.whole(rows.test) if rows.test is not None else None
 
-    config = resolved(run_args, data_args, model_args, args)
+    config = resolved(run_args, data_args, pair_args, model_args, args)
     with record.start(
         "reward", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
     ) as run:
@@ -58,7 +60,7 @@ def main():
             checkpoints.load_reward_model(checkpoints.resolve_parent(parent, args.output_dir), model_args, tokenizer), args,
             train_dataset=train, eval_dataset=test, processing_class=tokenizer,
             peft_config=checkpoints.lora_config(model_args, reward_model=True), callbacks=loop.callbacks(run),
-            pairs_together=data_args.pairs_together,
+            pairs_together=pair_args.pairs_together,
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "reward", parent)
         metrics = loop.train_and_save(trainer, run, tokenizer)

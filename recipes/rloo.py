@@ -54,7 +54,7 @@ def main():
     checkpoints.check(parent)
     checkpoints.check(judge, reward_model=True)
     tokenizer, own = checkpoints.load_tokenizer(parent), checkpoints.load_tokenizer(judge)
-    rows = prepare.splits(data_args, "prompt", tokenizer, max_length=MAX_PROMPT_LENGTH, seed=args.seed)
+    rows = prepare.rows(data_args, "prompt", tokenizer, max_length=MAX_PROMPT_LENGTH, seed=args.seed)
 
     config, resume = resolved(run_args, data_args, model_args, reward_args, args), launch.resumes(args)
     with record.start("rloo", args.output_dir, config, overwrite=run_args.overwrite, resume=resume) as run:

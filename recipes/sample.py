@@ -22,14 +22,14 @@ def main():
     launch.check()
     checkpoints.check(args.model_name_or_path)
     tokenizer = checkpoints.load_tokenizer(args.model_name_or_path)
-    rows = prepare.splits(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
+    rows = prepare.rows(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
 
     config = resolved(run_args, data_args, args)
     with record.start(
         "sample", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
     ) as run:
         run.note(parents=lineage.parents({"model": args.model_name_or_path, **data_args.parents()}))
-        run.note(data=rows.as_dict())
+        run.note(data=rows.as_dict(), resumable=True)
         policy = checkpoints.load_trained(args.model_name_or_path, tokenizer)
         metrics = sample.sample_splits(policy, tokenizer, rows, args)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])

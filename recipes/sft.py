@@ -43,7 +43,7 @@ def main():
     tokenizer = checkpoints.load_tokenizer(
         parent, chat_template=args.chat_template_path, revision=model_args.model_revision
     )
-    rows = prepare.splits(data_args, "sft", tokenizer, max_length=args.max_length, seed=args.seed)
+    rows = prepare.rows(data_args, "sft", tokenizer, max_length=args.max_length, seed=args.seed)
 
     config = resolved(run_args, data_args, model_args, args)
     with record.start("sft", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:

@@ -14,9 +14,10 @@ from align.run.parse import parse, resolved
 
 def main():
     run_args, data_args, args = parse(
-        RunArguments, DataArguments, tokenizer.TokenizerConfig, nano="recipes/nano/tokenizer.yaml"
-    )
-    rows = prepare.load_texts(data_args, seed=args.seed)
+        RunArguments, DataArguments, tokenizer.TokenizerConfig,
+        nano="recipes/nano/tokenizer.yaml", refused=prepare.TEXTS_REFUSED,
+    )  # fmt: skip
+    rows = prepare.texts(data_args, seed=args.seed)
     config = resolved(run_args, data_args, args)
     with record.start("tokenizer", args.output_dir, config, overwrite=run_args.overwrite) as run:
         run.note(parents=lineage.parents({**data_args.parents()}), data=rows.as_dict())

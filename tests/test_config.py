@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import ROOT
 from trl import ModelConfig, SFTConfig
 
 from align.run.arguments import BatchArguments, DataArguments, derive_batch
@@ -76,12 +77,28 @@ def test_impossible_here(argv, message):
         read(*argv)
 
 
-def test_a_missing_nano_parent_names_the_command_that_makes_it(monkeypatch, tmp_path):
+def test_a_missing_parent_names_the_stage_that_makes_it(monkeypatch, tmp_path):
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"runs/nano/pretrain does not exist; make it with: python recipes/pretrain.py"
-    ):
+    made = r"runs/nano/pretrain does not exist; make it with: python recipes/pretrain.py --config recipes/nano/pretrain.yaml"
+    with pytest.raises(ConfigError, match=made):
         read("--model_name_or_path", "runs/nano/pretrain")
+    with pytest.raises(ConfigError, match="runs/mine/pretrain does not exist; give an existing path or a hub id"):
+        read("--model_name_or_path", "runs/mine/pretrain")
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"), [("--ties", "learn from pairs"), ("--dataset_streaming", "only pretraining streams")]
+)
+def test_a_flag_of_other_recipes_is_no_flag_of_this_one(flag, reason):
+    with pytest.raises(ConfigError, match=f"{flag[2:]} is not a flag of this recipe.*{reason}"):
+        read(flag, "half")
+
+
+def test_a_value_has_its_type_before_it_is_checked():
+    """`false` from a command line is no truth: nothing is refused that was switched off."""
+    *_, args = read("--packing", "false", "--use_liger_kernel", "False", "--load_in_4bit", "no", "--use_peft", "0")
+    assert args.packing is False and args.use_liger_kernel is False
 
 
 def test_a_cpu_gets_fp32_without_checkpointing():

@@ -9,7 +9,7 @@ import pytest
 from conftest import conversations, pairs, write_rows
 from datasets import Dataset
 
-from align.data import load, prepare, schemas
+from align.data import load, prepare, splits, schemas
 from align.run import errors
 from align.run.arguments import DataArguments
 from align.run.errors import DataError
@@ -17,7 +17,7 @@ from align.run.errors import DataError
 
 def prepared(path, schema, tokenizer, **kwargs):
     limit = kwargs.pop("max_length", 64)
-    return prepare.splits(DataArguments(dataset_name=str(path), **kwargs), schema, tokenizer, max_length=limit, seed=0)
+    return prepare.rows(DataArguments(dataset_name=str(path), **kwargs), schema, tokenizer, max_length=limit, seed=0)
 
 
 ASK, TELL = "what is a cat", "a cat sits"
@@ -246,5 +246,5 @@ def test_formats_on_disk(tmp_path):
 
 
 def test_the_fingerprint_is_of_the_rows():
-    a = prepare.fingerprint([{"x": 1, "y": 2}])
-    assert a == prepare.fingerprint([{"y": 2, "x": 1}]) and a != prepare.fingerprint([{"x": 1, "y": 3}])
+    a = splits.fingerprint([{"x": 1, "y": 2}])
+    assert a == splits.fingerprint([{"y": 2, "x": 1}]) and a != splits.fingerprint([{"x": 1, "y": 3}])

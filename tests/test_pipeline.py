@@ -24,7 +24,7 @@ def chain(tmp_path, monkeypatch):
     (tmp_path / "rows.jsonl").write_text("{}\n")
     (tmp_path / "stage.yaml").write_text("dataset_name: rows.jsonl\noutput_dir: runs/nano/sft\n")
     stage = {"name": "sft", "run": "recipes/sft.py", "config": "stage.yaml", "gate": {"accuracy": ">= 0.9"}}
-    args = pipeline.PipelineConfig(output_dir="runs/other", stages=[stage])
+    args = pipeline.PipelineConfig(output_dir="runs/other", family_dir="runs/nano", stages=[stage])
     calls = []
 
     def execute(stage, extra):
@@ -56,6 +56,36 @@ def test_an_interrupted_stage_goes_on(chain):
     (folder / "checkpoint-5").mkdir()
     pipeline.run_stages(args)
     assert calls[-1] == ["--resume_from_checkpoint", "last"]
+
+
+def test_what_may_go_on_is_read_off_the_record_not_off_a_name(chain):
+    """A stage without checkpoints that said `resumable`; and a finished one that reopens its folder."""
+    args, calls, folder = chain
+    pipeline.run_stages(args)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "status": "interrupted", "resumable": True}))
+    pipeline.run_stages(args)
+    assert calls[-1] == ["--resume_from_checkpoint", "last"]
+    (folder / "run.json").write_text(json.dumps({**record, "reopens": True}))
+    args.seed = 1
+    pipeline.run_stages(args)
+    assert calls[-1] == []
+
+
+def test_a_mixture_moves_with_the_chain(chain, tmp_path):
+    """A command line cannot say `datasets:`, so the stage reads a file of the chain's own."""
+    args, _, _ = chain
+    (tmp_path / "runs/other/clean").mkdir(parents=True)
+    (tmp_path / "runs/other/clean/rows.jsonl").write_text("{}\n")
+    mixture = [{"path": "runs/nano/clean", "fraction": 0.5}, {"path": "rows.jsonl", "fraction": 0.5}]
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump({"datasets": mixture, "output_dir": "runs/nano/sft"}))
+    stage = pipeline.plan(args.stages[0], args)
+    assert stage.argv == ["--config", "runs/other/stages/sft.yaml", "--seed", "0"]
+    told = yaml.safe_load((tmp_path / "runs/other/stages/sft.yaml").read_text())
+    assert told["datasets"] == [{"path": "runs/other/clean", "fraction": 0.5}, {"path": "rows.jsonl", "fraction": 0.5}]
+    assert told["output_dir"] == "runs/other/sft"
+    (tmp_path / "runs/other/clean/rows.jsonl").write_text('{"new": 1}\n')
+    assert pipeline.plan(args.stages[0], args).inputs != stage.inputs
 
 
 def test_a_missed_gate_and_a_failure_stop_the_chain(chain, monkeypatch):

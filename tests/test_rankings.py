@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import losses, make_checkpoint, make_tokenizer, run_recipe, stage_arguments, write_rows
 
-from align.data import pairs, prepare
+from align.data import pairs, prepare, splits
 from align.data.pairs import Pairing
-from align.run.arguments import DataArguments
+from align.run.arguments import DataArguments, PairArguments
 from align.run.errors import DataError
 
 
@@ -163,18 +163,18 @@ def test_no_prompt_is_on_both_sides_of_test_split_size(kind, tmp_path, tokenizer
     path = write_rows(tmp_path / "x.jsonl", [make(q, n) for n, q in enumerate(asked)])
     args = DataArguments(dataset_name=str(path), test_split_size=0.2)
     schema = "prompt" if kind == "prompts" else "preference"
-    splits = prepare.splits(args, schema, tokenizer, max_length=None, seed=0)
+    splits = prepare.rows(args, schema, tokenizer, max_length=None, seed=0)
     name = "input_ids" if kind == "prompts" else "prompt_ids"
     sides = [{tuple(ids) for ids in part[name]} for part in (splits.train, splits.test)]
     assert len(splits.test) == 12 and not sides[0] & sides[1]
-    again = prepare.splits(args, schema, tokenizer, max_length=None, seed=1)
+    again = prepare.rows(args, schema, tokenizer, max_length=None, seed=1)
     assert {tuple(ids) for ids in again.test[name]} != sides[1]
 
 
 def test_one_prompt_cannot_be_split(tmp_path):
     path = write_rows(tmp_path / "x.jsonl", [{"prompt": "p", "chosen": "a", "rejected": str(n)} for n in range(9)])
     with pytest.raises(DataError, match="9 rows with 1 prompts cannot give"):
-        prepare.load_splits(DataArguments(dataset_name=str(path), test_split_size=0.3), seed=0)
+        splits.read(DataArguments(dataset_name=str(path), test_split_size=0.3), seed=0)
 
 
 # -------------------------------------------------------------------------------------------------------------- data
@@ -184,8 +184,8 @@ def test_rows_carry_weight_and_group_and_the_report_says_what_was_left_out(tmp_p
     rows = [row([1, 2, 3, 3]), row([2, 1], prompt="q"), row(None, prompt="r", verdict="skip")]
     for split in ("train", "test"):
         write_rows(tmp_path / f"{split}.jsonl", rows)
-    splits = prepare.splits(DataArguments(dataset_name=str(tmp_path), ties="half"), "preference", tokenizer, max_length=64,
-                          seed=0)  # fmt: skip
+    splits = prepare.rows(DataArguments(dataset_name=str(tmp_path)), "preference", tokenizer, max_length=64, seed=0,
+                          pairing=PairArguments(ties="half"))  # fmt: skip
     assert splits.train["weight"][:7] == pytest.approx([4 / 6] * 5 + [2 / 6] * 2) and splits.train["weight"][7] == 4
     assert len(set(splits.train["group"])) == 2
     assert list(splits.test["weight"]) == [1.0] * 6, "held-out pairs have no ties and weigh the same"
@@ -198,7 +198,7 @@ def test_weights_still_have_a_mean_of_one_after_rows_were_dropped(tmp_path, toke
     rows = [row([1, 2, 3], completions=["a", "b", "a " * 100]), row([1, 2], prompt="q")]
     write_rows(tmp_path / "train.jsonl", rows)
     args = DataArguments(dataset_name=str(tmp_path), max_dropped=0.6)
-    assert list(prepare.splits(args, "preference", tokenizer, max_length=64, seed=0).train["weight"]) == [1.0, 1.0]
+    assert list(prepare.rows(args, "preference", tokenizer, max_length=64, seed=0).train["weight"]) == [1.0, 1.0]
 
 
 def test_columns_may_be_null_for_the_first_ten_megabytes(tmp_path, tokenizer):
@@ -208,7 +208,7 @@ def test_columns_may_be_null_for_the_first_ten_megabytes(tmp_path, tokenizer):
     path = write_rows(tmp_path / "train.jsonl", [empty] * 11_000 + [late])
     assert path.stat().st_size > 10 << 20
     write_rows(tmp_path / "test.jsonl", [{**row([1, 2]), "seconds": 1.5}])
-    splits = prepare.splits(DataArguments(dataset_name=str(tmp_path)), "preference", tokenizer, max_length=64, seed=0)
+    splits = prepare.rows(DataArguments(dataset_name=str(tmp_path)), "preference", tokenizer, max_length=64, seed=0)
     assert len(splits.train) == len(splits.test) == 1
 
 
@@ -264,7 +264,7 @@ def trainers(tmp_path_factory):
     asked = [{"prompt": f"what is a {w}", "completions": [f"{w} sits", f"{w} runs on", "no", "help"], "ranking": [1, 2, 3, 3]}
              for w in ("cat", "dog")]  # fmt: skip
     write_rows(folder / "train.jsonl", asked)
-    rows = prepare.splits(DataArguments(dataset_name=str(folder / "train.jsonl")), "preference", tokenizer, max_length=64,
+    rows = prepare.rows(DataArguments(dataset_name=str(folder / "train.jsonl")), "preference", tokenizer, max_length=64,
                         seed=0).train  # fmt: skip
     common = dict(
         output_dir=str(folder / "out"), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none"

@@ -57,6 +57,21 @@ def test_an_interrupted_run_asks_what_to_do(tmp_path):
         pass
 
 
+def test_work_without_checkpoints_is_kept_as_well(tmp_path):
+    """What a cut-off run said that it can go on with, the resumed run still has where it is cut off at once."""
+    folder = tmp_path / "a"
+    with pytest.raises(KeyboardInterrupt), record.start("sample", str(folder), {}) as run:
+        run.note(resumable=True)
+        raise KeyboardInterrupt
+    for _ in range(2):
+        with pytest.raises(RunError, match="interrupted run.*--resume_from_checkpoint last"):
+            record.start("sample", str(folder), {}).__enter__()
+        with pytest.raises(KeyboardInterrupt), record.start("sample", str(folder), {}, resume=True):
+            raise KeyboardInterrupt
+    with record.start("sample", str(folder), {}, overwrite=True):
+        assert "resumable" not in lineage.read_record(folder)
+
+
 def test_strange_folders_are_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(RunError, match="files that no run wrote"), record.start("x", str(tmp_path), {}, overwrite=True):

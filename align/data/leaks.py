@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from align.data import load, overlaps
+from align.data import load, overlaps, text
 from align.data.overlaps import Shared
 from align.data.prompts import prompts_of
 from align.run.arguments import DataArguments, RunArguments
@@ -170,15 +170,9 @@ def show(result: dict[str, Any]) -> str:
 def _examples(examples: list[dict[str, Any]]) -> list[str]:
     lines = []
     for example in examples:
-        lines.append(f"  {example['similarity']:<6.2f}{short(example['a'])}")
-        lines += [f"        {short(example['b'])}"] if example["a"] != example["b"] else []
+        lines.append(f"  {example['similarity']:<6.2f}{text.short(example['a'])!r}")
+        lines += [f"        {text.short(example['b'])!r}"] if example["a"] != example["b"] else []
     return lines
-
-
-def short(text: str, most: int = 100) -> str:
-    """A prompt on one line, for a message."""
-    plain = " ".join(text.split())
-    return repr(plain if len(plain) <= most else plain[: most - 1] + "…")
 
 
 def refuse(found: list[Shared], args: LeaksConfig) -> None:
@@ -192,8 +186,8 @@ def refuse(found: list[Shared], args: LeaksConfig) -> None:
         return
     lines = [
         f"  - {s.a} and {s.b} share {s.exact:,} prompts exactly and {max(s.near):,} nearly ({s.share:.1%} of the "
-        f"smaller set), for example {short(s.examples[0]['a'])}"
-        + (f" and {short(s.examples[0]['b'])}" if s.examples[0]["a"] != s.examples[0]["b"] else "")
+        f"smaller set), for example {text.short(s.examples[0]['a'])!r}"
+        + (f" and {text.short(s.examples[0]['b'])!r}" if s.examples[0]["a"] != s.examples[0]["b"] else "")
         for s in leaking
     ]
     pairs = " ".join(f"{s.a}-{s.b}" for s in leaking)

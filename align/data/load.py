@@ -21,7 +21,7 @@ WORDS = {
 WHOLE = 2**30  # bytes of JSON that may be typed in one piece where reading it in pieces failed
 
 
-def load(args: DataArguments, split: str, *, seed: int) -> Any:
+def load(args: DataArguments, split: str, *, seed: int, stream: bool = False) -> Any:
     """Read one split as a `datasets.Dataset` (or `IterableDataset`), mixed and cut as the configuration says.
 
     Returns None where the source has no such split. Raises DataError where there is nothing to read.
@@ -29,20 +29,20 @@ def load(args: DataArguments, split: str, *, seed: int) -> Any:
     if args.datasets:
         if split != args.dataset_train_split and any("split" in entry for entry in args.datasets):
             return None  # an entry that names its split has said what to train on; test_split_size may cut some off
-        parts = [_mapped(_read(e["path"], e.get("name"), e.get("split", split), args), e) for e in args.datasets]
+        parts = [_mapped(_read(e["path"], e.get("name"), e.get("split", split), stream), e) for e in args.datasets]
         if any(part is None for part in parts):
             if split != args.dataset_train_split:
                 return None
             raise DataError(f"datasets: {args.datasets[parts.index(None)]['path']} has no such split")
         for part, entry in zip(parts, args.datasets, strict=True):
             _check_words(part, entry["path"], args.columns)
-        rows = _mix(parts, args, seed)
+        rows = _mix(parts, args, seed, stream)
     else:
-        rows = _read(str(args.dataset_name), args.dataset_config, split, args)
+        rows = _read(str(args.dataset_name), args.dataset_config, split, stream)
         _check_words(rows, str(args.dataset_name), args.columns)
     limit = args.max_train_rows if split == args.dataset_train_split else args.max_eval_rows
     if rows is not None and limit is not None:
-        rows = rows.take(limit) if args.dataset_streaming else rows.select(range(min(limit, len(rows))))
+        rows = rows.take(limit) if stream else rows.select(range(min(limit, len(rows))))
     return rows
 
 
@@ -61,7 +61,7 @@ def _mapped(rows: Any, entry: dict[str, Any]) -> Any:
     return rows
 
 
-def _mix(parts: list[Any], args: DataArguments, seed: int) -> Any:
+def _mix(parts: list[Any], args: DataArguments, seed: int, stream: bool) -> Any:
     """TRL's rule: `fraction` is a share of the final mixture, and no part is oversampled. Shuffled by the seed."""
     import datasets
 
@@ -69,7 +69,7 @@ def _mix(parts: list[Any], args: DataArguments, seed: int) -> Any:
     if any(s is not None for s in shares) and any(s is None for s in shares):
         raise DataError("datasets: give every entry a fraction, or none")
     parts = [_shared_columns(part, parts) for part in parts]
-    if args.dataset_streaming:
+    if stream:
         if shares[0] is None:
             return datasets.concatenate_datasets(parts)
         weights = [s / sum(shares) for s in shares]
@@ -88,14 +88,14 @@ def _shared_columns(part: Any, parts: list[Any]) -> Any:
     return part.select_columns([name for name in part.column_names if name in shared])
 
 
-def _read(name: str, config: str | None, split: str, args: DataArguments) -> Any:
+def _read(name: str, config: str | None, split: str, stream: bool) -> Any:
     import datasets
 
     datasets.disable_progress_bars()  # one bar a run: the training's, not each file's
     path = Path(name)
     if not path.exists():
         try:
-            return datasets.load_dataset(name, config, split=split, streaming=args.dataset_streaming)
+            return datasets.load_dataset(name, config, split=split, streaming=stream)
         except ValueError as error:
             if "Unknown split" in str(error):
                 return None
@@ -117,7 +117,7 @@ def _read(name: str, config: str | None, split: str, args: DataArguments) -> Any
     options: dict[str, Any] = {"sample_by": "paragraph"} if kind == "text" else {}
 
     def read() -> Any:
-        return datasets.load_dataset(kind, data_files=files, split="train", streaming=args.dataset_streaming, **options)
+        return datasets.load_dataset(kind, data_files=files, split="train", streaming=stream, **options)
 
     try:
         try:

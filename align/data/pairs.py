@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from align.data import text
 from align.run.errors import DataError
 
 
@@ -35,13 +36,6 @@ ALL = Pairing()  # the defaults: every annotator, ties dropped, prompts weighing
 # -------------------------------------------------------------------------------------------------------- identity
 
 
-def canonical(value: Any) -> Any:
-    """A prompt or completion such that equal ones compare equal: messages as (role, content), text as it is."""
-    if isinstance(value, list):
-        return [[str(turn.get("role")), str(turn.get("content"))] for turn in value if isinstance(turn, dict)]
-    return str(value)
-
-
 def digest(value: Any) -> str:
     """16 hex digits of a JSON value."""
     return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()[:16]
@@ -49,19 +43,12 @@ def digest(value: Any) -> str:
 
 def prompt_key(prompt: Any) -> str:
     """16 hex digits that name a prompt; plain text is the same prompt as one user message with it."""
-    return digest([["user", prompt]] if isinstance(prompt, str) else canonical(prompt))
+    return digest([["user", prompt]] if isinstance(prompt, str) else text.canonical(prompt))
 
 
 def item_key(row: dict) -> str:
     """16 hex digits that name an item: a prompt with its set of completions, in whatever order."""
-    return digest([prompt_key(row["prompt"]), sorted(map(text, row["completions"]))])
-
-
-def text(completion: Any) -> str:
-    """A completion as one string; one assistant message is the same as its text."""
-    if isinstance(completion, list) and len(completion) == 1 and isinstance(completion[0], dict):
-        return str(completion[0].get("content"))
-    return completion if isinstance(completion, str) else json.dumps(canonical(completion), ensure_ascii=False)
+    return digest([prompt_key(row["prompt"]), sorted(map(text.completion, row["completions"]))])
 
 
 # -------------------------------------------------------------------------------------------------------- judgements
@@ -146,9 +133,9 @@ def majority(rows: Iterable[dict]) -> list[dict]:
     for number, row in enumerate(rows):
         group = prompt_key(row["prompt"])
         for a, b, sign in compare(row):
-            if text(a) > text(b):
+            if text.completion(a) > text.completion(b):
                 a, b, sign = b, a, -sign
-            key = (group, text(a), text(b))
+            key = (group, text.completion(a), text.completion(b))
             told.setdefault(key, (row, a, b))
             kinds[key].add(row.get("kind"))
             opinions[key][row.get("annotator") or number] += sign
@@ -203,7 +190,7 @@ def _expand(row: dict, ties: str, counts: Counter[str]) -> Iterator[dict]:
     """The pairs of one ranking, the better one as `chosen`; `weight` is 1, or 1/2 for each direction of a tie."""
     rest = {"category": row["category"]} if row.get("category") is not None else {}
     for a, b, sign in compare(row):
-        if text(a) == text(b):
+        if text.completion(a) == text.completion(b):
             counts["pairs of identical completions"] += 1
         elif sign:
             better, worse = (a, b) if sign > 0 else (b, a)
@@ -219,7 +206,9 @@ def _expand(row: dict, ties: str, counts: Counter[str]) -> Iterator[dict]:
 def _share(rows: list[dict]) -> None:
     """Two completions that several annotators told apart count as one comparison: they share its weight equally."""
     told: dict[tuple, set[str]] = defaultdict(set)
-    keys = [(row["group"], frozenset((text(row["chosen"]), text(row["rejected"])))) for row in rows]
+    keys = [
+        (row["group"], frozenset((text.completion(row["chosen"]), text.completion(row["rejected"])))) for row in rows
+    ]
     for key, row in zip(keys, rows, strict=True):
         told[key].add(row["by"])
     for key, row in zip(keys, rows, strict=True):

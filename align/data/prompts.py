@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from align.data import overlaps, schemas
+from align.data import overlaps, schemas, text
 from align.run.errors import DataError
 
 CONVERSATIONS = ("messages", "conversations")  # columns of rows that train on every answer, not on the last alone
@@ -29,16 +29,6 @@ class Prompts:
         found = np.zeros(self.count, bool)
         found[self.of_row[chosen]] = True
         return found
-
-
-def text_of(prompt: str | list[dict[str, Any]]) -> str:
-    """What the user says in a prompt: its text, or its user turns one after the other.
-
-    A system prompt, which many prompts share, and the assistant's turns make no other question of it.
-    """
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(turn["content"] for turn in prompt if turn["role"] == "user")
 
 
 def prompts_of(rows: Any, source: str, columns: list[str] | None = None) -> Prompts:
@@ -71,7 +61,7 @@ def prompts_of(rows: Any, source: str, columns: list[str] | None = None) -> Prom
         if several and not isinstance(turns, str):
             cuts = [at for at in range(1, len(turns)) if turns[at]["role"] == "assistant"] + cuts
         for cut in cuts:
-            texts.append(text_of(turns[:cut]))
+            texts.append(text.user_side(turns[:cut]))
             of_row.append(number)
     return Prompts(texts, np.array(of_row, np.int64), len(rows))
 
@@ -80,8 +70,8 @@ def within(train: Any, test: Any, source: str, columns: list[str] | None = None)
     """Prompts of a test split that the train split beside it has too: for a line of a training run and its record.
 
     Reported and never refused: a training run's test split shows whether it learns and when it over-fits, and sets of
-    demonstrations or rankings ask the same thing of several people on purpose. What a model is judged on is checked
-    where it is judged (`align.evaluate.held_out`).
+    demonstrations or rankings ask the same thing of several people on purpose. What a model is measured on is checked
+    where it is measured (`align.evaluate.held_out`).
 
     Args:
         train, test: `datasets.Dataset`s in any schema, raw or normalised.

@@ -56,17 +56,17 @@ class AblationConfig:
 def write_corpora(args: AblationConfig) -> dict[str, int]:
     """The two corpora, `<arm>/train.jsonl`, with the same clean held-out text as `test.jsonl`. Returns their pages."""
     from align.clean.config import CleanConfig
-    from align.clean.read import documents
+    from align.clean.read import inputs
     from align.data import prepare
     from align.run.arguments import DataArguments
 
     root, out = Path(args.root), Path(args.output_dir)
     wanted = CleanConfig(input=[str(root / "world/raw")])
-    sources, problems = documents.find(wanted)
+    entries, problems = inputs.find(wanted)
     if problems:
         raise errors.RunError("; ".join(problems))
-    raw = [row.text for source in sources for row in documents.rows(source, wanted) if not row.problem]
-    cleaned = prepare.load_texts(DataArguments(dataset_name=str(root / "clean")), seed=0).train
+    raw = [row.text for entry in entries for row in inputs.rows(entry, wanted) if not row.problem]
+    cleaned = prepare.texts(DataArguments(dataset_name=str(root / "clean")), seed=0).train
     counts = {}
     for arm, texts in zip(ARMS, (raw, cleaned), strict=True):
         folder = out / arm
@@ -117,7 +117,7 @@ class Judge:
         self.lists = [WordList.load(name) for name in config.lists]
         self.classifier = Classifier(f"{args.root}/classifier", label=config.classifier_label)
         steps = ("repetition", "quality", "language")
-        self.rules = [rule for step in steps for rule in filters.build(step, config, 0.0)]
+        self.rules = [twins for step in steps for twins in filters.build(step, config, 0.0)]
 
     def shares(self, texts: list[str]) -> dict[str, float]:
         """Shares of the texts, from 0 to 1."""
@@ -125,10 +125,10 @@ class Judge:
 
         from align.clean.rules import personal
 
-        scored = self.classifier.judge(texts)
-        listed = [any(words.judge(text).action != "keep" for words in self.lists) for text in texts]
+        scored = self.classifier.rule(texts)
+        listed = [any(words.rule(text).action != "keep" for words in self.lists) for text in texts]
         unwanted = [hit or (v is not None and v.action == "drop") for hit, v in zip(listed, scored, strict=True)]
-        junk = [any(rule.judge(Document(text, "")).action != "keep" for rule in self.rules) for text in texts]
+        junk = [any(twins.rule(Document(text, "")).action != "keep" for twins in self.rules) for text in texts]
         return {
             "personal": sum(bool(personal.find(text)) for text in texts) / len(texts),
             "unwanted": sum(unwanted) / len(texts),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align.data import prepare
+from align.data import splits
 from align.judge.uncertainty import ranks
 from align.label.exchange import export
 from align.label.store import items
@@ -128,7 +128,7 @@ def agreement(rows: list[dict[str, Any]]) -> tuple[float, int]:
 
 def main() -> None:
     run_args, data_args, args = parse(RunArguments, DataArguments, RankConfig, nano="recipes/nano/rank.yaml")
-    splits = prepare.load_splits(data_args, seed=args.seed)
+    raw = splits.read(data_args, seed=args.seed)
     config = resolved(run_args, data_args, args)
     with record.start("rank", args.output_dir, config, overwrite=run_args.overwrite) as run:
         run.note(parents=lineage.parents({"data": data_args.dataset_name}))
@@ -136,7 +136,7 @@ def main() -> None:
         metrics: dict[str, Any] = {}
         for split, temperature in (("train", args.label_temperature), ("test", 0.0)):
             rng = random.Random(f"labeler-{split}-{args.seed}")
-            labelled[split] = [label(row, temperature, args.just_noticeable, rng) for row in splits[split]]
+            labelled[split] = [label(row, temperature, args.just_noticeable, rng) for row in raw[split]]
             share, n = agreement(labelled[split])
             metrics |= {f"{split}_agreement": share, f"{split}_decided_pairs": n}
         metrics |= answer_all(Path(args.output_dir), labelled)

@@ -159,14 +159,14 @@ def write_world(args: ValuesConfig) -> dict[str, Any]:
 
 def rank(args: ValuesConfig) -> dict[str, Any]:
     """Rank the samples through the store, the test split without noise. Returns counts and agreement."""
-    from align.data import prepare
+    from align.data import splits
 
-    splits = prepare.load_splits(DataArguments(dataset_name=args.dataset_name), seed=args.seed)
+    raw = splits.read(DataArguments(dataset_name=args.dataset_name), seed=args.seed)
     metrics: dict[str, Any] = {}
     labelled: dict[str, list[dict[str, Any]]] = {}
     for split, temperature in (("train", args.label_temperature), ("test", 0.0)):
         rng = random.Random(f"values-labeler-{args.group}-{split}-{args.seed}")
-        labelled[split] = [label(row, args.group, temperature, args.just_noticeable, rng) for row in splits[split]]
+        labelled[split] = [label(row, args.group, temperature, args.just_noticeable, rng) for row in raw[split]]
         share, n = agreement(labelled[split])
         metrics |= {f"{split}_agreement": share, f"{split}_decided_pairs": n}
     return metrics | answer_all(Path(str(args.output_dir)), labelled)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from align.ppo.rollout import Rollout, text_of
+from align.data import text
+from align.ppo.rollout import Rollout
 from align.run import launch
 
 PARTS = ("rollout", "scoring", "logps", "update")
@@ -74,7 +75,7 @@ def sample_table(rollout: Rollout, count: int = 4, width: int = 44) -> str:
     for row, said, score, nats in list(
         zip(rollout.rows, rollout.completions, rollout.scores.tolist(), kl, strict=True)
     )[:count]:
-        lines.append(f"{'':12} {cell(text_of(row['prompt']))}  {cell(said.text)}  {score:5.2f}  {nats:5.2f}")
+        lines.append(f"{'':12} {cell(text.readable(row['prompt']))}  {cell(said.text)}  {score:5.2f}  {nats:5.2f}")
     return "\n".join(lines)
 
 

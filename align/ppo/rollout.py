@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from align.data import text
 from align.models.generate import Completion
 from align.ppo import maths
 from align.ppo.roles import Batch
@@ -99,7 +100,7 @@ class Rollout:
         mean = (self.advantages * self.mask).sum(1) / count
         columns: dict[str, Any] = {
             "rollout": [self.number] * len(self),
-            "prompt": [text_of(row["prompt"]) for row in self.rows],
+            "prompt": [text.readable(row["prompt"]) for row in self.rows],
             "completion": [c.text for c in self.completions],
             "tokens": count.tolist(),
             "stopped": self.stopped.tolist(),
@@ -116,15 +117,6 @@ class Rollout:
         columns |= {f"reward_{name}": values for name, values in self.each.items() if len(self.each) > 1}
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(columns), path)
-
-
-def text_of(prompt: str | list[dict]) -> str:
-    """A prompt for people: plain text, or a conversation's turns by role."""
-    if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1:
-        return prompt[0]["content"]
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
 
 def prompts_of(rollout: int, per_rollout: int, rows: int, seed: int) -> list[int]:

@@ -33,13 +33,12 @@ class BatchArguments(RunArguments):
 
 @dataclass
 class DataArguments:
-    """Which rows to read. The names are TRL's; `columns`, `max_*_rows`, `max_dropped` and the last five are ours."""
+    """Which rows to read. The names are TRL's; `columns`, `max_*_rows` and `max_dropped` are ours."""
 
     dataset_name: str | None = field(default=None, metadata={"help": "Hub id, local file, folder or finished run."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a hub data set."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
     dataset_test_split: str = field(default="test", metadata={"help": "Split to evaluate on, where there is one."})
-    dataset_streaming: bool = field(default=False, metadata={"help": "Stream the rows (pretraining only)."})
     datasets: list[dict] = field(
         default_factory=list,
         metadata={"help": "A mixture (YAML only): list of {path, name, split, columns, fraction, rows}."},
@@ -62,6 +61,25 @@ class DataArguments:
     max_dropped: float = field(
         default=0.01, metadata={"help": "Largest share of rows that may be dropped (too long, nothing to learn from)."}
     )
+
+    def parents(self) -> dict[str, str | None]:
+        """Where the rows come from, by role, for the record's lineage."""
+        if self.datasets:
+            return {f"data_{number}": entry["path"] for number, entry in enumerate(self.datasets)}
+        return {"data": self.dataset_name}
+
+
+@dataclass
+class StreamArguments:
+    """What a recipe takes that can train on rows as they arrive."""
+
+    dataset_streaming: bool = field(default=False, metadata={"help": "Stream the rows instead of reading them first."})
+
+
+@dataclass
+class PairArguments:
+    """How recipes that learn from pairs make them of rankings, and put them into batches."""
+
     ties: str = field(
         default="drop",
         metadata={
@@ -90,12 +108,6 @@ class DataArguments:
         default=True,  # Ouyang et al. 2022, section 3.5
         metadata={"help": "Train on the pairs of one prompt next to each other. The reward model does, DPO does not."},
     )
-
-    def parents(self) -> dict[str, str | None]:
-        """Where the rows come from, by role, for the record's lineage."""
-        if self.datasets:
-            return {f"data_{number}": entry["path"] for number, entry in enumerate(self.datasets)}
-        return {"data": self.dataset_name}
 
 
 def derive_batch(run: BatchArguments, args: Any, world_size: int) -> None:

@@ -21,3 +21,8 @@ def fail(problems: list[str]) -> NoReturn:
     """Raise every problem in one message."""
     head = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     raise ConfigError(f"{head} with the configuration:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def recipe(name: str) -> str:
+    """What to type to start a recipe: the library names the programs above it in messages only, and only by this."""
+    return f"python recipes/{name}.py"

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from align.stats import Estimate
+
 STOPS = 0.9  # share of SFT's answers that must end by themselves: PPO and sampling rely on it
 FEW = 30  # below so many prompts a category's interval is too wide to call it at chance
 KL_BUDGET = 10.0  # nats a sequence: beyond, published runs are of no use (Gao et al. 2022; Bai et al. 2022)
@@ -62,7 +64,7 @@ def reward(metrics: dict[str, Any]) -> list[Check]:
     return checks
 
 
-def policy(gain: dict[str, Any] | None, kl: float, judge: str, budget: float = KL_BUDGET) -> list[Check]:
+def policy(gain: Estimate | None, kl: float, judge: str, budget: float = KL_BUDGET) -> list[Check]:
     """A trained policy raises the held-out judge's score over its reference, within a KL budget.
 
     Args:
@@ -71,8 +73,9 @@ def policy(gain: dict[str, Any] | None, kl: float, judge: str, budget: float = K
     """
     checks = []
     if gain is not None:
-        why = f"the held-out {judge} score did not rise for certain: {gain['value']:.3g} on {gain['n']} prompts"
-        checks.append(above(f"{judge} score gained, low end", gain["low"], 0.0, why))
+        why = f"the held-out {judge} score did not rise for certain: {gain.value:.3g} on {gain.n} prompts"
+        assert gain.low is not None, "a mean over prompts has an interval"
+        checks.append(above(f"{judge} score gained, low end", gain.low, 0.0, why))
     why = "too far from the SFT model to be trusted: raise kl_coef or beta, or train for less long"
     return [*checks, below("KL to the reference", kl, budget, why)]
 

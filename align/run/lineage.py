@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from align.run.errors import recipe
+
 CONTENTS = ("*.safetensors", "*.bin", "tokenizer.json", "data/*.jsonl", "*/t*.jsonl", "t*.jsonl", "raw/*")
 
 
@@ -54,28 +56,21 @@ def parent_problem(path: str, *, allow_hub: bool) -> str | None:
 FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".parquet", ".txt", ".arrow", ".gz", ".zst"}
 
 
-# Which command makes a missing nano run: for the message, and nowhere else.
-_MADE_BY = {
-    "world": "python -m align.nano.build",
-    "classifier": "python -m align.nano.corpus.train_classifier",
-    "clean": "python recipes/clean.py",
-    "tokenizer": "python recipes/tokenizer.py",
-    "pretrain": "python recipes/pretrain.py",
-    "sft": "python recipes/sft.py",
-    "sample": "python recipes/sample.py",
-    "rank": "python -m align.nano.rank",
-    "reward": "python recipes/reward.py",
-    "dpo": "python recipes/dpo.py",
-    "ppo": "python recipes/ppo.py",
-}
+CHAINS = "recipes/*/pipeline.yaml"  # below the current folder: whose stages say what makes a missing run
 
 
 def _command_for(path: Path) -> str:
-    parts = path.parts
-    if len(parts) >= 3 and parts[-3] == "runs" or (len(parts) >= 3 and parts[0] == "runs"):
-        stage = parts[2] if parts[0] == "runs" else parts[-1]
-        if stage in _MADE_BY:
-            return f"; make it with: {_MADE_BY[stage]} (or the whole chain: make demo)"
+    """What to do about a missing path: the stage that makes it, where a chain that is here has one."""
+    import yaml
+
+    for chain in sorted(Path().glob(CHAINS)):
+        for stage in yaml.safe_load(chain.read_text())["stages"]:
+            made = Path(yaml.safe_load(Path(stage["config"]).read_text())["output_dir"])
+            if path.is_relative_to(made):
+                return (
+                    f"; make it with: python {stage['run']} --config {stage['config']} "
+                    f"(or the whole chain: {recipe('pipeline')} --config {chain})"
+                )
     return "; give an existing path or a hub id"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import multiprocessing
 import operator
@@ -30,16 +31,16 @@ PRELOAD = ["align.run.parse", "transformers", "datasets", "trl.trainer.sft_train
            "trl.trainer.reward_trainer", "trl.experimental.ppo.ppo_trainer", "deepspeed"]  # fmt: skip
 COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 STAGE_KEYS = {"name", "run", "config", "launch", "gate", "resumable", "seeded"}
-GOES_ON = ("sample", "clean")  # stages that go on where they were cut off without a checkpoint
-REOPENS = ("eval", "compare")  # recipes that go on with a finished run: what they hold is kept by a key of its own
 
 
 @dataclass
 class PipelineConfig:
-    """What `recipes/pipeline.py` takes. Paths in the stages' YAML that begin with `family_dir` follow `output_dir`."""
+    """What the pipeline recipe takes. Paths in the stages' YAML that begin with `family_dir` follow `output_dir`."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the chain's runs."})
-    family_dir: str = field(default="runs/nano", metadata={"help": "That folder as the stages' YAML files write it."})
+    family_dir: str | None = field(
+        default=None, metadata={"help": "That folder as the stages' YAML files write it (default: output_dir)."}
+    )
     seed: int = field(default=0, metadata={"help": "Given to every stage that draws."})
     until: str | None = field(default=None, metadata={"help": "Name of the last stage to run."})
     stages: list[dict] = field(
@@ -78,10 +79,13 @@ class Stage:
 
 
 def _moved(value: Any, args: PipelineConfig) -> Any:
-    """`runs/nano/sft` as `<output_dir>/sft`, wherever a stage's YAML names it, also as `name=runs/nano/sft`."""
-    home = args.family_dir
+    """`<family_dir>/sft` as `<output_dir>/sft`, wherever a stage's YAML names it: also as `name=<family_dir>/sft`, and in
+    the entries of a mixture."""
+    home = args.family_dir or str(args.output_dir)
     if isinstance(value, list):
         return [_moved(item, args) for item in value]
+    if isinstance(value, dict):
+        return {key: _moved(item, args) for key, item in value.items()}
     if not isinstance(value, str):
         return value
     name, equals, path = value.rpartition("=")
@@ -107,6 +111,8 @@ def plan(entry: dict[str, Any], args: PipelineConfig) -> Stage:
     settings = yaml.safe_load(path.read_text()) or {}
     moved = {key: _moved(value, args) for key, value in settings.items()}
     changed = {key: value for key, value in moved.items() if value != settings[key]}
+    if any(_is_nested(value) for value in changed.values()):  # what only YAML can say
+        path, changed = _written(moved, args, entry["name"]), {}
     argv = ["--config", str(path), *(["--seed", str(args.seed)] if entry.get("seeded", True) else [])]
     for key, value in changed.items():
         argv += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
@@ -121,12 +127,27 @@ def plan(entry: dict[str, Any], args: PipelineConfig) -> Stage:
     )  # fmt: skip
 
 
+def _is_nested(value: Any) -> bool:
+    """Is it, or does it hold, a mapping? A command line cannot say that."""
+    return isinstance(value, dict) or isinstance(value, list) and any(isinstance(item, dict) for item in value)
+
+
+def _written(settings: dict[str, Any], args: PipelineConfig, name: str) -> Path:
+    """A stage's settings in a file of the chain's own folder, for what its own YAML does not say."""
+    path = Path(str(args.output_dir)) / "stages" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    return path
+
+
 def _code_hash(program: list[str]) -> str:
-    """For the nano world's own modules, whose code is the data: a hash of their text."""
-    folder = Path(__file__).parent / "nano"
+    """For a stage that is a module and no recipe: a hash of its room's text, since there the code is the data."""
     if program[0] != "-m":
         return ""
-    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))).hexdigest()
+    room = importlib.util.find_spec(".".join(program[1].split(".")[:2]))
+    folders = (room.submodule_search_locations if room else None) or []
+    files = sorted(file for folder in folders for file in Path(folder).rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _parent_hash(path: str, child: Path) -> Any:
@@ -218,9 +239,10 @@ def how_to_start(stage: Stage, known: dict[str, Any]) -> list[str] | None:
     unchanged = known.get(stage.name, {}).get("inputs") == stage.inputs
     if unchanged and run.get("status") == "complete":
         return None
-    if unchanged and stage.resumable and any(stage.folder.glob("checkpoint-*")) or stage.name in GOES_ON and unchanged:
+    cut_off = stage.resumable and any(stage.folder.glob("checkpoint-*")) or run.get("resumable")
+    if unchanged and cut_off:
         return ["--resume_from_checkpoint", "last"]
-    return [] if run.get("recipe") in REOPENS else ["--overwrite"]
+    return [] if run.get("reopens") else ["--overwrite"]
 
 
 def run_stages(args: PipelineConfig) -> list[dict[str, Any]]:

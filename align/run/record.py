@@ -13,7 +13,6 @@ import os
 import platform
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from align.run import holds
 from align.run.errors import RunError
 from align.run.lineage import hash_files, read_record
 
@@ -104,7 +104,10 @@ class Run:
         }
 
     def note(self, **facts: Any) -> None:
-        """Add facts to the record (parents, rows, world size, …) and write it down."""
+        """Add facts to the record (parents, rows, world size, …) and write it down.
+
+        `resumable=True` says that there is something to go on with although there is no checkpoint.
+        """
         self.record.update(facts)
         self._write()
 
@@ -139,8 +142,8 @@ def _command() -> str:
     return " ".join([program, *sys.argv[1:]])
 
 
-def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool, reopen: bool) -> None:
-    """Make the output folder, or refuse to touch one that holds somebody's work."""
+def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool, reopen: bool) -> dict[str, Any]:
+    """Make the output folder, or refuse to touch one that holds somebody's work. Returns what still holds."""
     record = read_record(folder)
     resume = resume or (reopen and not overwrite)
     if record is not None and not overwrite:
@@ -154,13 +157,10 @@ def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool,
         raise RunError(f"output_dir {folder} holds files that no run wrote; name an empty or a new folder")
     if record is not None and not resume:
         if overwrite:
-            if labels := _ranked_by_people(folder):
-                raise RunError(
-                    f"{labels} holds people's rankings, and --overwrite of {folder} would delete them; copy them to "
-                    f"another place first (align merge {labels} --output …), then remove that file"
-                )
+            if why := holds.refusal(folder):
+                raise RunError(why)
             _empty(folder)
-        elif any(folder.glob("checkpoint-*")) or any(folder.glob("data/.*.part")):
+        elif any(folder.glob("checkpoint-*")) or record.get("resumable"):
             raise RunError(
                 f"output_dir {folder} holds an interrupted run; give --resume_from_checkpoint last to go on, "
                 "or --overwrite to start again"
@@ -174,27 +174,13 @@ def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool,
         probe.unlink()
     except OSError as error:
         raise RunError(f"output_dir {folder} cannot be written: {error.strerror}; name a folder that can") from error
+    return {"resumable": True} if resume and record is not None and record.get("resumable") else {}
 
 
 def _empty(folder: Path) -> None:
     """Delete what a folder holds; the folder may be a link to one on another disk."""
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def _ranked_by_people(folder: Path) -> Path | None:
-    """A labels file (see align.label.store.database) below the folder in which a person has ranked something, or that cannot
-    be asked."""
-    sql = "SELECT 1 FROM answers JOIN annotators ON annotators.number = annotator WHERE kind = 'person' LIMIT 1"
-    for file in sorted(folder.rglob("*.sqlite")):
-        try:
-            with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as db:
-                if db.execute(sql).fetchone():
-                    return file
-        except sqlite3.Error as error:
-            if not any(told in str(error) for told in ("no such", "not a database")):
-                return file
-    return None
 
 
 def _interrupted(signum: int, _frame: Any) -> None:
@@ -216,16 +202,16 @@ def start(
     Args:
         overwrite: empty the folder first.
         resume: go on with an interrupted run.
-        reopen: go on with a finished one as well: what it holds is kept by a key of its own and not made twice.
+        reopen: go on with a finished one as well: what it holds is kept by a key of its own and not made twice. The
+            record says so (`reopens`), for the chain that starts the run again.
 
     Raises:
         RunError: if the folder holds a finished or an interrupted run and neither flag says what to do with it.
     """
     main = int(os.environ.get("RANK", "0")) == 0
-    if main:
-        _prepare_folder(Path(output_dir), recipe, overwrite=overwrite, resume=resume, reopen=reopen)
+    kept = _prepare_folder(Path(output_dir), recipe, overwrite=overwrite, resume=resume, reopen=reopen) if main else {}
     run = Run(recipe, output_dir, config, main=main)
-    run.note(git=_git(), versions=_versions(), hardware=_hardware())
+    run.note(**kept, reopens=reopen, git=_git(), versions=_versions(), hardware=_hardware())
     previous = signal.signal(signal.SIGTERM, _interrupted)
     try:
         yield run

@@ -5,7 +5,6 @@ B blocks, T tokens per block.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -15,9 +14,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from align.data import load, prepare
+from align.data import load, prepare, splits
 from align.run import errors
-from align.run.arguments import DataArguments
+from align.run.arguments import DataArguments, StreamArguments
 from align.run.errors import ConfigError, fail
 
 
@@ -38,10 +37,10 @@ class PretrainConfig(TrainingArguments):
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_config"]
 
 
-def check(data_args: DataArguments, model_args: Any, args: PretrainConfig) -> None:
+def check(data_args: DataArguments, stream_args: StreamArguments, model_args: Any, args: PretrainConfig) -> None:
     """Stop at combinations that cannot work, and settle how a stream is shared by several processes."""
     problems = []
-    if data_args.dataset_streaming:
+    if stream_args.dataset_streaming:
         args.accelerator_config.dispatch_batches = False  # each process reads its own part of the stream
         if args.max_steps <= 0:
             problems.append("dataset_streaming: a stream has no length, so say when to stop: --max_steps 1000")
@@ -129,30 +128,31 @@ def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 @dataclass
-class Corpus(prepare.Splits):
+class Corpus(splits.Splits):
     """Blocks to train on, blocks of held-out text, and the number of bytes that text has."""
 
     test_bytes: int = 0
 
 
-def corpus(args: DataArguments, tokenizer: Any, *, length: int, seed: int) -> Corpus:
-    """Load text, tokenise and pack it. With `dataset_streaming`, the train split is packed as it arrives."""
+def corpus(args: DataArguments, tokenizer: Any, *, length: int, seed: int, stream: bool = False) -> Corpus:
+    """Load text, tokenise and pack it. With `stream`, the train split is packed as it arrives."""
     from datasets import Dataset, IterableDataset
 
-    if args.dataset_streaming:
+    if stream:
         source = f"{args.dataset_name or 'mixture'} (train, streamed)"
-        rows = prepare.normalise(load.load(args, args.dataset_train_split, seed=seed), "text", source, args.columns)
+        rows = prepare.normalise(
+            load.load(args, args.dataset_train_split, seed=seed, stream=True), "text", source, args.columns
+        )
         settings = {"rows": rows, "tokenizer": tokenizer, "length": length}
         blocks = IterableDataset.from_generator(_stream_blocks, gen_kwargs=settings)
-        still = dataclasses.replace(args, dataset_streaming=False)
-        held_out = load.load(still, args.dataset_test_split, seed=seed)
+        held_out = load.load(args, args.dataset_test_split, seed=seed)
         told = (
             [] if held_out is None else [r["text"] for r in prepare.normalise(held_out, "text", source, args.columns)]
         )
         test = list(pack(_token_ids(told, tokenizer), length))
         kept = Dataset.from_list(test) if test else None
-        return Corpus(blocks, kept, {"train": prepare.Report(source)}, test_bytes=_packed_bytes(test, tokenizer))
-    texts = prepare.load_texts(args, seed=seed)
+        return Corpus(blocks, kept, {"train": splits.Report(source)}, test_bytes=_packed_bytes(test, tokenizer))
+    texts = prepare.texts(args, seed=seed)
     train = list(pack(_token_ids(texts.train, tokenizer), length))
     test = list(pack(_token_ids(texts.test or [], tokenizer), length))
     if not train:

@@ -152,9 +152,9 @@ def measure(model: Any, train: Any, test: Any, *, pad_id: int, batch_size: int) 
     accuracy = by_prompt(right, prompts)
     both = torch.cat([chosen, rejected])
     found = {
-        "accuracy": accuracy["value"],
-        "accuracy_low": accuracy["low"],
-        "accuracy_high": accuracy["high"],
+        "accuracy": accuracy.value,
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
         "length_only_accuracy": length_baseline(train, test),
         "reward_mean": both.mean().item(),
         "reward_std": both.std().item(),
@@ -164,7 +164,8 @@ def measure(model: Any, train: Any, test: Any, *, pad_id: int, batch_size: int) 
         names = list(test["category"])
         for name in sorted(set(names)):
             mine = [i for i, n in enumerate(names) if n == name]
-            found.setdefault("categories", {})[name] = by_prompt(right[mine], [prompts[i] for i in mine])
+            own = by_prompt(right[mine], [prompts[i] for i in mine])
+            found.setdefault("categories", {})[name] = own.as_dict()
     return found
 
 
@@ -183,5 +184,6 @@ def by_prompt(right: torch.Tensor, prompts: list) -> stats.Estimate:
     if len(order) < len(right) and 0 < share < 1:
         found = stats.ratio(sums.numpy(), counts.numpy())
         assert found is not None
-        low, high = found["low"], found["high"]
-    return stats.estimate(share, low, high, len(right)) | {"prompts": len(order)}
+        assert found.low is not None and found.high is not None
+        low, high = found.low, found.high
+    return stats.Estimate(share, low, high, len(right), len(order))

@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from align.data import prepare
+from align.data import splits
 from align.nano import world
 from align.nano.corpus import litter
 from align.run import errors, launch, lineage, record
@@ -136,19 +136,19 @@ def main() -> None:
         RunArguments, DataArguments, ClassifierConfig, nano="recipes/nano/classifier.yaml"
     )
     launch.check(launch.ONE_PROCESS)
-    splits = prepare.load_splits(data_args, seed=args.seed)
-    if splits["test"] is None:
+    raw = splits.read(data_args, seed=args.seed)
+    if raw["test"] is None:
         raise errors.DataError(f"{data_args.dataset_name} has no test split; the classifier is measured on one")
     config = resolved(run_args, data_args, args)
     with record.start("classifier", args.output_dir, config, overwrite=run_args.overwrite) as run:
         run.note(parents=lineage.parents({"data": data_args.dataset_name}))
-        model, tokenizer = train(args, splits["train"])
+        model, tokenizer = train(args, raw["train"])
         model.save_pretrained(args.output_dir)
         tokenizer.save_pretrained(args.output_dir)
-        metrics = measure(model, tokenizer, splits["test"])
+        metrics = measure(model, tokenizer, raw["test"])
         run.finish("complete", metrics=metrics)
     print(
-        f"classifier of {model.num_parameters():,} parameters, {len(splits['train'])} pages: held-out accuracy "
+        f"classifier of {model.num_parameters():,} parameters, {len(raw['train'])} pages: held-out accuracy "
         f"{metrics['accuracy']:.1%}, unsafe pages found {metrics['recall']:.1%}, of those called so "
         f"{metrics['precision']:.1%} are ({metrics['pages']} pages)"
     )

@@ -1,0 +1,125 @@
+"""The flags of a recipe: TRL's parser over its dataclasses, asked about every value by itself."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from typing import Any
+
+# Fields of TRL's and transformers' own classes that our recipes decide, and what to do instead of setting them.
+REFUSED = {
+    "gradient_accumulation_steps": "it is derived: state --global_batch_size and --per_device_train_batch_size",
+    "assistant_only_loss": "the loss is always on the assistant's tokens and the stop token only",
+    "completion_only_loss": "the loss is always on the completion and the stop token only",
+    "dataset_text_field": "map the column instead: --columns body=text",
+    "dataset_kwargs": "rows are tokenised by align.data.prepare; there is nothing to pass on",
+    "truncation_mode": "rows are never truncated; see --max_length and --max_dropped",
+    "pad_token": "the pad token is chosen so that it differs from every stop token; see align.data.chat",
+    "eos_token": "the stop token is read off the chat template; see --chat_template_path",
+    "model_init_kwargs": "use --dtype, --attn_implementation and --model_revision",
+    "lora_task_type": "each recipe sets it (SEQ_CLS for reward models, CAUSAL_LM elsewhere)",
+    "auto_find_batch_size": "it would change the recipe unseen; lower --per_device_train_batch_size",
+    "stop_token": "the stop token is read off the chat template",
+    "stop_token_id": "the stop token is read off the chat template",
+    "sft_model_path": "use --model_name_or_path",
+    "ignore_data_skip": "a resumed run must see the rows that it has not seen yet",
+    "deepspeed": "launch with accelerate_configs/zero2.yaml (or zero1, zero3)",
+    "fsdp": "launch with accelerate_configs/fsdp2.yaml",
+    "load_best_model_at_end": "not supported yet: the last model is the one that is saved",
+}
+
+# Flags of ours that only some recipes take, and why another one does not
+ELSEWHERE = {
+    "dataset_streaming": "only pretraining streams: the other recipes check and count every row first",
+    **dict.fromkeys(
+        ("ties", "pair_weights", "annotators", "aggregate", "pairs_together"),
+        "only recipes that learn from pairs take it (reward, dpo)",
+    ),
+}
+
+
+class Flags:
+    """TRL's parser, asked about every value by itself so that all problems come out at once."""
+
+    def __init__(self, classes: tuple[type, ...]):
+        from trl import TrlParser
+
+        self.parser = TrlParser(classes, allow_abbrev=False, formatter_class=argparse.HelpFormatter)
+        # a flag that is on by default has a second action, `--no_flag`, which knows no type
+        self.actions = {a.dest: a for a in self.parser._actions if f"--{a.dest}" in a.option_strings}
+        self.actions.pop("help")
+        self.known = sorted(self.actions)
+
+    def typed(self, given: dict[str, Any], refused: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+        """Raw values as their fields' types, and why others cannot be given.
+
+        Args:
+            given: values of a YAML file or of the command line.
+            refused: keys that this recipe decides itself, beside those that all recipes do.
+        """
+        values: dict[str, Any] = {}
+        problems = []
+        reasons = REFUSED | refused
+        for key, value in given.items():
+            if key not in self.actions:
+                problems.append(self._unknown(key))
+            elif key in reasons and value not in (None, "auto"):
+                problems.append(f"{key} cannot be set: {reasons[key]}")
+            elif isinstance(value, list) and self.actions[key].nargs != "+":
+                problems.append(f"{key} takes one value, not a list: {value!r}")
+            else:
+                try:
+                    values[key] = self._value(key, value)
+                except argparse.ArgumentError as error:
+                    problems.append(f"{key}: {str(error).split(': ', 1)[-1]}")
+        return values, problems
+
+    def _value(self, key: str, value: Any) -> Any:
+        """A value with its field's type. What only YAML can say (nothing, mappings) stays as it is."""
+        action = self.actions[key]
+        if value is None or isinstance(value, dict):
+            return value
+        if isinstance(value, list):
+            return [item if isinstance(item, dict) else self._item(action, item) for item in value]
+        return [self._item(action, value)] if action.nargs == "+" else self._item(action, value)
+
+    def _item(self, action: argparse.Action, value: Any) -> Any:
+        found = self.parser._get_value(action, str(value).lower() if isinstance(value, bool) else str(value))
+        self.parser._check_value(action, found)
+        return found
+
+    def _unknown(self, key: str) -> str:
+        if key in ELSEWHERE:
+            return f"{key} is not a flag of this recipe: {ELSEWHERE[key]}"
+        close = difflib.get_close_matches(key, self.known, n=1, cutoff=0.5)
+        return f"unknown key {key}" + (f"; did you mean {close[0]}?" if close else "")
+
+    def command_line(self, argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """`--key value`, `--key=value`, `--flag` and `--no_flag` into keys and raw values, and what is not one."""
+        given: dict[str, Any] = {}
+        stray: list[str] = []
+        index = 0
+        while index < len(argv):
+            token = argv[index]
+            index += 1
+            if not token.startswith("--"):
+                stray.append(f"stray argument {token!r}: arguments are --key value")
+                continue
+            key, equals, inline = token[2:].partition("=")
+            values = [inline] if equals else []
+            while not equals and index < len(argv) and not argv[index].startswith("--"):
+                values.append(argv[index])
+                index += 1
+            action = self.parser._option_string_actions.get(f"--{key}")
+            name = action.dest if action else key
+            if not values:
+                takes_none = action is None or action.nargs in ("?", 0)
+                given[name] = not key.startswith("no_")
+                if not takes_none:
+                    stray.append(f"{name} needs a value")
+            elif action is not None and action.nargs == "+":
+                given[name] = values
+            else:
+                given[name] = values[0]
+                stray += [f"stray argument {value!r} after --{key} {values[0]}" for value in values[1:]]
+        return given, stray
