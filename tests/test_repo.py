@@ -1,10 +1,9 @@
-"""House rules as tests: lengths, imports, names, and a README that says nothing which is not there."""
+"""House rules as tests: lengths, imports, names."""
 
 from __future__ import annotations
 
 import ast
 import re
-import shlex
 import subprocess
 import sys
 
@@ -14,7 +13,6 @@ from conftest import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 MODULES = sorted((ROOT / "align").rglob("*.py"))
-README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
@@ -65,69 +63,6 @@ def test_import_direction():
 def test_importing_align_is_cheap():
     code = "import sys, align; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def test_paths_in_the_readme_exist():
-    tree = README.split("```\nrecipes/")[1].split("```")[0]
-    folder = "recipes"
-    for line in tree.splitlines():
-        name = re.match(r"(\w[\w./-]*)(.*)", line)
-        if name and line[0] != " ":
-            folder = name[1].strip("/")
-            assert (ROOT / folder).exists(), folder
-        for inner in re.findall(r"^  ([\w./-]+)|  (\w+\.py)", line):
-            path = next(filter(None, inner))
-            assert (ROOT / folder / path).exists(), f"{folder}/{path}"
-    for path in re.findall(r"`((?:recipes|align|tests|accelerate_configs)/[\w./-]+)`", README):
-        assert (ROOT / path).exists(), path
-    for recipe in RECIPES:
-        assert recipe.name in tree, f"{recipe.name} is not in the README's tree"
-
-
-def commands() -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line]
-
-
-@pytest.mark.parametrize("command", commands())
-def test_commands_in_the_readme_parse(command, monkeypatch, tmp_path):
-    words = shlex.split(command)
-    if words[0] == "make":
-        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        return
-    if words[0] == "accelerate" and "--config_file" in words:
-        assert (ROOT / words[words.index("--config_file") + 1]).is_file()
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("align.run.parse._parent_problems", lambda *_: [])  # the example's files are the reader's
-    stop = RuntimeError("parsed")
-
-    def parsed(*_, **__):
-        raise stop
-
-    monkeypatch.setattr("align.run.parse._build", parsed)
-    with pytest.raises(RuntimeError, match="parsed"):
-        run_words(words, monkeypatch)
-
-
-def run_words(words, monkeypatch):
-    """What a command line starts: one of `align`'s commands, a module of ours, or a recipe."""
-    import runpy
-
-    if words[0] == "align":
-        from align import cli
-
-        function, key = cli.find(words[1])
-        function(cli.arguments(key, words[2:]))
-        return
-    if "-m" in words:
-        monkeypatch.setattr(sys, "argv", words[words.index("-m") + 1 :])
-        runpy.run_module(words[words.index("-m") + 1], run_name="__main__")
-        return
-    at = next(i for i, word in enumerate(words) if word.startswith("recipes/"))
-    assert (ROOT / words[at]).is_file()
-    monkeypatch.setattr(sys, "argv", words[at:])
-    runpy.run_path(words[at], run_name="__main__")
 
 
 def test_yaml_holds_only_known_keys_and_no_default_twice():
