@@ -25,7 +25,7 @@ def filters(tokenizer: str) -> list[Any]:
 
     config = RuleConfig(word_tokenizer=tokenizer)
     steps = ("length", "repetition", "quality", "language")
-    found = [rule.strict for step in steps for rule in filters.build(step, config, 0.0)]
+    found = [twins.strict for step in steps for twins in filters.build(step, config, 0.0)]
     return [*found, filters.boilerplate(config)]
 
 
@@ -84,7 +84,7 @@ def with_datasets(source: Path, out: Path, tokenizer: str) -> None:
     signer = MinhashDedupSignature(str(out / "unused"), language=words(tokenizer))
     data = load_dataset("json", data_files=str(source), split="train", cache_dir=str(out / "cache"))
 
-    def judge(row: dict[str, Any]) -> dict[str, Any]:
+    def filtered(row: dict[str, Any]) -> dict[str, Any]:
         doc = Document(repair.format(row["text"]), "")
         passed = all(get_filter_result(rule.filter(doc))[0] for rule in rules)
         return {"text": doc.text, "passed": passed}
@@ -99,7 +99,7 @@ def with_datasets(source: Path, out: Path, tokenizer: str) -> None:
         key = hashlib.sha1(row["text"].encode()).digest()
         return not (key in seen or seen.add(key))  # type: ignore[func-returns-value]
 
-    data = data.map(judge).filter(lambda row: row["passed"]).filter(new)
+    data = data.map(filtered).filter(lambda row: row["passed"]).filter(new)
     bands: dict[tuple[int, str], int] = {}
     parent = list(range(len(data)))
 

@@ -9,7 +9,7 @@ import re
 import pytest
 from test_report import CONTRAST, Reader
 
-from align.clean.card import card
+from align.clean.card.page import build, render, write
 from align.report import untrusted
 from align.report.numerals import number
 
@@ -60,7 +60,7 @@ def example():
         step("quality", 36000, 34120, 59_880_000, dropped={"gopher_too_many_hashes": 1871}, review={"gopher_too_many_hashes": 9}, samples=samples, what="Rules for symbols, lines and stop words.", cites="Rae et al. 2021; Raffel et al. 2020"),
         step("near-duplicates", 34120, 31870, 58_000_000, dropped={"near_duplicate": 2245}, review={"x": 5}, what="MinHash, 5-grams, 14 x 8."),
     ]  # fmt: skip
-    return card.build(
+    return build(
         title="Data card: nano", made="2026-11-21", fingerprint="9f2c0a7be1d04455", steps=steps, command="python recipes/clean.py --config recipes/nano/clean.yaml",
         settings={"quality": {"gopher": True, "max_symbols": 0.1}, "languages": ["en", "de"], "none": None, SCRIPT: EVIL},
         totals={"bytes_out": 55_750_000, "tokens_out": 12_345_678, "test_documents": 318, "waiting": 14, "unsure": 14},
@@ -77,7 +77,7 @@ def example():
 
 @pytest.fixture(scope="module")
 def page():
-    return card.render(example())
+    return render(example())
 
 
 def test_the_headline_by_hand(page):
@@ -100,7 +100,7 @@ def test_the_same_card_gives_the_same_bytes_and_stays_as_it_was(tmp_path):
     given = example()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        card.write(tmp_path / name, given)
+        write(tmp_path / name, given)
     for file in ("card.json", "report.html"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert given == example()
@@ -108,7 +108,7 @@ def test_the_same_card_gives_the_same_bytes_and_stays_as_it_was(tmp_path):
     read = json.loads((tmp_path / "a" / "card.json").read_text())
     assert read["totals"] == {"documents_in": 36120, "documents_out": 31870, "bytes_in": 60_000_000, "bytes_out": 55_750_000, "tokens_out": 12_345_678, "test_documents": 318, "waiting": 14, "unsure": 14}  # fmt: skip
     assert read["steps"][2]["samples"][1]["text"].endswith("half \ufffd")  # UTF-8 cannot hold half a pair
-    assert card.render(read) == (tmp_path / "a" / "report.html").read_text()
+    assert render(read) == (tmp_path / "a" / "report.html").read_text()
 
 
 def test_every_count_is_on_the_page(page):
@@ -180,7 +180,7 @@ def test_differences_by_hand():
 def test_a_sample_in_the_queue_is_in_the_output():
     given = example()
     given["totals"]["waiting"] = given["review"]["waiting"] = 54
-    text = card.render(given)
+    text = render(given)
     assert "14 documents wait for a person" in text and "The review queue holds 40 other documents" in text
     assert (
         "54 documents in the queue without a decision: 14 that rules were unsure of, and a sample of 40 others" in text
@@ -191,13 +191,11 @@ def test_copies_of_a_document_that_waits_are_told_apart_from_it():
     """Rules sent 14 documents to people; nine of them are copies of the five."""
     given = example()
     given["totals"] |= {"waiting": 7, "unsure": 5}
-    text = card.render(given)
+    text = render(given)
     assert "5 documents wait for a person to decide and are not in the output, with 9 copies of them." in text
     assert "The review queue holds 2 other documents" in text
     given["totals"] |= {"waiting": 1, "unsure": 1}
-    assert "1 document waits for a person to decide and is not in the output, with 13 copies of it." in card.render(
-        given
-    )
+    assert "1 document waits for a person to decide and is not in the output, with 13 copies of it." in render(given)
 
 
 def test_what_was_looked_for_and_which_decisions_held(page):
@@ -213,7 +211,7 @@ def test_samples_are_marked_on_the_page(page):
     assert "Document 1: 0123456789abcdef, web-a.jsonl.gz" in page
     many = example()
     many["steps"][2]["samples"] = [{"reason": "r", "text": f"text number {i}"} for i in range(9)]
-    text = card.render(many)
+    text = render(many)
     assert "text number 3" in text and "text number 4" not in text and "quality: 9 samples" in text
 
 
@@ -222,7 +220,7 @@ def test_the_length_bins_by_hand(page):
         assert f">{words}</th>" in page
     open_ended = example()
     open_ended["lengths"] = {"edges": [0, 100], "before": [3, 4], "after": [1, 2]}
-    assert ">100 and more</th>" in card.render(open_ended)
+    assert ">100 and more</th>" in render(open_ended)
 
 
 PARTS = ["decontamination", "versions", "duplicates", "lengths", "sources", "review", "changes", "settings", "speed", "fingerprint", "command", "made", "totals", "steps", "title"]  # fmt: skip
@@ -232,7 +230,7 @@ PARTS = ["decontamination", "versions", "duplicates", "lengths", "sources", "rev
 def test_a_card_without(key):
     given = example()
     del given[key]
-    text = card.render(given)
+    text = render(given)
     read = Reader(text)
     assert not re.search(r">\s*(None|nan)\s*<", text)
     assert {a["href"][1:] for tag, a in read.tags if tag == "a"} <= set(read.ids)
@@ -240,10 +238,10 @@ def test_a_card_without(key):
 
 
 def test_hardly_anything():
-    Reader(card.render({}))
-    Reader(card.render(card.build(title="x", steps=[])))
+    Reader(render({}))
+    Reader(render(build(title="x", steps=[])))
     empty = {"name": "read", "documents_in": 0, "documents_out": 0, "bytes_in": 0, "bytes_out": 0}
-    text = card.render(card.build(title="x", steps=[empty], lengths={"edges": [0, 5], "before": [0], "after": [0]}))
+    text = render(build(title="x", steps=[empty], lengths={"edges": [0, 5], "before": [0], "after": [0]}))
     Reader(text)
     assert "0 documents in, 0 out." in text and 'id="lengths"' not in text and "<svg" not in text
 
@@ -252,7 +250,7 @@ def test_a_step_that_makes_text_longer():
     """Masks may be longer than what they hide: bytes grow, and the bar goes left of zero instead of failing."""
     given = copy.deepcopy(example())
     given["steps"].append(step("personal data", 31870, 31860, 55_000_000) | {"bytes_out": 55_600_000})
-    assert "−1.0" in card.render(given)
+    assert "−1.0" in render(given)
 
 
 def test_many_sources_are_summed():
@@ -261,7 +259,7 @@ def test_many_sources_are_summed():
         f"file-{i:03d}": {"documents_in": 1000 - i, "documents_out": 500, "bytes_in": 10, "bytes_out": 5}
         for i in range(60)
     }
-    text = card.render(given)
+    text = render(given)
     assert "file-039" in text and "file-040" not in text and ">20 more</th>" in text
 
 

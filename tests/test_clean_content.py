@@ -20,7 +20,7 @@ from align.clean.review.decisions import Decisions
 from align.clean.rules import decontaminate
 from align.clean.rules.lists import WordList
 from align.clean.rules.personal import find, mask, veil
-from align.clean.rules.verdict import Verdict
+from align.clean.rules.ruling import Ruling
 from align.clean.tally import Tally
 from align.run.errors import ConfigError, DataError, RunError
 
@@ -165,7 +165,7 @@ def test_veiled_text_keeps_its_places_and_shows_nothing_personal(text):
 def test_the_cards_samples_show_no_personal_data():
     text = "Write to bob@example.com today."
     doc, tally = Document(text, "0" * 16), Tally("lists")
-    tally.stop(doc, Verdict("drop", "listed", spans=((26, 31),)))
+    tally.stop(doc, Ruling("drop", "listed", spans=((26, 31),)))
     tally.change("email", doc, text, mask(text)[0])
     sample, change = tally.samples["listed"][0], tally.changes["email"][0]
     assert sample["text"] == change["before"] == "Write to •••@•••••••.••• today." and sample["spans"] == [[26, 31]]
@@ -209,20 +209,20 @@ nasty
     ("İİİ nasty", "drop", "“nasty”, without an exception within 5 words", ["nasty"]),
 ])  # fmt: skip
 def test_a_term_drops_and_its_exception_goes_to_review(text, action, detail, marked):
-    verdict = WordList.parse("mine", LIST).judge(text)
-    assert (verdict.action, verdict.detail) == (action, detail.replace("sex education", "sex  education"))
-    assert [text[start:end] for start, end in verdict.spans] == marked
-    assert verdict.reason == ("" if action == "keep" else "list_mine")
+    ruling = WordList.parse("mine", LIST).rule(text)
+    assert (ruling.action, ruling.detail) == (action, detail.replace("sex education", "sex  education"))
+    assert [text[start:end] for start, end in ruling.spans] == marked
+    assert ruling.reason == ("" if action == "keep" else "list_mine")
 
 
 def test_the_shipped_list_has_exceptions_and_a_path_replaces_it(tmp_path):
     explicit = WordList.load("explicit")
-    assert explicit.judge("Free porn videos here").action == "drop"
-    assert explicit.judge("What teachers say on pornography in sex education").action == "review"
-    assert explicit.judge("Popcorn and the Essex orchestra").action == "keep"
+    assert explicit.rule("Free porn videos here").action == "drop"
+    assert explicit.rule("What teachers say on pornography in sex education").action == "review"
+    assert explicit.rule("Popcorn and the Essex orchestra").action == "keep"
     mine = tmp_path / "mine.txt"
     mine.write_text("popcorn\n")
-    assert WordList.load(str(mine)).judge("Popcorn!").reason == "list_mine"
+    assert WordList.load(str(mine)).rule("Popcorn!").reason == "list_mine"
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -265,29 +265,29 @@ def index(tmp_path_factory):
     return decontaminate.Index.load(folder / "index.npz"), report, folder
 
 
-def judged(index, text):
-    verdict = index[0].judge(text)
-    return verdict.action, [text[start:end] for start, end in verdict.spans]
+def ruled(index, text):
+    ruling = index[0].rule(text)
+    return ruling.action, [text[start:end] for start, end in ruling.spans]
 
 
 def test_a_shared_13_gram_drops_whatever_its_case_accents_and_punctuation(index):
     text = f"{FILLER}. WHICH planet — of the “Sún” is: the largest, and how many moons?\nWERE {FILLER}"
-    assert judged(index, text) == ("keep", [])  # which … moons are 12
+    assert ruled(index, text) == ("keep", [])  # which … moons are 12
     text = text.replace("WERE", "ARE")
-    assert judged(index, text) == ("drop", ["WHICH planet — of the “Sún” is: the largest, and how many moons?\nARE"])
-    assert index[0].judge(text).detail.startswith(f"shares 13 words in a row with {index[2] / 'exam'}: “WHICH planet")
+    assert ruled(index, text) == ("drop", ["WHICH planet — of the “Sún” is: the largest, and how many moons?\nARE"])
+    assert index[0].rule(text).detail.startswith(f"shares 13 words in a row with {index[2] / 'exam'}: “WHICH planet")
 
 
 def test_an_n_gram_may_cross_from_the_question_to_the_answer(index):
-    assert judged(index, "many moons are known today it is Jupiter with 95 moons")[0] == "keep"  # 11 words
+    assert ruled(index, "many moons are known today it is Jupiter with 95 moons")[0] == "keep"  # 11 words
     crossing = "largest and how many moons are known today. It is Jupiter with 79"  # numbers are made one
-    assert judged(index, f"x {crossing} y") == ("drop", [crossing])
+    assert ruled(index, f"x {crossing} y") == ("drop", [crossing])
 
 
 def test_a_short_text_counts_as_a_whole_and_a_very_short_one_not_at_all(index):
-    assert judged(index, f"{FILLER} eight words are enough to be looked for {FILLER}")[0] == "drop"
-    assert judged(index, "eight words are enough to be looked at")[0] == "keep"
-    assert judged(index, "Yes or no: yes")[0] == "keep"
+    assert ruled(index, f"{FILLER} eight words are enough to be looked for {FILLER}")[0] == "drop"
+    assert ruled(index, "eight words are enough to be looked at")[0] == "keep"
+    assert ruled(index, "Yes or no: yes")[0] == "keep"
     exam, short = index[1]["sets"].values()
     # prompt, answer and both together, twice; the answer of 6 words and all three of the second row are short
     assert exam == {"split": "test", "rows": 2, "texts": 6, "short": 4}
@@ -296,20 +296,20 @@ def test_a_short_text_counts_as_a_whole_and_a_very_short_one_not_at_all(index):
 
 def test_what_the_system_says_is_nobodys_test(index):
     text = "You are an assistant that helps everybody who asks for help at any time of day"
-    assert judged(index, text)[0] == "keep"
+    assert ruled(index, text)[0] == "keep"
 
 
 def test_all_that_is_shared_is_marked_and_its_share_is_the_score(index):
-    verdict = index[0].judge(f"{ASKED}. {FILLER}. {ASKED}")
-    assert len(verdict.spans) == 2 and verdict.score == pytest.approx(30 / 42)
+    ruling = index[0].rule(f"{ASKED}. {FILLER}. {ASKED}")
+    assert len(ruling.spans) == 2 and ruling.score == pytest.approx(30 / 42)
 
 
 def test_chinese_characters_are_words(tmp_path):
     write_rows(tmp_path / "rows.jsonl", [{"text": "太阳系中最大的行星是哪一颗它有多少卫星"}])
     decontaminate.build([str(tmp_path / "rows.jsonl")], tmp_path / "i.npz")
     index = decontaminate.Index.load(tmp_path / "i.npz")
-    assert index.judge("有人问：太阳系中最大的行星是哪一颗？").action == "drop"
-    assert index.judge("太阳系中最小的行星是哪一颗？").action == "keep"
+    assert index.rule("有人问：太阳系中最大的行星是哪一颗？").action == "drop"
+    assert index.rule("太阳系中最小的行星是哪一颗？").action == "keep"
 
 
 @given(st.text(st.one_of(st.characters(), st.sampled_from("ΑΣς İı .,'’\u00a0\x85\u200b1٣日かé")), max_size=60))
@@ -386,66 +386,66 @@ def classifier(path, **settings):
 
 
 def test_the_unwanted_label_drops_and_says_its_score(checkpoint):
-    good, bad = classifier(checkpoint).judge(["the cat sits on the mat", "the dog sits on the mat"])
+    good, bad = classifier(checkpoint).rule(["the cat sits on the mat", "the dog sits on the mat"])
     assert good.action == "keep" and good.score < 0.2
     assert bad.action == "drop" and bad.score > 0.8 and bad.reason == "classifier_not_nice"
     assert bad.detail.startswith("“Not nice” 0.9") and bad.spans == ((0, 23),)
 
 
 def test_a_score_in_the_band_goes_to_people(checkpoint):
-    both = classifier(checkpoint, threshold=0.5, review=(0.0, 1.0)).judge(["hello bird", "hello dog"])
-    assert [verdict.action for verdict in both] == ["review", "review"]
+    both = classifier(checkpoint, threshold=0.5, review=(0.0, 1.0)).rule(["hello bird", "hello dog"])
+    assert [ruling.action for ruling in both] == ["review", "review"]
     assert "unsure between 0 and 1" in both[0].detail
 
 
 def test_the_worst_window_of_a_long_text_decides_and_is_shown(checkpoint):
     text = "the cat sits on the mat. " * 30 + "the dog dog sits. " + "a bird sings in the tree. " * 30
-    verdict = classifier(checkpoint).judge([text])[0]
-    ((start, end),) = verdict.spans
-    assert verdict.action == "drop" and "dog" in text[start:end] and end - start < len(text) / 4
+    ruling = classifier(checkpoint).rule([text])[0]
+    ((start, end),) = ruling.spans
+    assert ruling.action == "drop" and "dog" in text[start:end] and end - start < len(text) / 4
 
 
 def test_one_text_does_not_cost_another_and_order_is_kept(checkpoint):
     texts = ["the dog sits on the mat", None, "hello bird", "\ud800 hello", "", "a dog runs in"]
-    judge = classifier(checkpoint, batch_size=4)
-    actions = [verdict and verdict.action for verdict in judge.judge(texts)]
+    rules = classifier(checkpoint, batch_size=4)
+    actions = [ruling and ruling.action for ruling in rules.rule(texts)]
     assert actions[:3] == ["drop", None, "keep"] and actions[4:] == ["keep", "drop"]
-    assert judge.failures["TypeError: expected text, got NoneType"] == 1
-    alone = [judge.judge([text])[0].score for text in (texts[0], texts[2], texts[5])]
-    together = [verdict.score for verdict in judge.judge([texts[0], texts[2], texts[5]])]
+    assert rules.failures["TypeError: expected text, got NoneType"] == 1
+    alone = [rules.rule([text])[0].score for text in (texts[0], texts[2], texts[5])]
+    together = [ruling.score for ruling in rules.rule([texts[0], texts[2], texts[5]])]
     assert together == pytest.approx(alone, abs=1e-5)
 
 
-def test_a_model_that_fails_on_one_text_judges_the_rest_of_its_batch(checkpoint, monkeypatch):
-    judge = classifier(checkpoint)
-    forward = judge.model.forward
-    poison = judge.tokenizer("please", add_special_tokens=False)["input_ids"][0]
+def test_a_model_that_fails_on_one_text_rules_on_the_rest_of_its_batch(checkpoint, monkeypatch):
+    rules = classifier(checkpoint)
+    forward = rules.model.forward
+    poison = rules.tokenizer("please", add_special_tokens=False)["input_ids"][0]
 
     def fails(input_ids, **rest):
         if (input_ids == poison).any():
             raise RuntimeError("no kernel for this one")
         return forward(input_ids=input_ids, **rest)
 
-    monkeypatch.setattr(judge.model, "forward", fails)
-    verdicts = judge.judge(["hello bird", "please", "hello dog"])
-    assert [verdict and verdict.action for verdict in verdicts] == ["keep", None, "drop"]
-    assert judge.failures == {"RuntimeError: no kernel for this one": 1}
+    monkeypatch.setattr(rules.model, "forward", fails)
+    rulings = rules.rule(["hello bird", "please", "hello dog"])
+    assert [ruling and ruling.action for ruling in rulings] == ["keep", None, "drop"]
+    assert rules.failures == {"RuntimeError: no kernel for this one": 1}
     with pytest.raises(RunError, match="fails on every document: RuntimeError: no kernel"):
         broken = classifier(checkpoint)
         monkeypatch.setattr(broken.model, "forward", fails)
-        broken.judge(["please"] * 20)
+        broken.rule(["please"] * 20)
 
 
-def test_a_score_that_is_not_a_number_is_a_failure_and_no_verdict(checkpoint):
+def test_a_score_that_is_not_a_number_is_a_failure_and_no_ruling(checkpoint):
     import torch
 
-    judge = classifier(checkpoint)
+    rules = classifier(checkpoint)
     with torch.no_grad():
-        judge.model.classifier.bias.fill_(float("nan"))
-    assert judge.judge(["hello bird"]) == [None] and judge.failures == {"ValueError: the score is not a number": 1}
+        rules.model.classifier.bias.fill_(float("nan"))
+    assert rules.rule(["hello bird"]) == [None] and rules.failures == {"ValueError: the score is not a number": 1}
 
 
-def test_checkpoints_that_cannot_judge_are_refused_before_any_work(checkpoint, world, tmp_path):
+def test_checkpoints_that_cannot_classify_are_refused_before_any_work(checkpoint, world, tmp_path):
     import shutil
 
     from align.clean.rules.classifier import check
@@ -468,7 +468,7 @@ def test_checkpoints_that_cannot_judge_are_refused_before_any_work(checkpoint, w
 
 
 def test_a_reward_model_of_one_score_is_read_as_it_is(world):
-    one = classifier(world / "rm", label=None, threshold=-1e9).judge(["hello dog"])[0]
+    one = classifier(world / "rm", label=None, threshold=-1e9).rule(["hello dog"])[0]
     assert one.action == "drop" and one.score < 50
 
 

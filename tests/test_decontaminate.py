@@ -35,7 +35,7 @@ def made(sets, folder, **named):
 def test_rows_without_a_text_are_passed_over(choices):
     write_rows(choices / "gaps.jsonl", [{"question": None, "answer": None}, {"question": CONTEXT, "answer": None}])
     report, index = made([choices / "gaps.jsonl"], choices)
-    assert index.judge(f"{FILLER} {CONTEXT} {FILLER}").action == "drop"
+    assert index.rule(f"{FILLER} {CONTEXT} {FILLER}").action == "drop"
     assert report["sets"][str(choices / "gaps.jsonl")]["rows"] == 2
 
 
@@ -45,7 +45,7 @@ def test_columns_with_names_of_their_own(choices):
     report, index = made([choices / "swag.jsonl"], choices, columns=["ctx", "endings"])
     crossing = "tall ladder beside the old barn and then he throws a bucket of blue"  # the first joined with each other
     for text in (CONTEXT, ENDING, OTHER, crossing):
-        assert index.judge(f"{FILLER} {text} {FILLER}").action == "drop", text
+        assert index.rule(f"{FILLER} {text} {FILLER}").action == "drop", text
     assert report["sets"] == {str(choices / "swag.jsonl"): {"split": "train", "rows": 1, "texts": 5, "short": 0}}
     assert report["columns"] == {str(choices / "swag.jsonl"): ["ctx", "endings"]}
 
@@ -56,7 +56,7 @@ def test_each_set_has_its_own_columns(choices):
     report, _ = made(sets, choices, columns=["ctx", "endings"])
     assert list(report["columns"].values()) == [["ctx", "endings"], ["question"]]
     report, index = made(sets[1:], choices, columns=["question", "choices"])  # a mapping's texts are texts
-    assert report["sets"][str(sets[1])]["texts"] == 3 and index.judge(FILLER).action == "drop"
+    assert report["sets"][str(sets[1])]["texts"] == 3 and index.rule(FILLER).action == "drop"
     with pytest.raises(DataError, match="none of .* has contexts"):
         made(sets, choices, columns=["ctx", "contexts"])
 

@@ -179,11 +179,11 @@ def test_scores_see_what_goes_wrong():
         and nothing["precision"]["planted"]["value"] == 0
         and nothing["clusters_left_empty"] == 5
     )
-    # what another step took is not judged: b's pair is no pair any more, good1 is nobody's fault
+    # what another step took is not graded: b's pair is no pair any more, good1 is nobody's fault
     kept = set("acdeghy") | {"good2"}
     taken = {"b": "quality", "good1": "length", "f": "near", "x": "near-duplicates", "z": "near"}
     found = scores.near_duplicate_scores(kept, truth, taken)
-    assert found["expected"] == 3 and found["removed"] == 3 and found["not_judged"] == 2
+    assert found["expected"] == 3 and found["removed"] == 3 and found["not_graded"] == 2
     assert found["precision"]["planted"]["value"] == 1
 
 

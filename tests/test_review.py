@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align.clean.review.decisions import Decisions
+from align.clean.review.grades import quality
+from align.clean.review.queue import AROUND, LEAD, STEP, WHOLE, Queue, pieces
 from align.clean.review.server import Review, ReviewArguments, app
-from align.clean.review.waiting import AROUND, LEAD, STEP, WHOLE, Queue, pieces, quality
 from align.report import untrusted
 from align.run.errors import RunError
 
@@ -145,7 +146,7 @@ def test_the_order_is_shuffled_and_always_the_same(tmp_path):
 def test_folders_without_a_queue_say_what_to_name(tmp_path):
     with pytest.raises(RunError, match="is no run"):
         Queue(tmp_path / "nothing")
-    with pytest.raises(RunError, match="it is a sft run, complete; run recipes/clean.py"):
+    with pytest.raises(RunError, match="it is a sft run, complete; run python recipes/clean.py to its end"):
         Queue(make_run(tmp_path / "a", [], recipe="sft"))
     with pytest.raises(RunError, match="it is a clean run, interrupted"):
         Queue(make_run(tmp_path / "b", [], status="interrupted"))

@@ -1,4 +1,4 @@
-"""Blocks of a datatrove pipeline: read, repair, judge, mask, write. Each counts what it does and why.
+"""Blocks of a datatrove pipeline: read, repair, rule, mask, write. Each counts what it does and why.
 
 A block is a step of one task; a task's shard goes through all blocks of a stage document by document. What a block
 keeps about a document while it is under way is in the metadata under names with an underscore.
@@ -17,7 +17,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 
-from align.clean.rules.verdict import Verdict
+from align.clean.rules.ruling import Ruling
 
 DECISION = "_decision"  # a reviewer's: keep or drop
 FLAGGED = "_flagged"  # a rule has said drop or review of a document that a reviewer has decided on
@@ -111,10 +111,10 @@ class Block(PipelineStep):
         raise NotImplementedError
 
 
-def stopped(doc: Document, step: str, found: Verdict, **more: Any) -> dict[str, Any]:
-    """A document that was dropped or waits, as a line of `dropped/` or of the review queue."""
+def stopped(doc: Document, step: str, ruling: Ruling, **more: Any) -> dict[str, Any]:
+    """A document that was dropped, or is for people to decide on, as a line of `dropped/` or of the review queue."""
     row = {"id": doc.id, "text": doc.text, "source": doc.metadata.get("source", ""), "rule": step}
-    row |= {"reason": found.reason, "detail": found.detail, "spans": found.spans, "score": found.score}
+    row |= {"reason": ruling.reason, "detail": ruling.detail, "spans": ruling.spans, "score": ruling.score}
     return row | more
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from align.clean import executors
 from align.clean.config import STEPS, CleanConfig, RuleConfig
-from align.clean.read import documents
-from align.clean.read.documents import Source
+from align.clean.read import inputs
 from align.clean.read.formats import Damaged
+from align.clean.read.inputs import Input
 from align.clean.review.decisions import Decisions
-from align.clean.rules import decide, decontaminate
+from align.clean.rules import apply, decontaminate
 from align.run.errors import RunError
 
 
@@ -23,7 +23,7 @@ from align.run.errors import RunError
 class Found:
     """What `check` has found."""
 
-    sources: list[Source]
+    entries: list[Input]
     evaluation: dict[str, Any] | None = None  # what `decontaminate.build` says of the sets that are looked for
     index: tempfile.TemporaryDirectory[str] | None = None  # where their index is until the run has its folder
 
@@ -38,8 +38,8 @@ def check(args: CleanConfig, rules: RuleConfig) -> Found:
     problems = [f"{', '.join(missing)} not installed: pip install -e '.[clean]'"] if missing else []
     if rules.word_tokenizer == "datatrove" and importlib.util.find_spec("spacy") is None:
         problems.append("word_tokenizer=datatrove needs spacy for most languages: pip install spacy")
-    sources, unreadable = documents.find(args)
-    problems += unreadable + [told for source in sources if (told := _hub_problem(source, args))]
+    entries, unreadable = inputs.find(args)
+    problems += unreadable + [told for entry in entries if (told := _hub_problem(entry, args))]
     problems += executors.problems(args) + _inside(args, rules)
     for look in (lambda: _check_content(args, rules), lambda: Decisions(args.decisions_path())):
         try:
@@ -60,21 +60,21 @@ def check(args: CleanConfig, rules: RuleConfig) -> Found:
         if index:
             index.cleanup()
         fail(problems)
-    return Found(sources, evaluation, index)
+    return Found(entries, evaluation, index)
 
 
-def _hub_problem(source: Source, args: CleanConfig) -> str:
+def _hub_problem(entry: Input, args: CleanConfig) -> str:
     """Can a hub data set be read, and has it the column that holds the text?"""
-    if source.kind != "hub":
+    if entry.kind != "hub":
         return ""
     try:
-        with closing(documents.rows(source, args)) as rows:
+        with closing(inputs.rows(entry, args)) as rows:
             first = next(rows, None)
     except Damaged as error:
-        return f"{source.path} {error}"
+        return f"{entry.path} {error}"
     if first is None:
-        return f"{source.path} has no row in its split {args.split}"
-    return f"{source.path}: {documents._no_column(first.text, args)}" if first.problem == "no_text" else ""
+        return f"{entry.path} has no row in its split {args.split}"
+    return f"{entry.path}: {inputs.no_column(first.text, args)}" if first.problem == "no_text" else ""
 
 
 def _inside(args: CleanConfig, rules: RuleConfig) -> list[str]:
@@ -107,7 +107,7 @@ def _check_content(args: CleanConfig, rules: RuleConfig) -> None:
                 "de, zh"
             )
     if args.runs("lists") and rules.lists:
-        decide._word_lists(tuple(rules.lists))
+        apply.word_lists(tuple(rules.lists))
     if args.runs("classifier") and rules.classifier_path:
         from align.clean.rules.classifier import check as check_classifier
 

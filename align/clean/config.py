@@ -1,4 +1,4 @@
-"""What `recipes/clean.py` takes: where the documents are, which steps run, and each rule's thresholds.
+"""What the clean recipe takes: where the documents are, which steps run, and each rule's thresholds.
 
 The thresholds' defaults are the papers' as datatrove has them; the line names the paper. A rule's
 field that is left empty is off.
@@ -22,7 +22,7 @@ STEPS = (
     "repair", "length", "language", "repetition", "quality", "boilerplate", "lists", "classifier",
     "decontamination", "exact", "near", "personal",
 )  # fmt: skip
-# Those that people can review: they judge one document by itself, or take lines out of it
+# Those that people can review: they rule on one document by itself, or take lines out of it
 REVIEWED = tuple(step for step in STEPS if step not in ("repair", "exact", "near", "personal"))
 COPIES = "near_duplicates"  # the rule as reviewers know it: they see a document beside the one kept in its place
 # Settings that are shares or probabilities
@@ -80,7 +80,7 @@ class CleanConfig:
     audit: int = field(
         # Our choice: 20 documents pin a share down to about a fifth either way, and take ten minutes to read
         default=20,
-        metadata={"help": "Documents of each rule's drops, and of what was kept, that reviewers judge as a sample."},
+        metadata={"help": "Documents of each rule's drops, and of what was kept, that reviewers get as a sample."},
     )
     tokenizer: str | None = field(
         default=None, metadata={"help": "Tokenizer to count tokens with; words are counted without one."}

@@ -16,25 +16,22 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from align.clean import blocks, executors, write
 from align.clean.card import outcome
 from align.clean.checks import Found, steps
 from align.clean.config import REVIEWED, CleanConfig, RuleConfig
 from align.clean.duplicates import copies, minhash
-from align.clean.read import documents, intake
-from align.clean.review import queue
+from align.clean.read import inputs, intake
 from align.clean.review.decisions import Decisions
-from align.clean.rules import decide, decontaminate
-from align.data import prepare
+from align.clean.review.overrule import Note, Overrule
+from align.clean.rules import apply, decontaminate
+from align.clean.tally import merged
 from align.run.errors import DataError, RunError
-from align.run.record import Run
+from align.run.record import Run, write_json
 
 FINDERS = 4  # tasks that merge the hashes of exact duplicates; each has a quarter of the hashes
 # What may differ between a run and its resumption
@@ -51,12 +48,13 @@ def clean(args: CleanConfig, rules: RuleConfig, found: Found, run: Run) -> dict[
     begun = time.perf_counter()
     folder = run.folder
     _plan(args, rules, found, folder)
+    run.note(resumable=True)  # without --overwrite nobody removes work in progress unasked
     if found.index:
         found.index.cleanup()
     on = steps(args, rules)
     decisions = folder / "decisions.jsonl"
     _note(args, found, run)
-    groups = documents.tasks(found.sources, int(args.shard_megabytes * 1_000_000))
+    groups = inputs.tasks(found.entries, int(args.shard_megabytes * 1_000_000))
 
     def stage(name: str, pipeline: list[Any], tasks: int) -> None:
         print(f"{name}: {tasks} task{'s' if tasks > 1 else ''} … ", end="", flush=True)
@@ -65,13 +63,13 @@ def clean(args: CleanConfig, rules: RuleConfig, found: Found, run: Run) -> dict[
     stage("read", [intake.Read(folder, groups, args)], len(groups))
     shards = _shards(folder, args)
     names = folder / "work" / "read.txt"
-    judged = [decide.block(step, folder, args, rules) for step in on if step in REVIEWED]
+    ruling = [apply.block(step, folder, args, rules) for step in on if step in REVIEWED]
     first = [
         blocks.reader(folder / "work/read", names),
         intake.Repair(folder, rules, "repair" in on),
-        decide.Decide(folder, decisions),
-        *judged,
-        decide.Decisions(folder, args.audit),
+        Note(folder, decisions),
+        *ruling,
+        Overrule(folder, args.audit),
         blocks.Shards(folder / "work/rules"),
     ]
     stage("rules", first + ([minhash.exact_signatures(folder, FINDERS)] if "exact" in on else []), shards)
@@ -80,7 +78,8 @@ def clean(args: CleanConfig, rules: RuleConfig, found: Found, run: Run) -> dict[
     stage("write", _last(on, folder, args, rules), shards)
     card = outcome.card(args, rules, run, time.perf_counter() - begun)
     if not card["totals"]["documents_out"] and not card["totals"]["unsure"]:
-        tidy(args)  # there is nothing to go on with
+        tidy(args)
+        run.note(resumable=False)
         raise RunError(
             f"no document is left of {card['totals']['documents_in']:,}; {folder}/report.html says which step took "
             f"them. {outcome.WEB}"
@@ -91,9 +90,7 @@ def clean(args: CleanConfig, rules: RuleConfig, found: Found, run: Run) -> dict[
 def tidy(args: CleanConfig) -> None:
     """Take away what only an unfinished run needs. A kill in here loses nothing once the run is written down as
     complete, so that comes first."""
-    folder = Path(str(args.output_dir))
-    (folder / "data" / ".clean.part").unlink(missing_ok=True)
-    _free(folder / "work", args)
+    _free(Path(str(args.output_dir)) / "work", args)
 
 
 def _note(args: CleanConfig, found: Found, run: Run) -> None:
@@ -132,7 +129,7 @@ def _last(on: list[str], folder: Path, args: CleanConfig, rules: RuleConfig) -> 
 def _plan(args: CleanConfig, rules: RuleConfig, found: Found, folder: Path) -> None:
     """Write down what this run is about, or check that a resumed one is about the same."""
     settings = {key: value for key, value in (asdict(args) | asdict(rules)).items() if key not in FREE}
-    files = [[source.path, source.bytes] for source in found.sources]
+    files = [[entry.path, entry.bytes] for entry in found.entries]
     sets = found.evaluation["fingerprint"] if found.evaluation else None
     plan = json.loads(json.dumps({"settings": settings, "files": files, "evaluation": sets}))
     path = folder / "work" / "plan.json"
@@ -149,13 +146,11 @@ def _plan(args: CleanConfig, rules: RuleConfig, found: Found, folder: Path) -> N
         return
     (folder / "work").mkdir(exist_ok=True)
     (folder / "data").mkdir(exist_ok=True)
-    # `align.run.record` takes a data/.*.part for work in progress: without --overwrite nobody removes it unasked
-    (folder / "data" / ".clean.part").touch()
     if args.decisions_path().exists():  # a resumed run keeps to these decisions
         shutil.copyfile(args.decisions_path(), folder / "decisions.jsonl")
     if found.index:
         shutil.copyfile(Path(found.index.name) / "index.npz", folder / "work" / "decontaminate.npz")
-    queue.dump(path, plan)
+    write_json(path, plan)
 
 
 def _shards(folder: Path, args: CleanConfig) -> int:
@@ -165,13 +160,13 @@ def _shards(folder: Path, args: CleanConfig) -> int:
     if path.exists():
         return len(path.read_text().splitlines())
     if not names:
-        dropped = (outcome.merged(folder / "work/counts", "read") or {"tables": {}})["tables"].get("dropped", {})
+        dropped = (merged(folder / "work/counts", "read") or {"tables": {}})["tables"].get("dropped", {})
         why = "".join(f", {count:,} {reason.replace('_', ' ')}" for reason, count in sorted(dropped.items()))
         raise DataError(f"{', '.join(args.input)}: no document in it{why}")
     (folder / "work" / "rules.txt").write_text("".join(f"{i:05d}.jsonl\n" for i in range(len(names))))
-    queue_path = path.with_suffix(".part")
-    queue_path.write_text("".join(f"{name}\n" for name in names))
-    queue_path.replace(path)
+    part = path.with_suffix(".part")
+    part.write_text("".join(f"{name}\n" for name in names))
+    part.replace(path)
     return len(names)
 
 
@@ -179,28 +174,3 @@ def _free(folder: Path, args: CleanConfig) -> None:
     """Give the disk back what no later stage reads."""
     if not args.keep_work:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def fingerprint(folder: Path) -> dict[str, dict[str, Any]]:
-    """Rows and fingerprint of each split: the fingerprint that a training run records of the texts it reads."""
-    found = {}
-    for split in ("train", "test"):
-        texts = _Texts(sorted((folder / "data").glob(f"{split}-*.jsonl")))
-        digest = prepare.fingerprint(texts)
-        if texts.count:
-            found[split] = {"rows_out": texts.count, "fingerprint": digest}
-    return found
-
-
-class _Texts:
-    """The texts of JSONL files, one at a time, counted as they go by."""
-
-    def __init__(self, paths: list[Path]):
-        self.paths, self.count = paths, 0
-
-    def __iter__(self) -> Iterator[str]:
-        for path in self.paths:
-            with path.open("rb") as stream:
-                for row in map(orjson.loads, stream):
-                    self.count += 1
-                    yield row["text"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from align.clean.rules.personal import veil
-from align.clean.rules.verdict import Verdict
+from align.clean.rules.ruling import Ruling
 
 SAMPLES = 5  # of each reason and of each kind of change, the first in document order; personal data veiled
 SHOWN = 600  # characters of a sample
@@ -75,13 +75,13 @@ class Tally:
             self.enter(doc)
             yield doc
 
-    def stop(self, doc: Any, verdict: Verdict) -> None:
+    def stop(self, doc: Any, ruling: Ruling) -> None:
         """A document is dropped, or waits for a reviewer."""
-        self.add("dropped" if verdict.action == "drop" else "review", verdict.reason)
-        samples = self.samples.setdefault(verdict.reason, [])
+        self.add("dropped" if ruling.action == "drop" else "review", ruling.reason)
+        samples = self.samples.setdefault(ruling.reason, [])
         if len(samples) < SAMPLES:
-            text, spans = excerpt(veil(doc.text), verdict.spans)
-            sample = {"reason": verdict.reason, "detail": verdict.detail, "id": doc.id}
+            text, spans = excerpt(veil(doc.text), ruling.spans)
+            sample = {"reason": ruling.reason, "detail": ruling.detail, "id": doc.id}
             sample |= {"source": veil(doc.metadata.get("source", "")), "text": text, "spans": spans}
             cluster = doc.metadata.get("minhash_cluster_id")
             samples.append(sample | ({} if cluster is None else {"cluster": cluster}))

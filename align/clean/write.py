@@ -1,4 +1,4 @@
-"""The last blocks: personal data masked, the corpus written."""
+"""The last blocks: personal data masked, the corpus written; and the fingerprint of what was written."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 from datatrove.data import Document
 
 from align.clean.blocks import COLUMNS, COUNTED, Block, Sink
 from align.clean.config import CleanConfig, RuleConfig
 from align.clean.tally import Tally, size
+from align.data import splits
 
 
 class Mask(Block):
@@ -56,7 +58,6 @@ class Final(Block):
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         """Write."""
         tally, count = Tally(self.step), _counter(self.tokenizer)
-        # The marker says that this folder holds work in progress: see `align.run.record`
         train, test = (Sink(self.folder / "data" / f"{name}-{rank:05d}.jsonl") for name in ("train", "test"))
         clusters = Sink(self.folder / "work" / "clusters" / f"{rank:05d}.jsonl")
         with train, test, clusters:
@@ -91,3 +92,28 @@ def _counter(name: str | None) -> Callable[[str], int] | None:
     from align.clean.rules.words import token_counter
 
     return token_counter(name)
+
+
+def fingerprint(folder: Path) -> dict[str, dict[str, Any]]:
+    """Rows and fingerprint of each split: the fingerprint that a training run records of the texts it reads."""
+    found = {}
+    for split in ("train", "test"):
+        texts = _Texts(sorted((folder / "data").glob(f"{split}-*.jsonl")))
+        digest = splits.fingerprint(texts)
+        if texts.count:
+            found[split] = {"rows_out": texts.count, "fingerprint": digest}
+    return found
+
+
+class _Texts:
+    """The texts of JSONL files, one at a time, counted as they go by."""
+
+    def __init__(self, paths: list[Path]):
+        self.paths, self.count = paths, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for path in self.paths:
+            with path.open("rb") as stream:
+                for row in map(orjson.loads, stream):
+                    self.count += 1
+                    yield row["text"]

@@ -2,7 +2,7 @@
 
 Documents are made prose (`planted.prose`). Among them, in shares that `SHARES` says: exact duplicates,
 near-duplicates of a MEASURED Jaccard index, junk of five kinds, boilerplate, foreign languages, personal data beside
-look-alikes that must stay, unwanted pages beside ones that people should judge, documents that quote an evaluation
+look-alikes that must stay, unwanted pages beside ones that people should decide on, documents that quote an evaluation
 set, broken encodings. Every row carries its name in the column `planted`; the truth says what it is:
 
     {"seed", "documents": {name: {"kind", "of"?, "jaccard"?, "gone"?, "stays"?}},

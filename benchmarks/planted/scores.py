@@ -62,7 +62,7 @@ def near_duplicate_scores(
         kept: Names (`planted`) of the documents that came through.
         truth: From `planted.plant`.
         taken: For documents that did not: which step took them. Those of a step whose name does not begin with `near`
-            are not judged here. Without it, every one that is missing counts as removed by the near step, so that
+            are not graded here. Without it, every one that is missing counts as removed by the near step, so that
             `kept` must come from that step alone.
 
     Returns:
@@ -72,14 +72,14 @@ def near_duplicate_scores(
     documents = truth["documents"]
     other = {name for name, step in (taken or {}).items() if not step.startswith("near")} - kept
     unknown = set() if taken is None else set(documents) - kept - set(taken)  # waiting for people, say
-    judged = set(documents) - other - unknown
-    closest = dict.fromkeys(judged - kept, 0.0)  # J of each removed document with the nearest one that is left
+    graded = set(documents) - other - unknown
+    closest = dict.fromkeys(graded - kept, 0.0)  # J of each removed document with the nearest one that is left
     linked = dict(closest)  # and with the nearest of all
     expected = beyond = emptied = 0
     pairs: list[tuple[float, bool]] = []
     for cluster in truth["clusters"]:
-        members = [name for name in cluster["members"] if name in judged]
-        measured = [(a, b, j) for a, b, j in cluster["pairs"] if a in judged and b in judged]
+        members = [name for name in cluster["members"] if name in graded]
+        measured = [(a, b, j) for a, b, j in cluster["pairs"] if a in graded and b in graded]
         for a, b, j in measured:
             for gone, other_one in ((a, b), (b, a)):
                 if gone in linked:
@@ -101,7 +101,7 @@ def near_duplicate_scores(
         "recall": stats.rate(expected - beyond, expected), "precision": precision,
         "linked_expected": above / sum(found) if found else None, "removed": removed, "expected": expected,
         "clusters_left_empty": emptied, "unlike_anything_left": sum(j < 0.5 for j in closest.values()),
-        "not_judged": len(other | unknown), "bands": list(_bands(pairs)),
+        "not_graded": len(other | unknown), "bands": list(_bands(pairs)),
     }  # fmt: skip
 
 

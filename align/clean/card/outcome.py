@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from align.clean import write
+from align.clean.card import page
 from align.clean.config import CleanConfig, RuleConfig
-from align.clean.review import queue
+from align.clean.review import collect, grades, queue
+from align.clean.review.decisions import Decisions
 from align.clean.tally import EDGES, OTHERS, merged
 
 SOURCES = 40  # named in the card; the rest are counted together
@@ -37,17 +41,11 @@ NAMES = {"exact": "exact duplicates", "near": "near-duplicates", "personal": "pe
 
 def card(args: CleanConfig, rules: RuleConfig, run: Any, seconds: float) -> dict[str, Any]:
     """Put the tallies together, write the review queue, `card.json` and `report.html`; the card is returned."""
-    from dataclasses import asdict
-
-    from align.clean.card import card as page
-    from align.clean.program import fingerprint
-    from align.clean.review.decisions import Decisions
-
     folder: Path = run.folder
     tallies = {step: merged(folder / "work/counts", step) for step in WHAT}
     found = {step: tally for step, tally in tallies.items() if tally is not None}
-    prints = fingerprint(folder)
-    waiting = queue.collect(folder, args.audit)
+    prints = write.fingerprint(folder)
+    file = collect.collect(folder, args.audit)
     decisions = Decisions(folder / "decisions.jsonl")
     clusters = merged(folder / "work/counts", "clusters")
     entered = found["repair"]["counts"]
@@ -55,7 +53,7 @@ def card(args: CleanConfig, rules: RuleConfig, run: Any, seconds: float) -> dict
         "documents_in": found["read"]["counts"]["documents_in"], "bytes_in": found["read"]["counts"]["bytes_in"],
         "documents_out": found["write"]["counts"]["documents_out"], "bytes_out": found["write"]["counts"]["bytes_out"],
     }  # fmt: skip
-    totals["unsure"], sampled, decided = queue.waiting(waiting, decisions)
+    totals["unsure"], sampled, decided = queue.counts(file, decisions)
     totals["waiting"] = totals["unsure"] + sampled
     peak = max(tally["peak"] for tally in found.values())
     speed = {"seconds": round(seconds, 2), "megabytes_per_second": round(entered["bytes_in"] / 1e6 / seconds, 3)}
@@ -77,7 +75,7 @@ def card(args: CleanConfig, rules: RuleConfig, run: Any, seconds: float) -> dict
         decontamination=run.record.get("decontamination"),
         review={
             "waiting": totals["waiting"], "unsure": totals["unsure"], "decided": decided,
-            "decisions": run.record["decisions"], "rules": _quality(waiting, decisions),
+            "decisions": run.record["decisions"], "rules": _grades(file, decisions),
         },
         speed=speed | {"workers": args.processes(), "peak_memory_bytes": peak},
         command=run.record["command"],
@@ -119,7 +117,7 @@ def _cites(name: str, rules: RuleConfig) -> str:
 
 def _name_the_kept(samples: list[dict[str, Any]], folder: Path) -> None:
     """Say of each sample of a near-duplicate which document was kept in its place."""
-    kept = queue.kept(folder, {sample.get("cluster", -1) for sample in samples})
+    kept = collect.kept(folder, {sample.get("cluster", -1) for sample in samples})
     for sample in samples:
         stayed = kept.get(sample.pop("cluster", -1), ())
         sample["detail"] += "".join(f"; kept: {row['id']}" for row in stayed[:1])
@@ -165,13 +163,9 @@ def _changes(found: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _quality(path: Path, decisions: Any) -> list[dict[str, Any]]:
+def _grades(file: Path, decisions: Decisions) -> list[dict[str, Any]]:
     """Precision and recall of each rule against the reviewers' decisions; nothing before there are any."""
-    if not len(decisions) or not path.stat().st_size:
-        return []
-    from align.clean.review.waiting import quality
-
-    return quality(list(queue.bare(path)), decisions)
+    return grades.quality(queue.rows(file), decisions) if len(decisions) and file.stat().st_size else []
 
 
 def _notes(found: dict[str, Any]) -> list[str]:

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import (
@@ -29,18 +27,17 @@ from datatrove.pipeline.dedup import (
     MinhashDedupFilter,
     MinhashDedupSignature,
 )
-from datatrove.utils.text import TextNormConfig, simplify_text
+from datatrove.utils.text import TextNormConfig
 
 from align.clean.blocks import Block, Largest, Sink, stopped
 from align.clean.config import COPIES, RuleConfig
 from align.clean.duplicates import copies
-from align.clean.rules.verdict import Verdict
+from align.clean.rules.ruling import Ruling
 from align.clean.rules.words import tokenizer
 from align.clean.tally import Tally
 
 BUFFERED = 4096  # signatures that are read at once; datatrove's default of 5 makes a Python call for every 70 bytes
-PRIME = np.uint64((1 << 61) - 1)
-CHUNK = 1024  # shingles hashed at once: 1024 x 112 x 8 bytes stay in the processor's cache, however long the document
+PIECE = 1024  # shingles hashed at once: 1024 x 112 x 8 bytes stay in the processor's cache
 
 
 def _text(doc: Document) -> str:
@@ -73,41 +70,16 @@ def minhash(rules: RuleConfig) -> MinhashConfig:
 
 
 class Signatures(MinhashDedupSignature):
-    """datatrove's MinHash signatures bit by bit, some times as fast, in memory that a long document does not fill."""
+    """datatrove's MinHash signatures, of a long document in pieces.
+
+    All at once, the 112 hashes of each of 100,000 words would take 170 MB.
+    """
 
     def get_signature(self, shingles: np.ndarray) -> list[list[int]]:
-        """The smallest hashes. `shingles` [N, 1] uint64; a list of `num_buckets` lists of `hashes_per_bucket`.
-
-        x mod 2^61 - 1 by adding the upper bits to the lower ones, in place of a division for each of N x 112 hashes.
-        """
-        assert self.config.hash_config.precision == 64, self.config
-        a, b = self.parameters
-        least = np.full(self.num_hashes, PRIME, np.uint64)
-        for start in range(0, len(shingles), CHUNK):
-            hashes = shingles[start : start + CHUNK] * a
-            hashes += b
-            upper = hashes >> np.uint64(61)
-            hashes &= PRIME
-            hashes += upper
-            np.subtract(hashes, PRIME, out=hashes, where=hashes >= PRIME)
-            np.minimum(least, hashes.min(axis=0), out=least)
-        return [part.tolist() for part in np.split(least, self.config.num_buckets)]
-
-    def get_shingles(self, text: str) -> np.ndarray:
-        """Hashed n-grams [N, 1] of the simplified text's words: slices of one string, not n-grams joined one by one."""
-        norm = self.config.norm_config
-        if text.isascii():  # no diacritics to take off, which datatrove does letter by letter
-            norm = replace(norm, norm_unicode_diacritics=False)
-        words = self.word_tokenizer.word_tokenize(simplify_text(text, norm))
-        data = [word.encode() for word in words]
-        joined = b" ".join(data)
-        starts = [0]
-        for word in data:
-            starts.append(starts[-1] + len(word) + 1)
-        n, hashed = self.config.n_grams, xxhash.xxh64_intdigest
-        count = max(0, len(data) - n + 1)
-        grams = (hashed(joined[starts[i] : starts[i + n] - 1]) for i in range(count))
-        return np.fromiter(grams, np.uint64, count).reshape(-1, 1)
+        """The smallest hashes. `shingles` [N, 1] uint64; a list of `num_buckets` lists of `hashes_per_bucket`."""
+        pieces = np.split(shingles, range(PIECE, len(shingles), PIECE))
+        least = [MinhashDedupSignature.get_signature(self, piece) for piece in pieces]
+        return np.min(least, axis=0).tolist()
 
 
 def near_signatures(run: Path, rules: RuleConfig) -> MinhashDedupSignature:
@@ -184,24 +156,24 @@ class _Excluded:
     def write(self, doc: Document, rank: int = 0) -> None:
         """A duplicate."""
         self.offer(doc)
-        verdict = self._verdict(doc)
-        self.tally.stop(doc, verdict)
+        ruling = self._ruling(doc)
+        self.tally.stop(doc, ruling)
         cluster = {"cluster": doc.metadata["minhash_cluster_id"]} if self.tally.step == "near" else {}
-        self.sink.write(stopped(doc, self.tally.step, verdict, metadata=doc.metadata, **cluster))
+        self.sink.write(stopped(doc, self.tally.step, ruling, metadata=doc.metadata, **cluster))
 
     def offer(self, doc: Document, stays: bool = False) -> None:
         """A near-duplicate that the rule has found, to the reviewers' sample."""
         if doc.metadata.get("minhash_cluster_size", 1) > 1:
             found = {"cluster": doc.metadata["minhash_cluster_id"], "stays": stays}
-            self.audit.offer(stopped(doc, COPIES, self._verdict(doc), why="audit", verdict="drop", **found))
+            self.audit.offer(stopped(doc, COPIES, self._ruling(doc), why="audit", verdict="drop", **found))
 
-    def _verdict(self, doc: Document) -> Verdict:
+    def _ruling(self, doc: Document) -> Ruling:
         if self.tally.step == "exact":
-            return Verdict("drop", "exact_duplicate", "the same text as an earlier document")
+            return Ruling("drop", "exact_duplicate", "the same text as an earlier document")
         size = doc.metadata["minhash_cluster_size"]
         if size == 1:
-            return Verdict("drop", "reviewer", "a reviewer decided that it is a copy")
-        return Verdict("drop", "near_duplicate", f"like an earlier document, in a cluster of {size:,}")
+            return Ruling("drop", "reviewer", "a reviewer decided that it is a copy")
+        return Ruling("drop", "near_duplicate", f"like an earlier document, in a cluster of {size:,}")
 
 
 def exact_filter(run: Path, quiet: bool = False) -> Distinct:

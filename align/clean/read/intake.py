@@ -14,11 +14,11 @@ from datatrove.pipeline.writers import JsonlWriter
 
 from align.clean.blocks import COLUMNS, COUNTED, Block, Sink, as_dict, stopped
 from align.clean.config import CleanConfig, RuleConfig
-from align.clean.read import documents, repair
-from align.clean.read.documents import Source
+from align.clean.read import inputs, repair
 from align.clean.read.formats import Damaged, Row, decode
+from align.clean.read.inputs import Input
 from align.clean.rules.personal import veil
-from align.clean.rules.verdict import Verdict
+from align.clean.rules.ruling import Ruling
 from align.clean.tally import Tally, size
 from align.run.errors import DataError
 
@@ -26,7 +26,7 @@ from align.run.errors import DataError
 class Read(Block):
     """Files into shards of documents of a bounded size: `<rank>-<part>.jsonl`. Writes; passes nothing on."""
 
-    def __init__(self, run: Path, groups: list[list[Source]], args: CleanConfig):
+    def __init__(self, run: Path, groups: list[list[Input]], args: CleanConfig):
         super().__init__("read", run)
         self.groups = groups
         self.args = args
@@ -46,23 +46,23 @@ class Read(Block):
         tally.timed(start)
         tally.save(self.counts, rank)
 
-    def _documents(self, group: list[Source], tally: Tally, dropped: Sink) -> Iterator[Document]:
-        for source in group:
-            if source.kind == "others":
-                tally.add("others", f"Not read in {source.path}: {source.problem}")
+    def _documents(self, group: list[Input], tally: Tally, dropped: Sink) -> Iterator[Document]:
+        for entry in group:
+            if entry.kind == "others":
+                tally.add("others", f"Not read in {entry.path}: {entry.problem}")
                 continue
-            if source.problem or source.bytes == 0 and source.kind != "hub":
-                self._skip(source, source.problem or "is empty", 0, tally)
+            if entry.problem or entry.bytes == 0 and entry.kind != "hub":
+                self._skip(entry, entry.problem or "is empty", 0, tally)
                 continue
             count = 0
             try:
-                for row in documents.rows(source, self.args):
-                    doc, problem = _document(row, source.name)
+                for row in inputs.rows(entry, self.args):
+                    doc, problem = _document(row, entry.name)
                     tally.enter(doc)
                     if problem:
-                        verdict = Verdict("drop", problem, f"{source.name}: {problem.replace('_', ' ')}")
-                        tally.stop(doc, verdict)
-                        dropped.write(stopped(doc, self.step, verdict, metadata=doc.metadata))
+                        ruling = Ruling("drop", problem, f"{entry.name}: {problem.replace('_', ' ')}")
+                        tally.stop(doc, ruling)
+                        dropped.write(stopped(doc, self.step, ruling, metadata=doc.metadata))
                         continue
                     count += 1
                     tally.leave(doc)
@@ -70,16 +70,16 @@ class Read(Block):
                         doc.metadata["_repaired"] = row.repaired
                     yield doc
             except Damaged as error:
-                self._skip(source, str(error), count, tally)
+                self._skip(entry, str(error), count, tally)
 
-    def _skip(self, source: Source, problem: str, count: int, tally: Tally) -> None:
+    def _skip(self, entry: Input, problem: str, count: int, tally: Tally) -> None:
         if problem != "is empty" and self.args.on_damaged == "stop":
             raise DataError(
-                f"{source.path} {problem.rstrip('.')}, after {count:,} documents. Mend it or take it out, or keep what "
+                f"{entry.path} {problem.rstrip('.')}, after {count:,} documents. Mend it or take it out, or keep what "
                 "was read before: --on_damaged skip"
             )
         before = "" if problem == "is empty" else f", {count:,} documents read before"
-        tally.add("files", f"{source.path} {problem.rstrip('.')}{before}")
+        tally.add("files", f"{entry.path} {problem.rstrip('.')}{before}")
 
 
 def _document(row: Row, source: str) -> tuple[Document, str]:
@@ -139,8 +139,8 @@ class Repair(Block):
                     tally.leave(doc)
                     yield doc
                 else:
-                    tally.stop(doc, Verdict("drop", "empty", "no text"))
-                    dropped.write(stopped(doc, self.step, Verdict("drop", "empty", "no text")))
+                    tally.stop(doc, Ruling("drop", "empty", "no text"))
+                    dropped.write(stopped(doc, self.step, Ruling("drop", "empty", "no text")))
         tally.save(self.counts, rank)
 
 

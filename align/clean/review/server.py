@@ -1,4 +1,4 @@
-"""`align review runs/nano/clean`: people decide what the rules are unsure of, one document at a time, by keyboard.
+"""`align review runs/mine/clean`: people decide what the rules are unsure of, one document at a time, by keyboard.
 
 The page shows a document with the reason in words and the marked passages. A decision is on the disk before the page
 says so; it is in the decisions file of the run, wins over the rules when the run is made again, and counts in the
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.clean.review.decisions import Decisions
-from align.clean.review.waiting import Queue, quality
+from align.clean.review.grades import quality
+from align.clean.review.queue import Queue
 from align.run.errors import RunError
 from align.run.parse import parse
 from align.web.server import Problem, ServeArguments, application, get, post, serve
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
 
-__all__ = ["Review", "ReviewArguments", "app", "main", "quality"]
 PAGE = Path(__file__).parent / "page"
 RECENT = 600.0  # seconds over which the pace is measured
 NOTE = 2000  # characters of a note
@@ -57,12 +57,12 @@ class Review:
         """The next undecided document of the filter behind `after`, then from the beginning; None if there is none."""
         with self.lock:
             self.decisions.refresh()
-            waiting = [document for document in self.queue.ids(rule, why) if self.decisions.of(document) is None]
-        if not waiting:
+            left = [document for document in self.queue.ids(rule, why) if self.decisions.of(document) is None]
+        if not left:
             return None
         order = self.queue.order
-        behind = [document for document in waiting if order[document] > order.get(after, -1)]
-        return self.document((behind or waiting)[0])
+        behind = [document for document in left if order[document] > order.get(after, -1)]
+        return self.document((behind or left)[0])
 
     def document(self, document: str) -> dict[str, Any]:
         """A document by its id, with what was decided about it."""
@@ -182,8 +182,8 @@ def main(argv: list[str]) -> None:
         )
     decisions = Decisions(args.decisions or queue.decisions_path)
     review = Review(queue, decisions, args.reviewer or _login())
-    waiting = sum(decisions.of(document) is None for document in queue.documents)
-    told = f"{waiting:,} of {len(queue):,} documents wait; {review.reviewer}'s decisions go to {decisions.path}"
+    left = sum(decisions.of(document) is None for document in queue.documents)
+    told = f"{left:,} of {len(queue):,} documents wait; {review.reviewer}'s decisions go to {decisions.path}"
     serve(app(review, args), args, lambda url: print(f"{told}\n{url}  (Ctrl-C ends it)", flush=True))
 
 

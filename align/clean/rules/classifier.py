@@ -1,7 +1,7 @@
 """A text-classification checkpoint as a rule: drop what it is sure of, send what it is unsure of to people.
 
-B windows of a batch, T tokens of a window, L labels. A long text is judged in windows of T tokens that overlap by an
-eighth; the worst window decides, and its characters are what a reviewer sees.
+B windows of a batch, T tokens of a window, L labels. A long text is scored in windows of T tokens, of which each
+shares an eighth with the next; the worst window decides, and its characters are what a reviewer sees.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from align.clean.rules.verdict import KEEP, Verdict
+from align.clean.rules.ruling import KEEP, Ruling
 from align.run.errors import ConfigError, RunError
 
 WINDOW = (
@@ -29,7 +29,7 @@ ALL_FAIL = 16  # texts in a row from the beginning that fail: then it is the che
 
 
 class Classifier:
-    """`judge` texts by one label of a checkpoint's head."""
+    """`rule` on texts by one label of a checkpoint's head."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Classifier:
             threshold: score from which a document is dropped: a probability, or, for a head with one raw score
                 (regression), that score.
             review: scores from low to high go to people instead; it must hold the threshold.
-            batch_size: windows judged together.
+            batch_size: windows scored together.
             window: tokens of a window; less where the model takes less.
 
         Raises:
@@ -61,11 +61,11 @@ class Classifier:
         self.label = _label(self.model.config, label, path)
         self.name = str(self.model.config.id2label[self.label])
         self.window = _window(self.model.config, self.tokenizer, window)
-        self.failures: Counter[str] = Counter()  # texts that could not be judged, by reason
-        self.judged = 0
+        self.failures: Counter[str] = Counter()  # texts that could not be scored, by reason
+        self.scored = 0
 
-    def judge(self, texts: list[str]) -> list[Verdict | None]:
-        """A verdict for each text, in order; None where the tokenizer or the model failed on it (see `failures`).
+    def rule(self, texts: list[str]) -> list[Ruling | None]:
+        """A ruling for each text, in order; None where the tokenizer or the model failed on it (see `failures`).
 
         Raises:
             RunError: where the first texts fail one and all.
@@ -89,21 +89,21 @@ class Classifier:
                         self._fail(score)
                 elif number not in worst or (-score, start) < (-worst[number][0], worst[number][1]):
                     worst[number] = (score, start, end)
-        self.judged += len(texts) - len(failed)
-        if not self.judged and sum(self.failures.values()) >= ALL_FAIL:
+        self.scored += len(texts) - len(failed)
+        if not self.scored and sum(self.failures.values()) >= ALL_FAIL:
             raise RunError(f"the classifier {self.path} fails on every document: {self.failures.most_common(1)[0][0]}")
-        return [None if n in failed else self._verdict(worst[n]) if n in worst else KEEP for n in range(len(texts))]
+        return [None if n in failed else self._ruling(worst[n]) if n in worst else KEEP for n in range(len(texts))]
 
-    def _verdict(self, worst: tuple[float, int, int]) -> Verdict:
+    def _ruling(self, worst: tuple[float, int, int]) -> Ruling:
         score, start, end = worst
         reason = f"classifier_{re.sub(r'[^a-z0-9]+', '_', self.name.lower()).strip('_')}"
         banded = self.low < self.high
         if banded and self.low <= score <= self.high:
             detail = f"“{self.name}” {score:.3f}, unsure between {self.low:g} and {self.high:g}"
-            return Verdict("review", reason, detail, ((start, end),), score)
+            return Ruling("review", reason, detail, ((start, end),), score)
         if score >= self.high:
-            return Verdict("drop", reason, f"“{self.name}” {score:.3f}, at most {self.high:g}", ((start, end),), score)
-        return Verdict("keep", score=score)
+            return Ruling("drop", reason, f"“{self.name}” {score:.3f}, at most {self.high:g}", ((start, end),), score)
+        return Ruling("keep", score=score)
 
     def _fail(self, error: Exception) -> None:
         text = (str(error).splitlines() or [""])[0]
@@ -169,7 +169,7 @@ def check(
     threshold: float = 0.5,
     review: tuple[float, float] | None = None,
 ) -> None:
-    """Judge a checkpoint by its files, before anything is loaded and any document is read.
+    """Look at a checkpoint's files, before anything is loaded and any document is read.
 
     Raises:
         ConfigError: for a folder without a model, a tokenizer or a classification head; for an unknown label; for a

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from align.clean.rules.verdict import KEEP, Verdict
+from align.clean.rules.ruling import KEEP, Ruling
 from align.run.arguments import DataArguments
 from align.run.errors import ConfigError, DataError, RunError
 
@@ -152,7 +152,7 @@ class Index:
         by_length = {int(k): (hashes[lengths == k], sets[lengths == k]) for k in np.unique(lengths)}
         return cls(n, names, by_length)
 
-    def judge(self, text: str) -> Verdict:
+    def rule(self, text: str) -> Ruling:
         """Drop a text that shares an n-gram with an evaluation set. Spans are all that is shared; the score is its
         share of the text's words."""
         words = normal(text)
@@ -179,7 +179,7 @@ class Index:
         shown = shown if len(shown) <= 120 else shown[:117] + "…"
         detail = f"shares {longest} words in a row with {named}: “{shown}”"
         share = sum(end - start for start, end in merged) / len(words)
-        return Verdict("drop", "contaminated", detail, tuple(spans), share)
+        return Ruling("drop", "contaminated", detail, tuple(spans), share)
 
 
 def normal(text: str) -> list[str]:

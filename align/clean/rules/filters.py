@@ -12,43 +12,40 @@ from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document
-from datatrove.pipeline.filters import (
-    C4QualityFilter,
-    FineWebQualityFilter,
-)
+from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter
 from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 from datatrove.utils.lid import FT176LID
 
 from align.clean.config import RuleConfig
 from align.clean.rules import explain
 from align.clean.rules.gopher import Quality, Repetition
-from align.clean.rules.verdict import KEEP, Verdict
+from align.clean.rules.ruling import KEEP, Ruling
 from align.clean.rules.words import tokenizer
 
 OFF = 10.0**9  # for datatrove's thresholds that cannot be switched off: nothing is above it, or below its negative
 
 
 @dataclass
-class Rule:
+class Twins:
     """One of datatrove's filters and its looser twin (None where there is no threshold to move)."""
 
     strict: Any
     loose: Any
     config: RuleConfig
 
-    def judge(self, doc: Document) -> Verdict:
-        """The verdict on a document, with the reason in words and the places in the text."""
+    def rule(self, doc: Document) -> Ruling:
+        """The ruling on a document, with the reason in words and the places in the text."""
         passed, reason = _ask(self.strict, doc)
         if passed:
             return KEEP
         action = "review" if self.loose is not None and _ask(self.loose, doc)[0] else "drop"
         key, detail, spans, score = explain.reason(reason, doc, self.config, self.strict)
-        return Verdict(action, key, detail, spans, score)  # type: ignore[arg-type]
+        return Ruling(action, key, detail, spans, score)  # type: ignore[arg-type]
 
 
-def _ask(rule: Any, doc: Document) -> tuple[bool, str]:
+def _ask(asked: Any, doc: Document) -> tuple[bool, str]:
     """A filter on a copy of the document: C4's filter replaces the text, the language filter adds columns."""
-    passed, reason = get_filter_result(rule.filter(Document(doc.text, doc.id)))
+    passed, reason = get_filter_result(asked.filter(Document(doc.text, doc.id)))
     return bool(passed), reason or ""
 
 
@@ -60,7 +57,7 @@ def _most(value: float | None, margin: float) -> float | None:
     return None if value is None else value * (1 + margin)
 
 
-def build(step: str, config: RuleConfig, margin: float) -> list[Rule]:
+def build(step: str, config: RuleConfig, margin: float) -> list[Twins]:
     """The rules of one step, in the order in which they are asked.
 
     Args:
@@ -73,7 +70,7 @@ def build(step: str, config: RuleConfig, margin: float) -> list[Rule]:
         "quality": [_gopher, _fineweb, _c4],
         "language": [_language],
     }[step]
-    return [Rule(make(config, 0.0), make(config, margin) if margin else None, config) for make in makers]
+    return [Twins(make(config, 0.0), make(config, margin) if margin else None, config) for make in makers]
 
 
 def _length(config: RuleConfig, margin: float) -> Quality:
@@ -165,7 +162,7 @@ class Identifier(FT176LID):
 
 
 class LanguageFilter(BaseFilter):
-    """datatrove's `LanguageFilter` (same verdict), which itself cannot be had without the package `fasttext`, whose
+    """datatrove's `LanguageFilter` (same answers), which itself cannot be had without the package `fasttext`, whose
     maintained replacement `fasttext-predict` it does not know."""
 
     name = "language"

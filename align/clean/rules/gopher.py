@@ -1,7 +1,12 @@
-"""Gopher's two filters with datatrove's verdicts and reasons, several times as fast: the same sums, counted otherwise.
+"""Gopher's two filters with datatrove's answers and reasons, several times as fast: the same sums, counted otherwise.
 
 n-grams are slices of one string in place of words joined anew for each, and what is asked of a word is asked once for
-each different word. Tests hold both filters to datatrove's verdicts on generated texts.
+each different word. Tests hold both filters to datatrove's answers on generated texts.
+
+With datatrove's own two filters in `filters`, the whole recipe takes 1.50 times the CPU seconds: 30.8 against 20.5, the
+medians of three runs in turn, one worker, 20 MB, on 26 November 2026. Within a tenth, these here would go. The figure:
+
+    python benchmarks/clean.py --output clean.json --what speed --sides ours --megabytes 20
 """
 
 from __future__ import annotations
@@ -18,13 +23,13 @@ from datatrove.utils.text import PUNCTUATION_SET
 from align.clean.rules.words import split
 
 HEAD = 12  # characters; long enough to be rare, short enough that five words have them
-Verdict = bool | tuple[bool, str]
+Answer = bool | tuple[bool, str]
 
 
 class Repetition(GopherRepetitionFilter):
     """datatrove's `GopherRepetitionFilter`: Rae et al. 2021, table A1."""
 
-    def filter(self, doc: Document) -> Verdict:
+    def filter(self, doc: Document) -> Answer:
         """True, or False and the first reason in datatrove's order."""
         text = doc.text
         if not text:
@@ -108,8 +113,8 @@ def _of(word: str) -> tuple[bool, bool]:
 class Quality(GopherQualityFilter):
     """datatrove's `GopherQualityFilter`: Rae et al. 2021, section A1.1."""
 
-    def filter(self, doc: Document) -> Verdict:
-        """True, or False and the first reason in datatrove's order. A text without words cannot be judged but by it."""
+    def filter(self, doc: Document) -> Answer:
+        """True, or False and the first reason in datatrove's order. Without words there is only a length to fail by."""
         text = doc.text
         words = split(text, self.language)
         counts = Counter(words)

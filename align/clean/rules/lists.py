@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from align.clean.rules.verdict import KEEP, Verdict
+from align.clean.rules.ruling import KEEP, Ruling
 from align.run.errors import ConfigError
 
 SHIPPED = Path(__file__).parent / "lists"
 WITHIN = 30  # words: about two sentences either side
-SHOWN = 50  # spans and terms that one verdict names; a page full of hits needs no more
+SHOWN = 50  # spans and terms that one ruling names; a page full of hits needs no more
 LONGEST = 200  # characters of a term
 _WORD = re.compile(r"\w+")
 _COMMENT = re.compile(r"(?:^|\s)#")  # `c#` is a term
@@ -101,7 +101,7 @@ class WordList:
         excuses = {words: re.compile(_alternation(words)) for words in set(exceptions.values()) if words}
         return cls(name, exceptions, within, re.compile(_alternation(exceptions)), excuses)
 
-    def judge(self, text: str) -> Verdict:
+    def rule(self, text: str) -> Ruling:
         """Keep a text without any term; drop one in which most terms stand by themselves; else send it to review.
 
         The detail says which term, how often, and which exception beside it. Spans are those of the terms (and of the
@@ -132,7 +132,7 @@ class WordList:
         beside = ", ".join(f"“{term}” beside “{word}”" for (term, word), _ in excused.most_common(5))
         action: Literal["drop", "review"] = "drop" if alone.total() > excused.total() else "review"
         detail = "; ".join(filter(None, (told, beside)))
-        return Verdict(action, f"list_{self.name}", detail, tuple(sorted({*spans, *reasons})))
+        return Ruling(action, f"list_{self.name}", detail, tuple(sorted({*spans, *reasons})))
 
     def _excuse(self, folded: str, start: int, end: int, term: str) -> tuple[int, int, str] | None:
         """The exception of `term` that stands within so many words of it: `(start, end, word)`."""

@@ -1,7 +1,7 @@
 """Words and sentences by regular expression: datatrove's `WordTokenizer`, some 30 times as fast as spaCy's.
 
 For languages that put spaces between words. The filters only count words, their lengths and repetitions, for which it
-does not matter where exactly a word is cut; how often verdicts differ is in LOG.md.
+does not matter where exactly a word is cut; how often answers differ is in LOG.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a rule says about one document."""
+"""What a rule says of one document: a ruling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Ruling:
     """One rule on one document. Spans are character ranges of the text that the rule saw: what a reviewer is shown."""
 
     action: Literal["keep", "drop", "review"]
@@ -17,4 +17,4 @@ class Verdict:
     score: float | None = None  # where the rule has one
 
 
-KEEP = Verdict("keep")
+KEEP = Ruling("keep")

@@ -1,7 +1,7 @@
 """The data card of a clean run: what came in, what went out and why, as `card.json` and one self-contained page.
 
 The page is made from the card alone, with no scripts and nothing loaded from elsewhere; the same card gives the same
-bytes. Parts that the card does not have leave themselves out. The texts in it are untrusted: see `align.report.untrusted`.
+bytes. Parts that the card does not have leave themselves out. The texts in it are untrusted (`align.report.untrusted`).
 """
 
 from __future__ import annotations

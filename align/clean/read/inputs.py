@@ -30,7 +30,7 @@ READABLE = f"kinds: {', '.join(KINDS)}, text also with .gz .zst .bz2 .xz"
 
 
 @dataclass(frozen=True)
-class Source:
+class Input:
     """One file, or one hub data set; of kind `others`, what of a folder is not read."""
 
     path: str  # as it is shown: names may have bytes that are no text
@@ -42,15 +42,15 @@ class Source:
     file: Path = Path()
 
 
-def find(args: CleanConfig) -> tuple[list[Source], list[str]]:
+def find(args: CleanConfig) -> tuple[list[Input], list[str]]:
     """Every file of every input, in order, looked at.
 
     Returns:
-        The sources; and the problems: inputs that are not there, files of an unknown kind, broken ones, and those that
-        are not what their names say.
+        What there is to read; and the problems: inputs that are not there, files of an unknown kind, broken ones, and
+        those that are not what their names say.
     """
     problems: list[str] = []
-    found: list[Source] = []
+    found: list[Input] = []
     for name in args.input:
         path = Path(name).expanduser()
         if shown(name) != name:
@@ -59,7 +59,7 @@ def find(args: CleanConfig) -> tuple[list[Source], list[str]]:
         if not path.exists():
             problem = parent_problem(name, allow_hub=True)
             problems += [problem] if problem else []
-            found += [] if problem else [Source(name, "hub", name=name)]
+            found += [] if problem else [Input(name, "hub", name=name)]
             continue
         if run_directory(path) and (problem := parent_problem(name, allow_hub=False)):
             problems.append(problem)
@@ -79,23 +79,23 @@ def find(args: CleanConfig) -> tuple[list[Source], list[str]]:
             problems.append(f"{name}: no file that can be read{but}; {READABLE}")
         found += [_look(file, path if path.is_dir() else path.parent, args) for file in files]
         if others:
-            found.append(Source(shown(path), "others", problem=_named(others), file=path))
-    times = Counter(source.name for source in found)
-    found = [replace(source, name=source.path) if times[source.name] > 1 else source for source in found]
+            found.append(Input(shown(path), "others", problem=_named(others), file=path))
+    times = Counter(entry.name for entry in found)
+    found = [replace(entry, name=entry.path) if times[entry.name] > 1 else entry for entry in found]
     problems += _refused(found, args)
-    if not problems and not any(source.bytes or source.kind == "hub" for source in found):
+    if not problems and not any(entry.bytes or entry.kind == "hub" for entry in found):
         problems.append(f"{', '.join(args.input)}: every file is empty")
     more = [f"… and {len(problems) - MOST:,} more files"] if len(problems) > MOST else []
     return found, problems[:MOST] + more
 
 
-def _refused(found: list[Source], args: CleanConfig) -> Iterator[str]:
+def _refused(found: list[Input], args: CleanConfig) -> Iterator[str]:
     """Of the files' problems those that stop the run: all, or without --on_damaged stop a wrong column."""
-    for source in found:
-        column = source.problem.startswith("there is no column")
-        if source.kind != "others" and source.problem and (args.on_damaged == "stop" or column):
+    for entry in found:
+        column = entry.problem.startswith("there is no column")
+        if entry.kind != "others" and entry.problem and (args.on_damaged == "stop" or column):
             skips = "" if column else "; or leave it out: --on_damaged skip"
-            yield f"{source.path} {source.problem}{skips}"
+            yield f"{entry.path} {entry.problem}{skips}"
 
 
 def _files(folder: Path, split: str) -> tuple[list[Path], list[Path]]:
@@ -153,26 +153,26 @@ def _kind(path: Path) -> tuple[str, str]:
     return KINDS.get(inner.suffix.lower(), ""), compression
 
 
-def _look(path: Path, base: Path, args: CleanConfig) -> Source:
+def _look(path: Path, base: Path, args: CleanConfig) -> Input:
     """One file: what it is, and whether it begins as it should."""
     kind, compression = _kind(path)
     name = shown(path.relative_to(base))
     size = path.stat().st_size
-    source = Source(shown(path), kind, compression, name, size, file=path)
+    entry = Input(shown(path), kind, compression, name, size, file=path)
     if not kind:
-        return replace(source, problem=f"is of an unknown kind; {READABLE}")
+        return replace(entry, problem=f"is of an unknown kind; {READABLE}")
     if compression and kind in ("parquet", "arrow"):
         problem = f"is a {kind} file packed with {compression}, which cannot be read as it is; unpack it first"
-        return replace(source, problem=problem)
+        return replace(entry, problem=problem)
     if size == 0:
-        return source
+        return entry
     problem = _wrong_name(path, kind, compression)
     if not problem:
         try:
-            problem = _wrong_start(source, args)
+            problem = _wrong_start(entry, args)
         except Damaged as error:  # where damage is skipped, the file is read up to it
             problem = "" if args.on_damaged == "skip" else str(error)
-    return replace(source, problem=problem)
+    return replace(entry, problem=problem)
 
 
 def _wrong_name(path: Path, kind: str, compression: str) -> str:
@@ -189,41 +189,42 @@ def _wrong_name(path: Path, kind: str, compression: str) -> str:
     return f"is a {seen} file, not {expected or 'text'}; rename it"
 
 
-def _wrong_start(source: Source, args: CleanConfig) -> str:
+def _wrong_start(entry: Input, args: CleanConfig) -> str:
     """Can the first rows be read, and have they the column that holds the text?"""
-    if source.kind in ("jsonl", "csv", "tsv"):
-        with closing(rows(source, args)) as found:
+    if entry.kind in ("jsonl", "csv", "tsv"):
+        with closing(rows(entry, args)) as found:
             head = list(islice(found, HEAD))
         objects = [row for row in head if row.problem != "not_json"]
         if head and not objects:
             array = head[0].text.lstrip().startswith("[")
             return "is one JSON array; write one object a line" if array else "is not JSON Lines: see its first line"
         without = objects and all(row.problem == "no_text" for row in objects)
-        return _no_column(objects[0].text, args) if without else ""
-    if source.kind in ("parquet", "arrow"):
+        return no_column(objects[0].text, args) if without else ""
+    if entry.kind in ("parquet", "arrow"):
         try:
-            batch = next(columnar.batches(source.file, source.kind), None)
+            batch = next(columnar.batches(entry.file, entry.kind), None)
         except DAMAGE as error:
             raise Damaged(f"is damaged: {_first_line(error)}") from error
         names = batch.schema.names if batch is not None else [args.text_column]
-        return "" if args.text_column in names else _no_column(", ".join(names), args)
-    with closing(rows(source, args)) as found:
+        return "" if args.text_column in names else no_column(", ".join(names), args)
+    with closing(rows(entry, args)) as found:
         next(found, None)
     return ""
 
 
-def _no_column(shown: str, args: CleanConfig) -> str:
+def no_column(shown: str, args: CleanConfig) -> str:
+    """What is wrong with a file whose rows, of which one is `shown`, lack the column with the text."""
     return f"there is no column {args.text_column} ({shown[:200]}); name the one that holds the text: --text_column …"
 
 
-def rows(source: Source, args: CleanConfig) -> Generator[Row, None, None]:
-    """The rows of one source, as a stream.
+def rows(entry: Input, args: CleanConfig) -> Generator[Row, None, None]:
+    """The rows of one file or hub data set, as a stream.
 
     Raises:
         Damaged: where the file cannot be read on.
     """
     try:
-        yield from _rows(source, args)
+        yield from _rows(entry, args)
     except Damaged:
         raise
     except DAMAGE as error:
@@ -235,40 +236,40 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _rows(source: Source, args: CleanConfig) -> Iterator[Row]:
-    path, most = source.file, args.max_line_bytes
-    if source.kind == "others":
+def _rows(entry: Input, args: CleanConfig) -> Iterator[Row]:
+    path, most = entry.file, args.max_line_bytes
+    if entry.kind == "others":
         return
-    if source.kind == "hub":
-        yield from columnar.hub(source.path, args.hub_config, args.split, args.text_column, most)
+    if entry.kind == "hub":
+        yield from columnar.hub(entry.path, args.hub_config, args.split, args.text_column, most)
         return
-    if source.kind in ("parquet", "arrow"):
-        yield from columnar.stored(path, source.kind, args.text_column, most)
+    if entry.kind in ("parquet", "arrow"):
+        yield from columnar.stored(path, entry.kind, args.text_column, most)
         return
-    with formats.open_bytes(path, source.compression) as stream:
-        if source.kind == "jsonl":
+    with formats.open_bytes(path, entry.compression) as stream:
+        if entry.kind == "jsonl":
             yield from formats.jsonl(stream, args.text_column, most)
-        elif source.kind in ("csv", "tsv"):
-            yield from formats.table(stream, args.text_column, most, "," if source.kind == "csv" else "\t")
+        elif entry.kind in ("csv", "tsv"):
+            yield from formats.table(stream, args.text_column, most, "," if entry.kind == "csv" else "\t")
         else:
             read = {"paragraph": formats.paragraphs, "line": formats.text_lines, "file": formats.whole}
             yield from read[args.text_documents](stream, most)
 
 
-def tasks(sources: list[Source], shard_bytes: int) -> list[list[Source]]:
+def tasks(entries: list[Input], shard_bytes: int) -> list[list[Input]]:
     """Neighbouring small files together, so that a folder of a million of them is not a million tasks."""
-    groups: list[list[Source]] = []
+    groups: list[list[Input]] = []
     held = 0
-    for source in sources:
-        if not groups or held + source.bytes > shard_bytes:
+    for entry in entries:
+        if not groups or held + entry.bytes > shard_bytes:
             groups.append([])
             held = 0
-        groups[-1].append(source)
-        held += source.bytes
+        groups[-1].append(entry)
+        held += entry.bytes
     return groups
 
 
-def parents(args: CleanConfig, sources: list[Source]) -> dict[str, Any]:
+def parents(args: CleanConfig, entries: list[Input]) -> dict[str, Any]:
     """Lineage: each input with its hash. Files are hashed as a stream: they may be larger than the memory."""
     found: dict[str, Any] = {}
     for number, name in enumerate(args.input):
@@ -278,10 +279,10 @@ def parents(args: CleanConfig, sources: list[Source]) -> dict[str, Any]:
             found |= lineage({role: name})
             continue
         digest = hashlib.sha256()
-        for source in sources:
-            if source.kind not in ("hub", "others") and (source.file == path or source.file.is_relative_to(path)):
-                digest.update(source.name.encode())
-                with source.file.open("rb") as stream:
+        for entry in entries:
+            if entry.kind not in ("hub", "others") and (entry.file == path or entry.file.is_relative_to(path)):
+                digest.update(entry.name.encode())
+                with entry.file.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
         found[role] = {"path": name, "hash": digest.hexdigest()}
     return found
