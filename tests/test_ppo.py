@@ -13,9 +13,9 @@ from conftest import make_checkpoint, make_tokenizer, write_rows
 
 from align.models import generate, packing, scorers
 from align.models.generate import Completion
-from align.ppo import guards, roles
+from align.ppo import assemble, guards, roles, saving
 from align.ppo.config import PPOArguments, check, plan
-from align.ppo.rollout import prompts_of
+from align.ppo.rollout import Sampler, prompts_of
 from align.run.arguments import BatchArguments
 from align.run.errors import ConfigError, RunError
 
@@ -133,7 +133,7 @@ def shared(base, tmp_path):
             torch.nn.init.normal_(weight, std=0.3)
     adapter.save_pretrained(tmp_path / "rm")
     make_tokenizer().save_pretrained(tmp_path / "rm")
-    both = roles.build(
+    both = assemble.build(
         str(base),
         str(tmp_path / "rm"),
         "adapter",
@@ -196,7 +196,7 @@ def test_policy_and_critic_are_saved_and_loaded(base, tmp_path, value_model):
     tokenizer = make_tokenizer()
 
     def fresh():
-        return roles.build(
+        return assemble.build(
             str(base), None, value_model, settings, tokenizer, longest=64, cast_adapters=True, output_dir=""
         ).eval()
 
@@ -205,23 +205,23 @@ def test_policy_and_critic_are_saved_and_loaded(base, tmp_path, value_model):
         for weight in both.parameters():
             if weight.requires_grad:
                 weight.add_(0.1 * torch.randn_like(weight))
-    roles.save(both, both.state_dict(), tmp_path)
+    saving.save(both, both.state_dict(), tmp_path)
     again = fresh()
-    roles.restore(again, tmp_path)
+    saving.restore(again, tmp_path)
     batch = roles.Batch.of([[5, 6]], [[10, 11, 12]], "cpu", packed=both.packs)
     for one, other in zip(both("actions", batch, 1.0, True), again("actions", batch, 1.0, True), strict=True):
         assert torch.equal(one, other)
     loader = AutoPeftModelForCausalLM if value_model == "adapter" else AutoModelForCausalLM
     plain = loader.from_pretrained(tmp_path).eval()(torch.tensor([[5, 6, 10]])).logits
     torch.testing.assert_close(plain, both.policy(torch.tensor([[5, 6, 10]])).logits)
-    other = roles.build(str(base), None, "full" if value_model == "head" else "head", lora(use_peft=False), tokenizer,
+    other = assemble.build(str(base), None, "full" if value_model == "head" else "head", lora(use_peft=False), tokenizer,
                         longest=64, cast_adapters=True, output_dir="")  # fmt: skip
     with pytest.raises(ConfigError, match="its critic is a"):
-        roles.restore(other, tmp_path)
+        saving.restore(other, tmp_path)
 
 
 def test_a_critic_that_warms_up_leaves_the_policy_alone(base):
-    both = roles.build(str(base), None, "head", lora(use_peft=False), make_tokenizer(), longest=64, cast_adapters=True,
+    both = assemble.build(str(base), None, "head", lora(use_peft=False), make_tokenizer(), longest=64, cast_adapters=True,
                        output_dir="")  # fmt: skip
     torch.nn.init.ones_(both.value_head.weight)
     batch = roles.Batch.of([[5, 6]], [[10, 11]], "cpu", packed=both.packs)
@@ -234,7 +234,7 @@ def test_a_critic_that_warms_up_leaves_the_policy_alone(base):
 
 
 def test_an_architecture_that_bends_its_logits_is_found(base):
-    both = roles.build(
+    both = assemble.build(
         str(base), None, "head", lora(use_peft=False), make_tokenizer(), longest=64, cast_adapters=True, output_dir=""
     )
     both("check_head", [5, 6, 7, 8])
@@ -258,7 +258,7 @@ def test_a_function_from_a_file(tmp_path):
     source = scorers.from_function(f"{tmp_path}/mine.py:short", 0.5)
     assert source.score(rows, said) == [-2, -6]
     reward = scorers.Reward(
-        [source, scorers.Source("one", 2.0, lambda r, c: [1.0] * len(r))], mean=1.0, std=2.0, clip=0.9
+        [source, scorers.Scorer("one", 2.0, lambda r, c: [1.0] * len(r))], mean=1.0, std=2.0, clip=0.9
     )
     totals, each = reward.raw(rows, said)
     assert totals == [-1 + 2, -3 + 2] and each["one"] == [1.0, 1.0]
@@ -407,12 +407,12 @@ def test_one_update_is_trls(base, tmp_path, monkeypatch):
         args=args, plan=plan(BatchArguments(global_batch_size=8), args, 8, 1), both=both,
         reference=roles.Frozen(reference, 64), reward=reward, processing_class=tokenizer, train_dataset=rows,
     )  # fmt: skip
-    reward.sources.append(
-        scorers.from_model(lambda ids: ours.score_sequences(ids, frozen, frozen.packs), tokenizer, tokenizer)
+    reward.scorers.append(
+        scorers.from_model(lambda ids: ours.sampler.score_sequences(ids, frozen, frozen.packs), tokenizer, tokenizer)
     )
-    monkeypatch.setattr(PolicyTrainer, "_episodes", lambda self, rows, *_: [
+    monkeypatch.setattr(Sampler, "_episodes", lambda self, rows, *_: [
         Completion(answers[tuple(row["input_ids"])], "", False) for row in rows])  # fmt: skip
-    monkeypatch.setattr(PolicyTrainer, "_check_start", lambda *_: None)  # here the policy is not its reference
+    monkeypatch.setattr(guards, "check_start", lambda *_: None)  # here the policy is not its reference
     watched: list = []
     begin = ours._begin
     monkeypatch.setattr(ours, "_begin", lambda checkpoint: (

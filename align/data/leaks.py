@@ -73,7 +73,7 @@ class LeaksConfig(RunArguments):
         if problems:
             raise ValueError("; ".join(problems))
 
-    def named(self) -> list[Source]:
+    def named(self) -> list[NamedSet]:
         """The sets in order."""
         return [one for one in map(_parse, self.sets) if one]
 
@@ -83,7 +83,7 @@ class LeaksConfig(RunArguments):
 
 
 @dataclass(frozen=True)
-class Source:
+class NamedSet:
     """One named set of rows."""
 
     name: str
@@ -91,15 +91,15 @@ class Source:
     split: str
 
     @property
-    def judges(self) -> bool:
-        """Is it what models are judged on? Then it keeps its prompts, and training loses them."""
+    def evaluates(self) -> bool:
+        """Is it what models are evaluated on? Then it keeps its prompts, and training loses them."""
         return self.split != "train" or self.name.startswith(("eval", "test"))
 
 
-def _parse(entry: str) -> Source | None:
+def _parse(entry: str) -> NamedSet | None:
     name, _, place = entry.partition("=")
     path, _, split = place.rpartition(":") if re.search(r"[^:]:\w+$", place) else (place, "", "train")
-    return Source(name, path, split) if name and path else None
+    return NamedSet(name, path, split) if name and path else None
 
 
 def nano() -> str | None:
@@ -108,7 +108,7 @@ def nano() -> str | None:
     return None if named else "recipes/nano/leaks.yaml"
 
 
-def read(source: Source, seed: int) -> Any:
+def read(source: NamedSet, seed: int) -> Any:
     """The rows of a set.
 
     Raises:
@@ -132,7 +132,7 @@ def check(args: LeaksConfig) -> tuple[list[Shared], dict[str, Any], dict[str, An
     found = overlaps.find(
         {name: one.texts for name, one in prompts.items()}, threshold=args.threshold, examples=args.examples
     )
-    judges = {source.name: source.judges for source in sources}
+    evaluates = {one.name: one.evaluates for one in sources}
     kept = {name: np.ones(len(rows[name]), bool) for name in rows}
     pairs = []
     for shared in found:
@@ -140,7 +140,7 @@ def check(args: LeaksConfig) -> tuple[list[Shared], dict[str, Any], dict[str, An
         allowed = args.allowed(shared.a, shared.b)
         facts = shared.as_dict() | {"rows": [int(c.sum()) for c in chosen], "of_rows": [len(c) for c in chosen]}
         pairs.append(facts | {"allowed": allowed})
-        loser = int(not (judges[shared.b] and not judges[shared.a]))  # b, unless it judges and a does not
+        loser = int(not (evaluates[shared.b] and not evaluates[shared.a]))  # b, unless only b evaluates
         if shared and not allowed:
             kept[(shared.a, shared.b)[loser]] &= ~chosen[loser]
     sizes = {name: {"rows": len(rows[name]), "prompts": len(set(prompts[name].texts))} for name in rows}

@@ -3,12 +3,12 @@
 N prompts, G n-grams, P pairs.
 
 The measure is that of `align.data.ngrams`. Two sets of n-grams as similar as asked share one of each set's rarest, so
-pairs are met in an index of those alone (prefix filter: Chaudhuri et al. 2006; Bayardo et al. 2007), at places that leave
-enough to share (positional filter: Xiao et al. 2008); bitmaps rule out most of the rest (Sandes et al. 2020), and the
-true similarity decides. None of this misses a pair. Where thousands of prompts share most of a long template, all pairs
-would be left; so each prompt is compared in vain with `TRIES` others at most, those with which it shares the rarest
-first: a changed copy is found before its siblings. MinHash banding was tried and proposes most pairs of a template with
-two blanks: their similarity, 0.6 to 0.7, is close to the threshold, and what tells them apart is rare.
+pairs are met in an index of those alone (prefix filter: Chaudhuri et al. 2006; Bayardo et al. 2007), at places that
+leave enough to share (positional filter: Xiao et al. 2008); bitmaps rule out most of the rest (Sandes et al. 2020), and
+the true similarity decides. None of this misses a pair. Where thousands of prompts share most of a long template, all
+pairs would be left; so each prompt is compared in vain with `TRIES` others at most, those with which it shares the
+rarest first: a changed copy is found before its siblings. MinHash banding was tried and proposes most pairs of a
+template with two blanks: their similarity, 0.6 to 0.7, is close to the threshold, and what tells them apart is rare.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def item_key(row: dict) -> str:
     return digest([prompt_key(row["prompt"]), sorted(map(text.completion, row["completions"]))])
 
 
-# -------------------------------------------------------------------------------------------------------- judgements
+# --------------------------------------------------------------------------------------------------------- rankings
 
 
 def is_undecided(row: dict) -> str:
@@ -75,7 +75,7 @@ def check(row: dict, where: str) -> None:
         raise DataError(f"{where}.ranking: expected whole numbers (1 is best), got {ranking!r}")
 
 
-def judged(
+def ranked(
     rows: Iterable[dict], source: str, annotators: tuple[str, ...], counts: Counter[str], held_out: bool = False
 ) -> Iterator[dict]:
     """The rows that rank something: one for each annotator and item, checked; the others are counted by reason.
@@ -169,7 +169,7 @@ def of_rankings(rows: Iterable[dict], source: str, pairing: Pairing = ALL) -> tu
         DataError: for a malformed row, an annotator who is not there, and where no pair is left.
     """
     counts: Counter[str] = Counter()
-    kept: Iterable[dict] = judged(rows, source, pairing.annotators, counts, pairing.held_out)
+    kept: Iterable[dict] = ranked(rows, source, pairing.annotators, counts, pairing.held_out)
     if pairing.aggregate == "majority":
         kept = majority(kept)
     groups: dict[str, list[dict]] = defaultdict(list)

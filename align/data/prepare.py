@@ -52,7 +52,7 @@ def normalise(
                 "Map yours with --columns theirs=ours"
             ) from None
 
-    convert(next(iter(rows)), 0)  # the whole schema is judged on the first row, before any file is written
+    convert(next(iter(rows)), 0)  # the whole schema is checked on the first row, before any file is written
     return rows.map(convert, with_indices=True, remove_columns=names)
 
 

@@ -17,7 +17,7 @@ Function = Callable[..., list[float]]
 
 
 @dataclass
-class Source:
+class Scorer:
     """One reward: its name in the logs, its weight, and a function of episodes' rows and completions."""
 
     name: str
@@ -64,8 +64,8 @@ def call(function: Callable[..., list], rows: list[dict], completions: list[Any]
     return function(prompts=prompts, completions=said, stopped=stopped, **columns)
 
 
-def from_function(where: str, weight: float = 1.0) -> Source:
-    """A user's function as a source. It gets what TRL's GRPO gives one: lists, one entry an episode.
+def from_function(where: str, weight: float = 1.0) -> Scorer:
+    """A user's function as a scorer. It gets what TRL's GRPO gives one: lists, one entry an episode.
 
     `prompts` are as in the rows (text, or messages), `completions` are text or, for messages, one assistant message;
     every other column of the rows comes by its name, and so does `stopped` (did the answer end by itself?).
@@ -81,13 +81,13 @@ def from_function(where: str, weight: float = 1.0) -> Source:
             raise RunError(f"{where} gave {len(values)} rewards for {len(rows)} completions; it must give one each")
         return values
 
-    return Source(where.rpartition(":")[2], weight, score)
+    return Scorer(where.rpartition(":")[2], weight, score)
 
 
 def from_model(
     scores: Callable[[list[list[int]]], list[float]], tokenizer: Any, own_tokenizer: Any, weight: float = 1.0
-) -> Source:
-    """A reward model as a source.
+) -> Scorer:
+    """A reward model as a scorer.
 
     Args:
         scores: token ids of whole sequences, in the reward model's vocabulary, to one score each.
@@ -111,32 +111,49 @@ def from_model(
     def score(rows: list[dict], completions: list[Any]) -> list[float]:
         return scores([encode(row, completion) for row, completion in zip(rows, completions, strict=True)])
 
-    return Source("reward_model", weight, score)
+    return Scorer("reward_model", weight, score)
 
 
 @dataclass
 class Reward:
-    """All sources together, and the scale measured on the reference's samples."""
+    """All scorers together, and the scale measured on the reference's samples."""
 
-    sources: list[Source]
+    scorers: list[Scorer]
     mean: float = 0.0
     std: float = 1.0
     clip: float | None = None
 
     def raw(self, rows: list[dict], completions: list[Any]) -> tuple[list[float], dict[str, list[float]]]:
-        """The weighted sum for each episode, and each source's own scores.
+        """The weighted sum for each episode, and each scorer's own scores.
 
         Raises:
-            RunError: for a reward that is not a number, naming the source and the completion.
+            RunError: for a reward that is not a number, naming the scorer and the completion.
         """
-        each = {source.name: source.score(rows, completions) for source in self.sources}
+        each = {scorer.name: scorer.score(rows, completions) for scorer in self.scorers}
         for name, values in each.items():
             for value, completion in zip(values, completions, strict=True):
                 if not math.isfinite(value):
                     raise RunError(f"the reward {name} is {value} for the completion {completion.text[:80]!r}")
-        weights = [source.weight for source in self.sources]
+        weights = [scorer.weight for scorer in self.scorers]
         totals = [sum(w * v for w, v in zip(weights, one, strict=True)) for one in zip(*each.values(), strict=True)]
         return totals, each
+
+    def fit(self, scores: list[float]) -> None:
+        """Take mean and spread of the reference's samples as the scale.
+
+        Raises:
+            RunError: where all scores are the same.
+        """
+        import torch
+
+        found = torch.tensor(scores)
+        self.mean, self.std = found.mean().item(), found.std().item()
+        if not self.std > 1e-6:
+            raise RunError(
+                f"the reward gives every one of the {len(scores)} samples of the reference the same score "
+                f"({self.mean:.4g}), so there is nothing to learn from; "
+                "check the reward, raise temperature, or give --normalize_reward false"
+            )
 
     def normalised(self, raw: float) -> float:
         """(raw - mean) / std, clipped."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from align.models import checkpoints, scorers
 from align.ppo import roles
@@ -11,7 +16,10 @@ from align.ppo.config import Plan, PPOArguments
 from align.ppo.sharding import place_frozen
 from align.ppo.trainer import PolicyTrainer
 from align.run import launch
-from align.run.errors import fail
+from align.run.errors import ConfigError, fail
+from align.run.lineage import hash_weights
+
+TRAINED = re.compile(r"(lora_|modules_to_save).*\.(default|value)(\.|$)|^value_head\.|^critic\.")
 
 
 def make_trainer(
@@ -21,7 +29,7 @@ def make_trainer(
 
     Args:
         parent: whole weights that the policy starts from; the reference is the same, without an adapter or as a copy.
-        rows: `data.Splits` of prompts; with a test split and `eval_strategy`, held-out prompts are judged as well.
+        rows: `Splits` of prompts; with a test split and `eval_strategy`, held-out prompts are scored as well.
     """
     if args.engine == "trl":
         return trl_trainer(parent, args, plan, model_args, tokenizer, rows, callbacks)
@@ -29,7 +37,7 @@ def make_trainer(
     assert all(functions)
     kind = launch.asked_kind()
     longest = max(map(len, rows.train["input_ids"])) + args.response_length
-    both = roles.build(
+    both = build(
         parent, args.reward_model_path, args.value_model, model_args, tokenizer, longest=longest,
         cast_adapters=kind not in ("zero3", "fsdp2"), output_dir=args.output_dir,
     )  # fmt: skip
@@ -37,16 +45,16 @@ def make_trainer(
         None if model_args.use_peft else roles.Frozen(checkpoints.load_policy(parent, model_args, tokenizer), longest)
     )
     reward = scorers.Reward([], clip=args.reward_clip)
-    judges = [scorers.from_function(where) for where in args.eval_reward_funcs]
+    held_out = [scorers.from_function(where) for where in args.eval_reward_funcs]
     trainer = PolicyTrainer(
         args=args, plan=plan, both=both, reference=reference, reward=reward, processing_class=tokenizer,
         train_dataset=rows.train, eval_dataset=rows.test if args.eval_strategy != "no" else None,
-        eval_reward=scorers.Reward(judges) if judges else None, callbacks=callbacks,
+        eval_reward=scorers.Reward(held_out) if held_out else None, callbacks=callbacks,
     )  # fmt: skip
     weights = iter(args.reward_weights or [1.0] * (1 + len(args.reward_funcs)))
     if args.reward_model_path:
-        reward.sources.append(_reward_model(trainer, args, model_args, tokenizer, next(weights)))
-    reward.sources += [scorers.from_function(where, next(weights)) for where in args.reward_funcs]
+        reward.scorers.append(_reward_model(trainer, args, model_args, tokenizer, next(weights)))
+    reward.scorers += [scorers.from_function(where, next(weights)) for where in args.reward_funcs]
     return trainer
 
 
@@ -61,7 +69,7 @@ def _reward_model(trainer: PolicyTrainer, args: PPOArguments, model_args: Any, t
         longest = own.model_max_length if own.model_max_length < 1e9 else 2**30
         frozen = roles.Frozen(checkpoints.load_reward_model(whole, model_args, own), longest)
         scorer, packs = place_frozen(frozen, trainer.accelerator), frozen.packs
-    return scorers.from_model(lambda ids: trainer.score_sequences(ids, scorer, packs), tokenizer, own, weight)
+    return scorers.from_model(lambda ids: trainer.sampler.score_sequences(ids, scorer, packs), tokenizer, own, weight)
 
 
 def trl_trainer(
@@ -105,3 +113,92 @@ def trl_trainer(
     # an optimizer step each minibatch, as its options say; its loop would step once a rollout
     args.gradient_accumulation_steps = trainer.accelerator.gradient_accumulation_steps = pieces
     return trainer
+
+
+def build(
+    parent: str,
+    reward_path: str | None,
+    value_model: str,
+    model_args: Any,
+    tokenizer: Any,
+    *,
+    longest: int,
+    cast_adapters: bool,
+    output_dir: str,
+) -> roles.ActorCritic:
+    """Load the policy and put critic and reward adapter beside it. Seed before: heads and adapters are new.
+
+    Args:
+        parent: whole weights that the policy starts from and that the reference is.
+        reward_path: the reward model's folder or hub id, or None where functions give the reward.
+        longest: tokens of the longest prompt with the longest completion.
+        cast_adapters: keep adapters in fp32 on a bf16 backbone (not under ZeRO-3 and FSDP2, which want one dtype).
+        output_dir: where a reward adapter's merged weights go, if the critic starts from them.
+    """
+    from peft import get_peft_model
+
+    policy = checkpoints.load_policy(parent, model_args, tokenizer)
+    lora = checkpoints.lora_config(model_args)
+    critic, start = None, parent
+    if value_model == "full":
+        if reward_path and same_tokens(reward_path, tokenizer):
+            start = checkpoints.resolve_parent(reward_path, output_dir, role="reward")
+        critic = checkpoints.load_reward_model(start, model_args, tokenizer)
+        if start == parent:
+            nn.init.zeros_(critic.score.weight)
+    if lora is not None:
+        policy = get_peft_model(policy, lora, autocast_adapter_dtype=cast_adapters)
+    both = roles.ActorCritic(policy, value_model, critic, longest)
+    both.starts_as_reward_model = critic is not None and start != parent
+    if lora is not None and value_model == "adapter":
+        policy.add_adapter("value", lora)
+    if lora is not None and reward_path and shares_backbone(reward_path, parent):
+        _add_reward_adapter(both, reward_path)
+    for name, weight in both.named_parameters():
+        weight.requires_grad_(bool(TRAINED.search(name)) if lora is not None else True)
+    _without_dropout(both)
+    return both
+
+
+def same_tokens(path: str, tokenizer: Any) -> bool:
+    """Does the checkpoint read the policy's token ids as they are?"""
+    return checkpoints.load_tokenizer(path).get_vocab() == tokenizer.get_vocab()
+
+
+def _without_dropout(module: nn.Module) -> None:
+    """Ratios are between two passes over the same tokens: nothing random may lie between them."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        if isinstance(getattr(part, "attention_dropout", None), float):
+            part.attention_dropout = 0.0
+
+
+def shares_backbone(reward_path: str, parent: str) -> bool:
+    """Is the reward model an adapter of the very weights that the policy starts from? Told by the files' contents."""
+    if not checkpoints.is_adapter(reward_path):
+        return False
+    base = json.loads((Path(reward_path) / "adapter_config.json").read_text())["base_model_name_or_path"]
+    if Path(base).is_dir() and Path(parent).is_dir():
+        return Path(base).resolve() == Path(parent).resolve() or hash_weights(Path(base)) == hash_weights(Path(parent))
+    return base == parent
+
+
+def _add_reward_adapter(both: roles.ActorCritic, path: str) -> None:
+    """Put a trained reward adapter and its head beside the policy's adapter, frozen."""
+    from peft import LoraConfig, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    config = LoraConfig.from_pretrained(path)
+    config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, True
+    weights = load_file(str(Path(path) / "adapter_model.safetensors"))
+    head = [name for name in weights if re.search(r"(^|\.)score(\.|$)", name)]
+    if len(head) != 1:
+        raise ConfigError(f"{path}: expected one score head in the adapter, found {head}")
+    score = weights.pop(head[0])
+    both.policy.add_adapter("reward", config)
+    loaded = set_peft_model_state_dict(both.policy, weights, adapter_name="reward")
+    if loaded.unexpected_keys:
+        raise ConfigError(f"{path}: the reward adapter has weights that the policy lacks: {loaded.unexpected_keys[:3]}")
+    both.reward_head = nn.Linear(score.shape[1], score.shape[0], bias=False, dtype=score.dtype)
+    both.reward_head.weight.data.copy_(score)

@@ -1,10 +1,11 @@
-"""Signs that a policy has collapsed, judged against the reference's own samples."""
+"""Signs that a policy has collapsed, measured against the reference's own samples."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from align.run.errors import RunError
 
@@ -64,7 +65,7 @@ class Guard:
             )
 
 
-def check_finite(rollout: int, **tensors: torch.Tensor) -> None:
+def check_finite(rollout: int, **tensors: Tensor) -> None:
     """Every tensor of a rollout must be finite.
 
     Raises:
@@ -77,3 +78,27 @@ def check_finite(rollout: int, **tensors: torch.Tensor) -> None:
                 f"{name} of rollout {rollout} is not finite, first in episode {bad}: the weights are of no use from "
                 "here on. Lower --learning_rate; the last checkpoint is untouched"
             )
+
+
+def check_start(logps: Tensor, ref_logps: Tensor, mask: Tensor) -> None:
+    """Before anything is learnt the policy is its reference, to the bit. All [B, T]."""
+    kl = ((logps - ref_logps) * mask).abs().max().item()
+    assert kl == 0, f"the policy is not its reference at the start: log-probs differ by {kl}"
+
+
+def check_ratio(apart: float, allowed: float) -> None:
+    """Nothing has been learnt yet: the update must see the log-probs that the rollout saw, `apart` nats at most."""
+    assert apart <= allowed, f"before any step the ratio is not 1: log-probs differ by {apart} nats"
+
+
+def check_norm(rollout: int, norm: float) -> None:
+    """The norm of a gradient must be finite.
+
+    Raises:
+        RunError: naming the rollout.
+    """
+    if not math.isfinite(norm):
+        raise RunError(
+            f"the gradient of rollout {rollout} is not finite: the weights are of no use from here on. "
+            "Lower --learning_rate; the last checkpoint is untouched"
+        )

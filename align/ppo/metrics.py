@@ -12,15 +12,29 @@ from torch import Tensor
 from align.ppo import maths
 from align.ppo.guards import Vitals
 from align.ppo.rollout import Rollout
+from align.ppo.sharding import Everyone
 
 Total = Callable[[Tensor], Tensor]  # sums a tensor over all processes
+
+
+def seen(logps: Tensor, old: Tensor, losses: tuple[Tensor, Tensor], clips: tuple[Tensor, Tensor]) -> Tensor:
+    """What `of_update` sums up, of one pass over N tokens: [9].
+
+    Args:
+        logps, old: [N], now and when sampled; losses: of policy and value, [N] each; clips: where they bind, [N] each.
+    """
+    with torch.no_grad():
+        apart = logps - old
+        ratio = apart.exp()
+        parts = (*losses, *clips, 0.5 * apart.square(), ratio, ratio.square(), torch.ones_like(ratio))
+        return torch.stack([part.sum(dtype=torch.float32) for part in parts] + [apart.abs().max()])
 
 
 def of_update(sums: Tensor, norms: list[float], total: Total) -> dict[str, float]:
     """Per-token means over all passes of an update.
 
     Args:
-        sums: [passes, 9], what `PolicyTrainer._losses` saw: policy loss, value loss, both clips, squared distance of
+        sums: [passes, 9], what `seen` gave: policy loss, value loss, both clips, squared distance of
             log-probs, ratio, its square, tokens, and the largest distance.
         norms: the gradient's norm at each optimizer step.
     """
@@ -54,10 +68,13 @@ def of_rollout(rollout: Rollout, kl_coef: float, total: Total) -> dict[str, floa
     }  # fmt: skip
 
 
-def vitals(rollout: Rollout, texts: list[str], total: Total) -> Vitals:
-    """What the guards look at. `texts` are the completions of all processes."""
+def vitals(rollout: Rollout, everyone: Everyone) -> Vitals:
+    """What the guards look at, over the episodes of all processes."""
+    texts = everyone.gather([completion.text for completion in rollout.completions])
     mask = rollout.mask
-    sums = total(torch.stack([(rollout.entropy * mask).sum(), mask.sum(), rollout.stopped.sum()]).double()).tolist()
+    sums = everyone.total(
+        torch.stack([(rollout.entropy * mask).sum(), mask.sum(), rollout.stopped.sum()]).double()
+    ).tolist()
     commonest = Counter(texts).most_common(1)[0][1] / len(texts)
     return Vitals(sums[0] / sums[1], sums[1] / len(texts), sums[2] / len(texts), commonest)
 

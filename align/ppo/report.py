@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,3 +101,42 @@ def show(trainer: Any, metrics: dict[str, Any]) -> None:
     for name, part in metrics["time"].items():
         rate = f"{part['tflops'] * 1000:9,.1f}  {part['tflops'] / limit:6.1%}" if part["tflops"] else ""
         print(f"  {name:<8} {part['seconds']:8.1f} {part['seconds'] / max(whole, 1e-9):6.0%}{rate}")
+
+
+def speed(trainer: Any) -> dict[str, float]:
+    """Where the time went, and episodes a second since the run began."""
+    flops = dict(trainer.clock.flops)
+    row = trainer.clock.turn()
+    for name in PARTS:
+        if row[f"time/{name}"] > 0:
+            row[f"mfu/{name}"] = flops[name] / row[f"time/{name}"] / trainer.limit
+    done = (trainer.state.global_step - trainer.begun_at) * trainer.plan.episodes
+    return row | {"eps": done / (time.perf_counter() - trainer.begun)}
+
+
+def keep(trainer: Any, rollout: Rollout) -> None:
+    """Episodes to disk, and now and then a few to the screen."""
+    number, folder = rollout.number, Path(trainer.args.output_dir) / "rollouts"
+    every = trainer.args.rollout_save_steps
+    if every and number % every == 0:
+        rank = f"-rank{trainer.accelerator.process_index}" if trainer.plan.processes > 1 else ""
+        rollout.write(folder / f"rollout-{number:06d}{rank}.parquet")
+    tables = trainer.args.num_sample_generations
+    if tables and trainer.is_world_process_zero() and (number - 1) % max(1, trainer.plan.rollouts // tables) == 0:
+        print(f"\n{sample_table(rollout)}", flush=True)
+
+
+def summary(trainer: Any) -> dict[str, Any]:
+    """What the record keeps of the whole run: seconds and floating-point rate by part, and the best weights."""
+    seconds, flops = trainer.clock.total["seconds"], trainer.clock.total["flops"]
+    parts = {
+        name: dict(seconds=round(took, 3), tflops=flops.get(name, 0) / took / 1e12 if took else 0.0)
+        for name, took in seconds.items()
+    }
+    facts: dict[str, Any] = dict(episodes=trainer.state.episode, time=parts, matrix_tflops=trainer.limit / 1e12)
+    facts |= dict(reward_mean=trainer.reward.mean, reward_std=trainer.reward.std)
+    if trainer.best:
+        facts["best"] = trainer.best
+    if trainer.stopped_by:
+        facts["stopped_by"] = trainer.stopped_by
+    return facts

@@ -12,22 +12,18 @@ frozen copy. Letters as in `align.ppo.maths`; W tokens of prompt and completion 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from align.models import checkpoints, generate, packing
+from align.models import generate, packing
 from align.models.packing import Packing
 from align.ppo import maths
 from align.run.errors import ConfigError
-
-TRAINED = re.compile(r"(lora_|modules_to_save).*\.(default|value)(\.|$)|^value_head\.|^critic\.")
 
 CRITIC = re.compile(r"\.value(\.|$)|(^|\.)value_head\.|^critic\.")
 
@@ -130,6 +126,12 @@ class Frozen(nn.Module):
         if temperature is not None:
             return logps_of(self.inner, batch, temperature, entropy=False)[0]
         return last_score(trunk_of(self.inner), self.inner.score, batch)
+
+    def follow(self, policy: Any, alpha: float) -> None:
+        """EMA reference: ref <- alpha policy + (1 - alpha) ref (Xu et al. 2024, section 4.3; TRL's flags)."""
+        with torch.no_grad():
+            for theirs, ours in zip(self.inner.parameters(), policy.parameters(), strict=True):
+                theirs.lerp_(ours.to(theirs.device, theirs.dtype), alpha)
 
 
 def last_score(trunk: Any, head: Any, batch: Batch) -> Tensor:
@@ -262,153 +264,3 @@ class ActorCritic(nn.Module):
                 f"{self.config.model_type} models change their logits in a way that align.ppo does not know "
                 f"(log-probs differ by {(ours - theirs).abs().max():.2g} nats); use engine=trl, or another base"
             )
-
-
-def build(
-    parent: str,
-    reward_path: str | None,
-    value_model: str,
-    model_args: Any,
-    tokenizer: Any,
-    *,
-    longest: int,
-    cast_adapters: bool,
-    output_dir: str,
-) -> ActorCritic:
-    """Load the policy and put critic and reward adapter beside it. Seed before: heads and adapters are new.
-
-    Args:
-        parent: whole weights that the policy starts from and that the reference is.
-        reward_path: the reward model's folder or hub id, or None where functions give the reward.
-        longest: tokens of the longest prompt with the longest completion.
-        cast_adapters: keep adapters in fp32 on a bf16 backbone (not under ZeRO-3 and FSDP2, which want one dtype).
-        output_dir: where a reward adapter's merged weights go, if the critic starts from them.
-    """
-    from peft import get_peft_model
-
-    policy = checkpoints.load_policy(parent, model_args, tokenizer)
-    lora = checkpoints.lora_config(model_args)
-    critic, start = None, parent
-    if value_model == "full":
-        if reward_path and same_tokens(reward_path, tokenizer):
-            start = checkpoints.resolve_parent(reward_path, output_dir, role="reward")
-        critic = checkpoints.load_reward_model(start, model_args, tokenizer)
-        if start == parent:
-            nn.init.zeros_(critic.score.weight)
-    if lora is not None:
-        policy = get_peft_model(policy, lora, autocast_adapter_dtype=cast_adapters)
-    both = ActorCritic(policy, value_model, critic, longest)
-    both.starts_as_reward_model = critic is not None and start != parent
-    if lora is not None and value_model == "adapter":
-        policy.add_adapter("value", lora)
-    if lora is not None and reward_path and shares_backbone(reward_path, parent):
-        _add_reward_adapter(both, reward_path)
-    for name, weight in both.named_parameters():
-        weight.requires_grad_(bool(TRAINED.search(name)) if lora is not None else True)
-    _without_dropout(both)
-    return both
-
-
-def same_tokens(path: str, tokenizer: Any) -> bool:
-    """Does the checkpoint read the policy's token ids as they are?"""
-    return checkpoints.load_tokenizer(path).get_vocab() == tokenizer.get_vocab()
-
-
-def _without_dropout(module: nn.Module) -> None:
-    """Ratios are between two passes over the same tokens: nothing random may lie between them."""
-    for part in module.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
-        if isinstance(getattr(part, "attention_dropout", None), float):
-            part.attention_dropout = 0.0
-
-
-def shares_backbone(reward_path: str, parent: str) -> bool:
-    """Is the reward model an adapter of the very weights that the policy starts from? Told by the files' contents."""
-    from align.run.lineage import hash_weights
-
-    if not checkpoints.is_adapter(reward_path):
-        return False
-    base = json.loads((Path(reward_path) / "adapter_config.json").read_text())["base_model_name_or_path"]
-    if Path(base).is_dir() and Path(parent).is_dir():
-        return Path(base).resolve() == Path(parent).resolve() or hash_weights(Path(base)) == hash_weights(Path(parent))
-    return base == parent
-
-
-def _add_reward_adapter(both: ActorCritic, path: str) -> None:
-    """Put a trained reward adapter and its head beside the policy's adapter, frozen."""
-    from peft import LoraConfig, set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    config = LoraConfig.from_pretrained(path)
-    config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, True
-    weights = load_file(str(Path(path) / "adapter_model.safetensors"))
-    head = [name for name in weights if re.search(r"(^|\.)score(\.|$)", name)]
-    if len(head) != 1:
-        raise ConfigError(f"{path}: expected one score head in the adapter, found {head}")
-    score = weights.pop(head[0])
-    both.policy.add_adapter("reward", config)
-    loaded = set_peft_model_state_dict(both.policy, weights, adapter_name="reward")
-    if loaded.unexpected_keys:
-        raise ConfigError(f"{path}: the reward adapter has weights that the policy lacks: {loaded.unexpected_keys[:3]}")
-    both.reward_head = nn.Linear(score.shape[1], score.shape[0], bias=False, dtype=score.dtype)
-    both.reward_head.weight.data.copy_(score)
-
-
-def save(both: ActorCritic, weights: dict[str, Tensor], folder: Path) -> None:
-    """The policy as plain `from_pretrained` (or PEFT) loads it, the critic in `critic/`.
-
-    Args:
-        weights: the whole state dict of `both`, gathered from wherever it is sharded.
-    """
-    from safetensors.torch import save_file
-
-    lora = hasattr(both.policy, "peft_config")
-    mine = {name.removeprefix("policy."): w for name, w in weights.items() if name.startswith("policy.")}
-    only = {"selected_adapters": ["default"]} if lora else {}
-    both.policy.save_pretrained(folder, state_dict=mine, **only)
-    critic = folder / "critic"
-    if both.critic is not None:
-        parts = {name.removeprefix("critic."): w for name, w in weights.items() if name.startswith("critic.")}
-        both.critic.save_pretrained(critic, state_dict=parts)
-    critic.mkdir(exist_ok=True)
-    parts = {n: w.contiguous() for n, w in weights.items() if n.startswith("value_head.") or ".value." in n}
-    if parts:
-        save_file(parts, str(critic / "value.safetensors"))
-    facts = dict(value_model=both.value_model, shift=both.values_shift, scale=both.values_scale)
-    (critic / "critic.json").write_text(json.dumps(facts) + "\n")
-
-
-def restore(both: ActorCritic, folder: Path) -> None:
-    """The opposite of `save`, into a freshly built module: for resuming, and for a critic to be used again.
-
-    Raises:
-        ConfigError: if the folder's critic is of another kind.
-    """
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    facts = json.loads((folder / "critic" / "critic.json").read_text())
-    if facts["value_model"] != both.value_model:
-        raise ConfigError(f"{folder}: its critic is a {facts['value_model']}, this run asks for {both.value_model}")
-    both.values_shift, both.values_scale = facts["shift"], facts["scale"]
-    if hasattr(both.policy, "peft_config"):
-        set_peft_model_state_dict(both.policy, load_file(str(folder / "adapter_model.safetensors")), "default")
-    else:
-        _load_whole(both.policy, folder)
-    if both.critic is not None:
-        _load_whole(both.critic, folder / "critic")
-    if (folder / "critic" / "value.safetensors").is_file():
-        _, unknown = both.load_state_dict(load_file(str(folder / "critic" / "value.safetensors")), strict=False)
-        assert not unknown, unknown
-
-
-def _load_whole(target: Any, folder: Path) -> None:
-    from safetensors.torch import load_file
-
-    found: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("model*.safetensors")):
-        found |= load_file(str(file))
-    missing, unknown = target.load_state_dict(found, strict=False)
-    tied = set(getattr(target, "_tied_weights_keys", None) or {})
-    assert found and not unknown and not set(missing) - tied, (folder, missing, unknown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from align.data import text
+from align.models import generate
 from align.models.generate import Completion
-from align.ppo import maths
+from align.models.scorers import Reward
+from align.ppo import guards, maths
 from align.ppo.roles import Batch
 
 
@@ -133,14 +136,7 @@ def prompts_of(rollout: int, per_rollout: int, rows: int, seed: int) -> list[int
     return chosen
 
 
-def judge(
-    rollout: Rollout,
-    *,
-    reward: Any,
-    args: Any,
-    kl_coef: float,
-    total: Any,
-) -> None:
+def credit(rollout: Rollout, *, reward: Reward, args: Any, kl_coef: float, total: Any) -> None:
     """Per-token rewards, advantages and returns from scores and log-probs: the pure maths, in order."""
     mask = rollout.mask
     scores = torch.tensor([reward.normalised(score) for score in rollout.scores.tolist()], device=mask.device)
@@ -156,3 +152,112 @@ def judge(
     )
     if args.whiten_advantages:
         rollout.advantages = maths.whiten(rollout.advantages, mask, total=total)
+
+
+class Sampler:
+    """Makes rollouts: completions of prompts from the policy, their scores, log-probs and values."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer  # whose model is wrapped later, and whose clock changes
+        self.args, self.plan, self.accelerator = trainer.args, trainer.plan, trainer.accelerator
+        self.rows, self.tokenizer, self.flops = trainer.train_rows, trainer.processing_class, trainer.flops
+
+    def next(self, number: int, reward: Reward) -> Rollout:
+        """Rollout `number`: this process's share of the next prompts, with their completions and scores."""
+        copies, rank, world = self.args.num_generations, self.accelerator.process_index, self.plan.processes
+        chosen = prompts_of(number, self.plan.prompts, len(self.rows), self.args.seed)
+        places = range(rank, len(chosen), world)
+        numbers = [number * self.plan.episodes + place * copies + k for place in places for k in range(copies)]
+        rows = [self.rows[chosen[place]] for place in places]
+        return self.rollout(number, rows, numbers, reward, seed=self.args.seed)
+
+    def rollout(self, number: int, rows: list[dict], numbers: list[int], reward: Reward, *, seed: int) -> Rollout:
+        """Episodes numbered `numbers`, as many of each row as there are numbers for it, and their scores."""
+        device = self.args.device
+        with self.trainer.clock.part("rollout", device):
+            completions = self._episodes(rows, numbers, seed)
+        rows = [row for row in rows for _ in range(len(numbers) // len(rows))]
+        with self.trainer.clock.part("scoring", device):
+            scores, each = reward.raw(rows, completions)
+        return Rollout(number + 1, rows, completions, torch.tensor(scores, device=device), each, device)
+
+    def _episodes(self, rows: list[dict], numbers: list[int], seed: int) -> list[generate.Completion]:
+        """One completion for each of `num_generations` copies of each row; `numbers` are the episodes' own."""
+        copies, size = len(numbers) // len(rows), max(1, self.args.local_rollout_forward_batch_size)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+        found: list[list[int]] = [[] for _ in numbers]
+        at_once = max(1, size // copies)
+        for start in range(0, len(order), at_once):
+            some = order[start : start + at_once]
+            places = [i * copies + k for i in some for k in range(copies)]
+            noise = generate.uniform(seed, [numbers[place] for place in places], self.args.response_length)
+            settings = dict(
+                stops=self.trainer.stops, pad_id=self.tokenizer.pad_token_id, max_new_tokens=self.args.response_length,
+                temperature=self.args.temperature, noise=noise, per_prompt=copies,
+            )  # fmt: skip
+            with torch.no_grad(), self.accelerator.autocast():
+                out = self.trainer.model("sample", [rows[i]["input_ids"] for i in some], settings)
+            for place, ids in zip(places, out, strict=True):
+                found[place] = ids
+        self.trainer.clock.flops["rollout"] += self.flops(
+            sum(len(row["input_ids"]) for row in rows) + sum(map(len, found)), sum(map(len, found))
+        )
+        return [generate.as_completion(ids, self.trainer.stops, self.tokenizer) for ids in found]
+
+    def score_sequences(
+        self, sequences: list[list[int]], scorer: Callable[[Batch], Tensor], packed: bool
+    ) -> list[float]:
+        """A reward model's scores of whole sequences, by length, in pieces: the `scores` of `scorers.from_model`."""
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        found = [0.0] * len(order)
+        size = max(1, self.args.local_rollout_forward_batch_size)
+        for start in range(0, len(order), size):
+            some = order[start : start + size]
+            heads, tails = [sequences[i][:1] for i in some], [sequences[i][1:] for i in some]
+            batch = Batch.of(heads, tails, self.args.device, packed=packed)
+            with torch.no_grad(), self.accelerator.autocast():
+                values = scorer(batch).tolist()
+            for place, value in zip(some, values, strict=True):
+                found[place] = value
+        self.trainer.clock.flops["scoring"] += self.flops(sum(map(len, sequences)), 0)
+        return found
+
+    def compare(self, rollout: Rollout) -> tuple[Tensor, Tensor] | None:
+        """Log-probs, entropies and values of the policy that sampled, and the reference's log-probs. The pieces are
+        those of the first epoch, so that its first minibatch repeats the very same arithmetic: ratio exactly 1.
+
+        Returns:
+            The first piece's log-probs and values with their graph, where the update can go on from it.
+        """
+        kept = None
+        args, both = self.args, self.trainer.both
+        pieces = sum(rollout.plan_of(args.seed, 0, self.plan.minibatches, self.plan.micro_batch), [])
+        with self.trainer.clock.part("logps", args.device), torch.no_grad():
+            for number, piece in enumerate(pieces):
+                batch = rollout.batch(piece, both.packs)
+                with torch.set_grad_enabled(number == 0 and self._keeps_graph(rollout)):
+                    logps, entropy, values = self.trainer.model("actions", batch, args.temperature, True)
+                if logps.requires_grad:
+                    kept = (logps, values)
+                reference = self._reference_logps(batch)
+                for name, flat in dict(logps=logps, entropy=entropy, values=values, ref_logps=reference).items():
+                    rollout.fill(name, piece, flat.detach().float())
+        passes = 2 + (both.value_model != "head")
+        self.trainer.clock.flops["logps"] += self.flops(*rollout.sizes(), passes=passes)
+        if rollout.number <= 1 and args.device.type == "cpu":
+            guards.check_start(rollout.logps, rollout.ref_logps, rollout.mask)
+        return kept
+
+    def _keeps_graph(self, rollout: Rollout) -> bool:
+        """Nothing changes between this pass and the update's first one, so the update can go on from the first piece's
+        graph instead of computing it again; no more memory than a piece of the update takes anyway."""
+        alone = self.plan.processes == 1 and not self.trainer.is_deepspeed_enabled
+        return alone and rollout.number > 0 and not self.args.gradient_checkpointing
+
+    def _reference_logps(self, batch: Batch) -> Tensor:
+        if self.trainer.reference is None:
+            return self.trainer.model("reference", batch, self.args.temperature)
+        if self.args.reference_device:
+            batch = batch.to(self.args.reference_device)
+        with self.accelerator.autocast():
+            return self.trainer.reference(batch, self.args.temperature).to(self.args.device)

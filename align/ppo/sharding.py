@@ -1,4 +1,4 @@
-"""What ZeRO-3 and FSDP2 need beside what accelerate does: whole weights for a rollout, and frozen models in shards."""
+"""Several processes: sums over all; under ZeRO-3 and FSDP2 whole weights for a rollout, and frozen models in shards."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+from torch import Tensor
 from trl.models.utils import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 
 
@@ -38,3 +40,26 @@ def place_frozen(part: Any, accelerator: Any, device: str | None = None) -> Any:
     if accelerator.is_fsdp2:
         return prepare_fsdp(part, accelerator)
     return part.to(device or accelerator.device)
+
+
+class Everyone:
+    """What all processes have together; with one process, what it has."""
+
+    def __init__(self, accelerator: Any):
+        self.accelerator, self.several = accelerator, accelerator.num_processes > 1
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over all processes, of `x`'s shape."""
+        return self.accelerator.reduce(x, "sum") if self.several else x
+
+    def mean(self, values: list) -> float:
+        """The mean of all processes' numbers."""
+        sums = torch.tensor([sum(values), len(values)], dtype=torch.float64, device=self.accelerator.device)
+        sums = self.total(sums)
+        return (sums[0] / sums[1]).item()
+
+    def gather(self, values: list) -> list:
+        """All processes' values, one process after the other."""
+        from accelerate.utils import gather_object
+
+        return gather_object(values) if self.several else values
