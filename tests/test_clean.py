@@ -236,7 +236,7 @@ def test_what_is_only_boilerplate_is_kept_whole_among_the_dropped_and_people_see
     assert [doc.text for doc in out] == ["Please enable JavaScript 3.", "A page."]
     with gzip.open(tmp_path / "dropped/boilerplate/00000.jsonl.gz") as stream:
         assert [json.loads(line)["text"] for line in stream] == [f"Please enable JavaScript {n}." for n in range(3)]
-    samples = tally.merged(tmp_path / "work/counts", "boilerplate")["samples"]["only_boilerplate"]
+    samples = tally.merged(tmp_path / "work/counts", "boilerplate").samples["only_boilerplate"]
     assert all(sample["text"].startswith("Please enable") for sample in samples)
     rows = [json.loads(line) for line in collect.collect(tmp_path, 2).read_text().splitlines()]
     assert [(row["rule"], row["reason"], row["weight"], row["why"]) for row in rows] == [
@@ -272,9 +272,9 @@ def test_drop_review_keep_and_a_rule_that_fails_on_one(tmp_path):
         ("u 1", "unsure"), ("f 1", "lists_failed"),
     ]  # fmt: skip
     counts = tally.merged(tmp_path / "work/counts", "lists")
-    assert counts["counts"]["documents_in"] == 5 and counts["counts"]["documents_out"] == 2
-    assert counts["tables"]["dropped"] == {"bad": 1}
-    assert counts["tables"]["review"] == {"unsure": 1, "lists_failed": 1}
+    assert counts.counts["documents_in"] == 5 and counts.counts["documents_out"] == 2
+    assert counts.tables["dropped"] == {"bad": 1}
+    assert counts.tables["review"] == {"unsure": 1, "lists_failed": 1}
 
 
 def test_decisions_win_and_the_rule_is_still_asked(tmp_path):
@@ -285,8 +285,8 @@ def test_decisions_win_and_the_rule_is_still_asked(tmp_path):
     block = apply.Apply("lists", tmp_path, lambda: lambda batch: [say(doc) for doc in batch], 5)
     out = Overrule(tmp_path, 5).run(block.run(docs))
     assert [doc.text for doc in out] == ["bad kept", "keep it"]
-    assert tally.merged(tmp_path / "work/counts", "lists")["tables"] == {}
-    assert tally.merged(tmp_path / "work/counts", "decisions")["tables"]["dropped"] == {"reviewer": 2}
+    assert tally.merged(tmp_path / "work/counts", "lists").tables == {}
+    assert tally.merged(tmp_path / "work/counts", "decisions").tables["dropped"] == {"reviewer": 2}
     rows = [json.loads(line) for line in collect.collect(tmp_path, 5).read_text().splitlines()]
     assert sorted((row["text"], row["verdict"]) for row in rows) == [
         ("bad dropped", "drop"), ("bad kept", "drop"), ("keep but dropped", "keep"), ("keep it", "keep"),
@@ -368,7 +368,7 @@ def test_the_first_of_a_cluster_stays_unless_reviewers_kept_another(tmp_path):
     """Cluster 0: documents d0, b1 and h1. Cluster 1: f0 and c1."""
     write_clusters(tmp_path / "work/near/clusters", {0: [(3, 0), (5, 1)], 1: [(1, 0), (2, 1), (7, 0)]})
     assert choose(tmp_path) == {0: [], 1: [1, 2, 7]}
-    assert tally.merged(tmp_path / "work/counts", "clusters")["tables"]["sizes"] == {"3": 1, "2": 1}
+    assert tally.merged(tmp_path / "work/counts", "clusters").tables["sizes"] == {"3": 1, "2": 1}
     assert choose(tmp_path, h1=1, b1=1) == {0: [3], 1: [2]}  # both that were kept stay, in the place of the first
 
 
@@ -549,7 +549,7 @@ def test_a_row_that_is_nested_too_deep_is_counted(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(['{"text": "before"}', deep, '{"text": "after"}']))
     docs, counted = run_read(tmp_path, "a.jsonl")
     assert [doc.text for doc in docs] == ["before", "after"]
-    assert counted["tables"]["dropped"] == {"nested_too_deep": 1}
+    assert counted.tables["dropped"] == {"nested_too_deep": 1}
 
 
 def test_a_name_that_is_no_text_is_read_and_shown(tmp_path):
@@ -670,7 +670,7 @@ def test_a_source_in_the_card_shows_no_personal_data(tmp_path):
     docs, _ = run_read(tmp_path, "in.jsonl")
     list(intake.Repair(tmp_path / "run", RuleConfig(), True).run(docs))
     counted = tally.merged(tmp_path / "run/work/counts", "repair")
-    assert list(counted["tables"]["sources_in"]) == ["mail of ••@•••••••.•••"]
+    assert list(counted.tables["sources_in"]) == ["mail of ••@•••••••.•••"]
 
 
 def test_personal_data_are_masked_in_the_source_and_in_all_columns(tmp_path):
@@ -684,7 +684,7 @@ def test_personal_data_are_masked_in_the_source_and_in_all_columns(tmp_path):
     columns = json.loads(doc.metadata[COLUMNS])
     assert columns["author"] == "Jane <<email>>" and columns["raw"] == {"html": ["<p><email></p>"]}
     assert json.loads(columns["metadata"]) == {"by": "Jürgen\n<email>"} and columns["n"] == 1 << 70
-    changed = tally.merged(tmp_path / "run/work/counts", "personal")["tables"]
+    changed = tally.merged(tmp_path / "run/work/counts", "personal").tables
     assert changed["changed"] == {"email": 1, "other_columns": 1} and changed["masked"] == {"email": 1}
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,8 @@ def _shards(folder: Path, args: CleanConfig) -> int:
     if path.exists():
         return len(path.read_text().splitlines())
     if not names:
-        dropped = (merged(folder / "work/counts", "read") or {"tables": {}})["tables"].get("dropped", {})
+        read = merged(folder / "work/counts", "read")
+        dropped = read.table("dropped") if read else Counter[str]()
         why = "".join(f", {count:,} {reason.replace('_', ' ')}" for reason, count in sorted(dropped.items()))
         raise DataError(f"{', '.join(args.input)}: no document in it{why}")
     (folder / "work" / "rules.txt").write_text("".join(f"{i:05d}.jsonl\n" for i in range(len(names))))

@@ -49,6 +49,11 @@ class Tally:
         self.samples: dict[str, list[dict[str, Any]]] = {}
         self.changes: dict[str, list[dict[str, Any]]] = {}
         self.seconds = 0.0
+        self.peak = 0  # bytes of memory; known when it is saved
+
+    def table(self, name: str) -> Counter[str]:
+        """A named table; an empty one where nothing was counted."""
+        return self.tables.get(name, Counter())
 
     def add(self, table: str, key: str, count: int = 1) -> None:
         """Count something in a named table: `dropped`, `review`, `changed`, `sources`, …"""
@@ -108,7 +113,8 @@ class Tally:
         """Write `<folder>/<step>/<rank>.json`."""
         path = folder / self.step / f"{rank:05d}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = {k: v for k, v in self.__dict__.items() if k != "step"} | {"peak": _peak_bytes()}
+        self.peak = _peak_bytes()
+        found = {k: v for k, v in self.__dict__.items() if k != "step"}
         path.write_text(json.dumps(found, ensure_ascii=False))
 
 
@@ -119,21 +125,20 @@ def _peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def merged(folder: Path, step: str) -> dict[str, Any] | None:
+def merged(folder: Path, step: str) -> Tally | None:
     """All tasks' tallies of a step, added in task order; None where the step did not run."""
     paths = sorted((folder / step).glob("*.json"))
     if not paths:
         return None
     total = Tally(step)
-    peak = 0
     for path in paths:
         part = json.loads(path.read_text())
         total.counts.update(part["counts"])
         total.seconds += part["seconds"]
-        peak = max(peak, part["peak"])
+        total.peak = max(total.peak, part["peak"])
         for table, counts in part["tables"].items():
             total.tables.setdefault(table, Counter()).update(counts)
         for mine, theirs in ((total.samples, part["samples"]), (total.changes, part["changes"])):
             for key, found in theirs.items():
                 mine[key] = (mine.get(key, []) + found)[:SAMPLES]
-    return {**total.__dict__, "peak": peak}
+    return total

@@ -38,7 +38,7 @@ def safe(text: Any) -> str:
 
 
 def merge(spans: Iterable[Sequence[int]], length: int) -> list[tuple[int, int]]:
-    """Character ranges in order, cut to [0, length), those that touch or overlap made one, empty ones left out."""
+    """Character ranges in order, cut to [0, length), those that touch or cross made one, empty ones left out."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted((max(0, int(s[0])), min(length, int(s[1]))) for s in spans):
         if start >= end:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from align.clean.card import page
 from align.clean.config import CleanConfig, RuleConfig
 from align.clean.review import collect, grades, queue
 from align.clean.review.decisions import Decisions
-from align.clean.tally import EDGES, OTHERS, merged
+from align.clean.tally import EDGES, OTHERS, Tally, merged
 
 SOURCES = 40  # named in the card; the rest are counted together
 WHAT = {
@@ -48,15 +49,16 @@ def card(args: CleanConfig, rules: RuleConfig, run: Any, seconds: float) -> dict
     file = collect.collect(folder, args.audit)
     decisions = Decisions(folder / "decisions.jsonl")
     clusters = merged(folder / "work/counts", "clusters")
-    entered = found["repair"]["counts"]
-    totals = dict(found["write"]["tables"].get("totals", {})) | {
-        "documents_in": found["read"]["counts"]["documents_in"], "bytes_in": found["read"]["counts"]["bytes_in"],
-        "documents_out": found["write"]["counts"]["documents_out"], "bytes_out": found["write"]["counts"]["bytes_out"],
+    entered, left = found["read"].counts, found["write"].counts
+    totals = dict(found["write"].table("totals")) | {
+        "documents_in": entered["documents_in"], "bytes_in": entered["bytes_in"],
+        "documents_out": left["documents_out"], "bytes_out": left["bytes_out"],
     }  # fmt: skip
     totals["unsure"], sampled, decided = queue.counts(file, decisions)
     totals["waiting"] = totals["unsure"] + sampled
-    peak = max(tally["peak"] for tally in found.values())
-    speed = {"seconds": round(seconds, 2), "megabytes_per_second": round(entered["bytes_in"] / 1e6 / seconds, 3)}
+    peak = max(tally.peak for tally in found.values())
+    repaired = found["repair"].counts
+    speed = {"seconds": round(seconds, 2), "megabytes_per_second": round(repaired["bytes_in"] / 1e6 / seconds, 3)}
     made = page.build(
         title=args.title,
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -87,14 +89,14 @@ def card(args: CleanConfig, rules: RuleConfig, run: Any, seconds: float) -> dict
     return made
 
 
-def _step(name: str, tally: dict[str, Any], rules: RuleConfig, folder: Path) -> dict[str, Any]:
+def _step(name: str, tally: Tally, rules: RuleConfig, folder: Path) -> dict[str, Any]:
     what, cites = WHAT[name][0], _cites(name, rules)
-    samples = [sample for reason in sorted(tally["samples"]) for sample in tally["samples"][reason]]
+    samples = [sample for reason in sorted(tally.samples) for sample in tally.samples[reason]]
     if name == "near":
         _name_the_kept(samples, folder)
-    tables = {key: dict(sorted(tally["tables"].get(key, {}).items())) for key in ("dropped", "review", "changed")}
-    head = {"name": NAMES.get(name, name), "what": what, "cites": cites, **tally["counts"], **tables}
-    return head | {"seconds": round(tally["seconds"], 3), "samples": samples}
+    tables = {key: dict(sorted(tally.table(key).items())) for key in ("dropped", "review", "changed")}
+    head = {"name": NAMES.get(name, name), "what": what, "cites": cites, **tally.counts, **tables}
+    return head | {"seconds": round(tally.seconds, 3), "samples": samples}
 
 
 def _cites(name: str, rules: RuleConfig) -> str:
@@ -123,44 +125,42 @@ def _name_the_kept(samples: list[dict[str, Any]], folder: Path) -> None:
         sample["detail"] += "".join(f"; kept: {row['id']}" for row in stayed[:1])
 
 
-def _clusters(removed: dict[str, Any] | None, sizes: dict[str, Any] | None) -> dict[str, Any] | None:
+def _clusters(removed: Tally | None, sizes: Tally | None) -> dict[str, Any] | None:
     if removed is None:
         return None
-    counted = {int(size): count for size, count in ((sizes or {}).get("tables", {}).get("sizes", {})).items()}
+    counted = {int(size): count for size, count in (sizes.table("sizes") if sizes else Counter[str]()).items()}
     return {
         "clusters": sum(counted.values()),
-        "removed": removed["counts"]["documents_in"] - removed["counts"]["documents_out"],
+        "removed": removed.counts["documents_in"] - removed.counts["documents_out"],
         "largest": max(counted, default=0),
         "sizes": {str(size): counted[size] for size in sorted(counted)},
     }
 
 
-def _histogram(tally: dict[str, Any], which: str) -> list[int]:
-    counts = tally["tables"].get(f"lengths_{which}", {})
+def _histogram(tally: Tally, which: str) -> list[int]:
+    counts = tally.table(f"lengths_{which}")
     return [counts.get(str(edge), 0) for edge in range(len(EDGES))]
 
 
-def _sources(found: dict[str, Any]) -> dict[str, Any]:
+def _sources(found: dict[str, Tally]) -> dict[str, Any]:
     """Documents and bytes in and out for each source, the largest by themselves."""
-    first, last = found["repair"]["tables"], found["write"]["tables"]
-    entered = first.get("sources_in", {})
-    largest = sorted(entered, key=lambda name: (name == OTHERS, -first["source_bytes_in"][name], name))
+    first, last = found["repair"], found["write"]
+    entered, size = first.table("sources_in"), first.table("source_bytes_in")
+    largest = sorted(entered, key=lambda name: (name == OTHERS, -size[name], name))
     others = "all others" if OTHERS in entered else f"{len(largest) - SOURCES:,} others"  # some are not told apart
     rows: dict[str, dict[str, int]] = {}
     for number, name in enumerate(largest):
         row = rows.setdefault(name if number < SOURCES and name != OTHERS else others, {})
         for key, table in (
-            ("documents_in", entered), ("documents_out", last.get("sources_out", {})),
-            ("bytes_in", first["source_bytes_in"]), ("bytes_out", last.get("source_bytes_out", {})),
+            ("documents_in", entered), ("documents_out", last.table("sources_out")),
+            ("bytes_in", size), ("bytes_out", last.table("source_bytes_out")),
         ):  # fmt: skip
             row[key] = row.get(key, 0) + table.get(name, 0)
     return rows
 
 
-def _changes(found: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        change for tally in found.values() for kind in sorted(tally["changes"]) for change in tally["changes"][kind]
-    ]
+def _changes(found: dict[str, Tally]) -> list[dict[str, Any]]:
+    return [change for tally in found.values() for kind in sorted(tally.changes) for change in tally.changes[kind]]
 
 
 def _grades(file: Path, decisions: Decisions) -> list[dict[str, Any]]:
@@ -168,9 +168,9 @@ def _grades(file: Path, decisions: Decisions) -> list[dict[str, Any]]:
     return grades.quality(queue.rows(file), decisions) if len(decisions) and file.stat().st_size else []
 
 
-def _notes(found: dict[str, Any]) -> list[str]:
-    tables = found["read"]["tables"]
-    return [*(f"Not used to the end: {name}" for name in tables.get("files", {})), *tables.get("others", {})]
+def _notes(found: dict[str, Tally]) -> list[str]:
+    read = found["read"]
+    return [*(f"Not used to the end: {name}" for name in read.table("files")), *read.table("others")]
 
 
 def table(card: dict[str, Any], folder: str) -> str:

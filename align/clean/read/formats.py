@@ -78,14 +78,14 @@ class _Zstd(io.RawIOBase):
 
         self.stream, self.new, self.error = stream, zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError
         self.frame, self.begun = self.new(), False
-        self.waiting, self.at = b"", 0  # what was decompressed, and how much of it was given away
+        self.ready, self.at = b"", 0  # what was decompressed, and how much of it was given away
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while self.at == len(self.waiting):
-            self.waiting, self.at = b"", 0
+        while self.at == len(self.ready):
+            self.ready, self.at = b"", 0
             data = self.stream.read(1 << 10)
             if not data:
                 if self.begun:
@@ -94,13 +94,13 @@ class _Zstd(io.RawIOBase):
             while data:
                 self.begun = True
                 try:
-                    self.waiting += self.frame.decompress(data)
+                    self.ready += self.frame.decompress(data)
                 except self.error as error:
                     raise OSError(str(error)) from error
                 data = self.frame.unused_data if self.frame.eof else b""
                 if self.frame.eof:
                     self.frame, self.begun = self.new(), False
-        part = self.waiting[self.at : self.at + len(buffer)]
+        part = self.ready[self.at : self.at + len(buffer)]
         self.at += len(part)
         buffer[: len(part)] = part
         return len(part)

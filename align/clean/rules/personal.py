@@ -74,7 +74,7 @@ _DATE = re.compile(r"(?:1[5-9]|20)\d\d[-/. ]\d\d?[-/. ]\d\d?|\d\d?[-/.]\d\d?[-/.
 
 
 def find(text: str, kinds: Collection[str] = KINDS) -> list[Span]:
-    """Personal data in `text` as `(start, end, kind)` in characters, in order and without overlaps.
+    """Personal data in `text` as `(start, end, kind)` in characters, in order; no two share a character.
 
     Where two kinds claim the same characters, the more exact one has them (a checksum before a form).
     """
