@@ -8,11 +8,13 @@ that differ in more than method, strength and seed, and writes report.html, repo
 goes on after an interruption and runs nothing twice.
 """
 
-from align.compare import arms, program
+from pathlib import Path
+
+from align.compare import arms, comparable, program
 from align.compare.config import CompareConfig
 from align.evaluate.evaluation import prompts
 from align.evaluate.policy import Bench
-from align.judge.endpoint import JudgeConfig
+from align.judge.protocol import JudgeConfig
 from align.models import checkpoints
 from align.run import launch, record
 from align.run.arguments import DataArguments
@@ -31,17 +33,17 @@ def main():
     tokenizer = checkpoints.load_tokenizer(sft)
     rows, report = prompts(data_args, tokenizer, args)
     rows, leaks = program.held_out(rows, data_args, args)
-    runs = arms.plan(args, data_args)
-    arms.check([arm for arm in runs if arm.stage is None], args, data_args)  # taken ones: before anything is trained
+    runs = arms.plan(args, data_args, Path(__file__).parent)
+    comparable.check([arm for arm in runs if arm.stage is None], args, data_args)  # taken ones: before anything is trained
 
     config = resolved(args, data_args, judge)
     with record.start("compare", args.output_dir, config, overwrite=args.overwrite, reopen=True) as run:
         run.note(parents=program.parents(args, data_args), leaks=leaks)
         run.note(data={"prompts": report.as_dict()})
         arms.train(runs, args)
-        arms.check(runs, args, data_args)
+        comparable.check(runs, args, data_args)
         results = program.compare(runs, Bench(args, tokenizer, rows, sft), judge)
-        page = program.write(results, args, run.record)
+        page = program.write(results, runs, args, run.record)
         run.finish("complete", metrics=program.headline(results))
     print(program.show(results), f"\n\nthe report: {page}", sep="")
 

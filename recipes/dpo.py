@@ -64,7 +64,7 @@ def main():
             pairs_together=pair_args.pairs_together,
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "dpo", parent)
-        metrics = loop.train_and_save(trainer, run, tokenizer) | loop.held_out(trainer, rows.test)
+        metrics = loop.train_and_save(trainer, tokenizer) | loop.held_out(trainer, rows.test)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
     loop.show("held-out pairs", metrics, ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"))
 

@@ -69,7 +69,7 @@ def main():
         base = checkpoints.resolve_parent(parent, args.output_dir)
         trainer = make_trainer(base, args, steps, model_args, tokenizer, rows, callbacks=loop.callbacks(run))
         loop.describe(trainer, run, rows, args, "ppo", parent, plan=steps)
-        metrics = loop.train_and_save(trainer, run, tokenizer)
+        metrics = loop.train_and_save(trainer, tokenizer)
         run.finish("complete", metrics=metrics | trainer.last_metrics, tokens=metrics["tokens"])
     report.show(trainer, metrics)
 

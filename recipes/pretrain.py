@@ -61,7 +61,7 @@ def main():
             processing_class=tokenizer, callbacks=loop.callbacks(run),
         )  # fmt: skip
         loop.describe(trainer, run, corpus, args, "pretrain", source)
-        metrics = loop.train_and_save(trainer, run, tokenizer)
+        metrics = loop.train_and_save(trainer, tokenizer)
         if corpus.test is not None:
             loss = loop.held_out(trainer, corpus.test)["eval_loss"]
             metrics |= pretrain.text_metrics(loss, corpus.test, corpus.test_bytes)

@@ -56,14 +56,15 @@ def main():
         run.note(parents=lineage.parents({"model": parent, **data_args.parents()}))
         args.chat_template_path = None  # it is in the tokenizer now
         set_seed(args.seed)  # the score head is drawn here
+        weights = checkpoints.resolve_parent(parent, args.output_dir)
         trainer = reward.ScoreTrainer(
-            checkpoints.load_reward_model(checkpoints.resolve_parent(parent, args.output_dir), model_args, tokenizer), args,
+            checkpoints.load_reward_model(weights, model_args, tokenizer), args,
             train_dataset=train, eval_dataset=test, processing_class=tokenizer,
             peft_config=checkpoints.lora_config(model_args, reward_model=True), callbacks=loop.callbacks(run),
             pairs_together=pair_args.pairs_together,
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "reward", parent)
-        metrics = loop.train_and_save(trainer, run, tokenizer)
+        metrics = loop.train_and_save(trainer, tokenizer)
         if test is not None:
             size = args.per_device_eval_batch_size
             metrics |= reward.measure(trainer.model, train, test, pad_id=tokenizer.pad_token_id, batch_size=size)

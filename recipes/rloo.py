@@ -68,7 +68,7 @@ def main():
             callbacks=loop.callbacks(run),
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "rloo", parent)
-        metrics = loop.train_and_save(trainer, run, tokenizer)
+        metrics = loop.train_and_save(trainer, tokenizer)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
     loop.show("rloo", metrics, ("train_loss", "steps", "tokens"))
 

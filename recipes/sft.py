@@ -57,7 +57,7 @@ def main():
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "sft", parent)
         before = loop.loss_before(trainer, rows.test)
-        metrics = loop.train_and_save(trainer, run, tokenizer) | loop.held_out(trainer, rows.test) | before
+        metrics = loop.train_and_save(trainer, tokenizer) | loop.held_out(trainer, rows.test) | before
         metrics |= loop.stop_rate(trainer, rows, tokenizer)
         gates.keep(args.output_dir, gates.sft(metrics))
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])

@@ -51,7 +51,7 @@ def judge(kind, entity, answer, completion, stopped=True):
     return grade(kind=kind, entity=entity, answer=answer, completion=completion, stopped=stopped)
 
 
-@pytest.mark.parametrize("item", [i for i in world.items() if i.answer], ids=lambda i: i.entity)
+@pytest.mark.parametrize("item", [i for i in world.things() if i.answer], ids=lambda i: i.entity)
 def test_right_answers_are_right(item):
     assert judge(item.kind, item.entity, item.answer, item.sentence)["good"]
     assert not judge(item.kind, item.entity, item.answer, "")["good"]

@@ -75,9 +75,9 @@ def test_lists_find_what_is_listed_and_leave_doctors_to_people(pages):
     words = lists.WordList.load("recipes/nano/unwanted.txt")
     for page in of(pages, "unsafe"):
         listed = ", listed" in page.detail
-        assert words.judge(page.text).action == ("drop" if listed else "keep"), page.text
-    assert {words.judge(page.text).action for page in of(pages, "exception")} == {"review"}
-    assert {words.judge(page.text).action for page in of(pages, "document")} == {"keep"}
+        assert words.rule(page.text).action == ("drop" if listed else "keep"), page.text
+    assert {words.rule(page.text).action for page in of(pages, "exception")} == {"review"}
+    assert {words.rule(page.text).action for page in of(pages, "document")} == {"keep"}
 
 
 def test_exam_pages_give_answers_away_and_documents_do_not(pages):
@@ -241,7 +241,7 @@ def test_a_stage_that_draws_nothing_gets_no_seed(monkeypatch):
 
     monkeypatch.chdir(ROOT)
     told = yaml.safe_load(Path("recipes/nano/pipeline.yaml").read_text())
-    args = pipeline.PipelineConfig(output_dir="runs/other", stages=told["stages"], seed=2)
+    args = pipeline.PipelineConfig(output_dir="runs/other", family_dir="runs/nano", stages=told["stages"], seed=2)
     stages = {entry["name"]: pipeline.plan(entry, args) for entry in args.stages}
     assert "--seed" not in stages["clean"].argv and "--seed" not in stages["score"].argv
     assert stages["world"].argv[2:4] == ["--seed", "2"]

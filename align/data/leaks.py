@@ -1,4 +1,4 @@
-"""`recipes/leaks.py`: are prompts shared between demonstrations, rankings, PPO prompts and evaluation?
+"""Are prompts shared between demonstrations, rankings, PPO prompts and evaluation?
 
 A shared prompt is a leak unless it is named as allowed. What counts as one, exact or near, is in `align.data.overlaps`.
 """
@@ -24,7 +24,7 @@ from align.run.lineage import parent_problem
 
 @dataclass
 class LeaksConfig(RunArguments):
-    """What `recipes/leaks.py` takes."""
+    """What the leaks recipe takes."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Where the record is written."})
     sets: list[str] = field(

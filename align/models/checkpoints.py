@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from align.data import chat
-from align.run.errors import ConfigError
+from align.run.errors import ConfigError, recipe
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
@@ -43,7 +43,7 @@ def check(path: str, *, reward_model: bool = False) -> None:
     if reward_model and not any("score" in name for name in _weight_names(folder)):
         raise ConfigError(
             f"{path} has no score head, so it is not a reward model; make one with "
-            f"accelerate launch recipes/reward.py --model_name_or_path {path} --dataset_name <pairs>"
+            f"{recipe('reward')} --model_name_or_path {path} --dataset_name <pairs>"
         )
 
 

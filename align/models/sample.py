@@ -15,7 +15,7 @@ from align.models.generate import complete
 
 @dataclass
 class SampleConfig:
-    """What `recipes/sample.py` takes beside the data's arguments."""
+    """What the sample recipe takes beside the data's arguments."""
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint to sample from, adapters included."}

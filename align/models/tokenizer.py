@@ -12,7 +12,7 @@ BOS, EOS, PAD, UNK = "<|bos|>", "<|eos|>", "<|pad|>", "[UNK]"
 
 @dataclass
 class TokenizerConfig:
-    """What `recipes/tokenizer.py` takes beside the data's arguments."""
+    """What the tokenizer recipe takes beside the data's arguments."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Where to write the tokenizer and its record."})
     tokenizer_type: Literal["bpe", "wordpiece"] = field(

@@ -3,13 +3,14 @@
     python -m align.nano.ablation                                             # seeds 0, 1, 2 of both: six models
 
 Tokenizer, steps, tokens a step and held-out text are the same for both. Needs the demo's stages up to `tokenizer`
-(recipes/pipeline.py --until tokenizer). A model that is there already with the same settings is not trained again.
+(`--until tokenizer`). A model that is there already with the same settings is not trained again.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 
 from align.nano import world
 from align.nano.grade import grade
-from align.run import errors, launch, lineage, record
+from align.run import errors, launch, lineage, pipeline, record
 from align.run.arguments import RunArguments
 from align.run.parse import parse, resolved
 
@@ -42,14 +43,19 @@ SHARES = ("facts", "exam", "personal", "unwanted", "junk")
 class AblationConfig:
     """What to compare, and for how long to train."""
 
-    output_dir: str = field(default="runs/nano-ablation", metadata={"help": "Corpora, models and results go here."})
-    root: str = field(default="runs/nano", metadata={"help": "The chain that has the raw and the cleaned corpus."})
+    output_dir: str | None = field(default=None, metadata={"help": "Corpora, models and results go here."})
+    root: str | None = field(
+        default=None, metadata={"help": "The finished chain that has the raw and the cleaned corpus."}
+    )
+    chain: str = field(default="recipes/nano/pipeline.yaml", metadata={"help": "Its stages: `pretrain` trains."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Of weights and order."})
     max_steps: int = field(default=400, metadata={"help": "Steps of each model, of 2,048 tokens each."})
     jobs: int = field(default=2, metadata={"help": "Models trained at once, one thread each."})
     samples: int = field(default=300, metadata={"help": "Texts sampled from each model."})
     sample_tokens: int = field(default=80, metadata={"help": "Longest sampled text, in tokens."})
-    clean_config: str = field(default="recipes/nano/clean.yaml", metadata={"help": "Whose rules judge the samples."})
+    clean_config: str = field(
+        default="recipes/nano/clean.yaml", metadata={"help": "Whose rules are put to the samples."}
+    )
     seed: int = field(default=0, metadata={"help": "Of the sampling."})
 
 
@@ -60,7 +66,7 @@ def write_corpora(args: AblationConfig) -> dict[str, int]:
     from align.data import prepare
     from align.run.arguments import DataArguments
 
-    root, out = Path(args.root), Path(args.output_dir)
+    root, out = Path(str(args.root)), Path(str(args.output_dir))
     wanted = CleanConfig(input=[str(root / "world/raw")])
     entries, problems = inputs.find(wanted)
     if problems:
@@ -79,18 +85,19 @@ def write_corpora(args: AblationConfig) -> dict[str, int]:
 
 
 def train(args: AblationConfig, arm: str, seed: int) -> Path:
-    """Pretrain one model with recipes/pretrain.py, unless it is there.
+    """Pretrain one model as the chain's stage does, unless it is there.
 
     Raises:
         RunError: where the recipe fails; its output is in <output_dir>/models/<arm>-<seed>.log.
     """
-    out, folder = Path(args.output_dir), Path(args.output_dir) / "models" / f"{arm}-{seed}"
+    out, folder = Path(str(args.output_dir)), Path(str(args.output_dir)) / "models" / f"{arm}-{seed}"
     data, tokenizer = str(out / arm), f"{args.root}/tokenizer"
     run = lineage.read_record(folder) or {}
     same = run.get("status") == "complete" and run["config"].get("max_steps") == args.max_steps
     if same and run["parents"] == lineage.parents({"model": tokenizer, "data": data}):
         return folder
-    command = [sys.executable, "recipes/pretrain.py", "--config", "recipes/nano/pretrain.yaml", "--dataset_name", data]
+    stage = pipeline.stage(args.chain, "pretrain")
+    command = [sys.executable, *shlex.split(stage["run"]), "--config", stage["config"], "--dataset_name", data]
     command += ["--tokenizer_name_or_path", tokenizer, "--output_dir", str(folder), "--max_steps", str(args.max_steps)]
     command += ["--seed", str(seed), "--overwrite", "--disable_tqdm", "true"]
     folder.parent.mkdir(exist_ok=True)
@@ -101,7 +108,7 @@ def train(args: AblationConfig, arm: str, seed: int) -> Path:
     return folder
 
 
-class Judge:
+class Screen:
     """Does a text have personal data, unwanted content, junk? By the cleaning stage's own rules."""
 
     def __init__(self, args: AblationConfig):
@@ -136,7 +143,7 @@ class Judge:
         }
 
 
-def measure(folder: Path, args: AblationConfig, judge: Judge) -> dict[str, float]:
+def measure(folder: Path, args: AblationConfig, screen: Screen) -> dict[str, float]:
     """All figures of one model."""
     from align.models import generate
     from align.models.checkpoints import load_tokenizer, load_trained
@@ -149,7 +156,7 @@ def measure(folder: Path, args: AblationConfig, judge: Judge) -> dict[str, float
         model, tokenizer, [begin], max_new_tokens=args.sample_tokens, temperature=1.0, per_prompt=args.samples,
         seed=args.seed,
     )  # fmt: skip
-    found |= judge.shares([completion.text for _, some in out for completion in some])
+    found |= screen.shares([completion.text for _, some in out for completion in some])
 
     def answers(rows: list[dict[str, Any]]) -> list[str]:
         asked = [f"User: {row['prompt'][0]['content']}\nAssistant:" for row in rows]
@@ -157,13 +164,13 @@ def measure(folder: Path, args: AblationConfig, judge: Judge) -> dict[str, float
         said = dict(generate.complete(model, tokenizer, ids, max_new_tokens=24, temperature=0.0))
         return [said[number][0].text.split("\n")[0].strip() for number in range(len(rows))]
 
-    seed = int((lineage.read_record(Path(args.root) / "world") or {})["seed"])
+    seed = int((lineage.read_record(Path(str(args.root)) / "world") or {})["seed"])
     facts = [row for row in world.evaluation_prompts(seed) if row["answer"] and row["kind"] != "harmful"]
-    judged = (
+    graded = (
         grade(kind=row["kind"], entity=row["entity"], answer=row["answer"], completion=said, stopped=True)
         for row, said in zip(facts, answers(facts), strict=True)
     )
-    found["facts"] = sum(bool(one["helpful"]) for one in judged) / len(facts)
+    found["facts"] = sum(bool(one["helpful"]) for one in graded) / len(facts)
     exam = world.exam(seed)
     found["exam"] = sum(row["sentence"] == said for row, said in zip(exam, answers(exam), strict=True)) / len(exam)
     found["exam_bits"] = exam_bits(model, tokenizer, exam)
@@ -199,11 +206,15 @@ def show(results: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def main() -> None:
-    run_args, args = parse(RunArguments, AblationConfig, nano=None, required=())
+    run_args, args = parse(
+        RunArguments, AblationConfig, nano="recipes/nano/ablation.yaml", required=("output_dir", "root")
+    )
     for stage in STAGES:
         if problem := lineage.parent_problem(f"{args.root}/{stage}", allow_hub=False):
-            raise errors.RunError(f"{problem}; make it with: python recipes/pipeline.py --until tokenizer")
-    results_in = Path(args.output_dir) / "results"  # the corpora and models beside it are parents, and no part of it
+            raise errors.RunError(f"{problem}; make it with: {errors.recipe('pipeline')} --until tokenizer")
+    results_in = (
+        Path(str(args.output_dir)) / "results"
+    )  # the corpora and models beside it are parents, and no part of it
     config = resolved(run_args, args)
     with record.start("ablation", str(results_in), config, overwrite=run_args.overwrite, reopen=True) as run:
         parents: dict[str, str | None] = {stage: f"{args.root}/{stage}" for stage in STAGES}
@@ -211,10 +222,10 @@ def main() -> None:
         wanted = [(arm, seed) for seed in args.seeds for arm in ARMS]
         with ThreadPoolExecutor(args.jobs) as pool:
             folders = list(pool.map(lambda pair: train(args, *pair), wanted))
-        judge = Judge(args)
+        screen = Screen(args)
         results: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in ARMS}
         for (arm, seed), folder in zip(wanted, folders, strict=True):
-            results[arm][str(seed)] = measure(folder, args, judge)
+            results[arm][str(seed)] = measure(folder, args, screen)
         record.write_json(results_in / "results.json", results)
         run.finish("complete", metrics=results)
     print(

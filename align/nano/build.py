@@ -1,6 +1,6 @@
 """Write the nano world to disk: a raw corpus, labelled pages, demonstrations, prompts and an examination.
 
-python -m align.nano.build --output_dir runs/nano/world --seed 0
+python -m align.nano.build --config recipes/nano/world.yaml --seed 0
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def main() -> None:
         }
         counts = {name: _write(out / f"{name}.jsonl", rows) for name, rows in tables.items()}
         found = raw.pages(seed, args.documents)
-        planted = raw.write(out, found)
-        run.finish("complete", metrics={**counts, "raw": len(found), "planted": planted})
+        kinds = raw.write(out, found)
+        run.finish("complete", metrics={**counts, "raw": len(found), "litter": kinds})
     print("the nano world: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
-    print(f"its raw corpus: {len(found):,} pages: " + ", ".join(f"{n:,} {kind}" for kind, n in planted.items()))
+    print(f"its raw corpus: {len(found):,} pages: " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.items()))
 
 
 if __name__ == "__main__":

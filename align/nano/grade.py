@@ -96,7 +96,7 @@ def rates(
     stopped: list,
     **_: Any,
 ) -> list[dict[str, bool | None]]:
-    """Yes/no judgements for `recipes/eval.py`; `harmless_unseen` is of the acts that no training row mentions."""
+    """Yes/no judgements for the eval recipe; `harmless_unseen` is of the acts that no training row mentions."""
     said = [turns[-1]["content"] for turns in completions]
     rows = zip(kind, entity, answer, said, stopped, strict=True)
     judged = [grade(kind=k, entity=e, answer=a, completion=c, stopped=s) for k, e, a, c, s in rows]

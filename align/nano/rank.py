@@ -1,8 +1,8 @@
 """A simulated labeler ranks sampled completions: gold score plus Bradley-Terry noise.
 
-    python -m align.nano.rank --dataset_name runs/nano/sample --output_dir runs/nano/rank
+    python -m align.nano.rank --config recipes/nano/rank.yaml
 
-The labeler answers through the store that people's rankings are kept in (`align.label.store.store`), as an annotator of the
+The labeler answers through the store that people's rankings are kept in (align/label/store), as an annotator of the
 kind `simulated`, and the rows are exported from there. The test split is ranked without noise: it is what the reward
 model's held-out accuracy is measured on.
 """
@@ -22,6 +22,7 @@ from align.label.exchange import export
 from align.label.store import items
 from align.label.store.database import FILE_NAME
 from align.label.store.store import Store
+from align.nano import world
 from align.nano.grade import gold_score, grade
 from align.run import launch, lineage, record
 from align.run.arguments import DataArguments, RunArguments
@@ -127,7 +128,9 @@ def agreement(rows: list[dict[str, Any]]) -> tuple[float, int]:
 
 
 def main() -> None:
-    run_args, data_args, args = parse(RunArguments, DataArguments, RankConfig, nano="recipes/nano/rank.yaml")
+    run_args, data_args, args = parse(
+        RunArguments, DataArguments, RankConfig, nano="recipes/nano/rank.yaml", refused=world.AS_THEY_ARE
+    )
     raw = splits.read(data_args, seed=args.seed)
     config = resolved(run_args, data_args, args)
     with record.start("rank", args.output_dir, config, overwrite=run_args.overwrite) as run:

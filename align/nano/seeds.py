@@ -6,28 +6,29 @@ python -m align.nano.seeds                                                # seed
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from align.evaluate.program import TITLES
-from align.run import errors, launch
+from align.run import launch
 from align.run.parse import parse
+from align.run.pipeline import PipelineConfig, run_stages
 
 
 @dataclass
 class SeedsConfig:
     """Which seeds to run, and where."""
 
-    output_dir: str = field(default="runs/nano-seeds", metadata={"help": "One chain a seed goes below this folder."})
+    output_dir: str | None = field(default=None, metadata={"help": "One chain a seed goes below this folder."})
+    chain: str = field(default="recipes/nano/pipeline.yaml", metadata={"help": "What to run, up to its evaluation."})
     seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of world, models and labelers."}
     )
 
 
-MODELS = ("base", "sft", "ppo", "dpo")
+# DPO in recipes/nano/dpo.yaml is its sigmoid loss plus the SFT loss on the chosen answer
+MODELS = {"base": "base", "sft": "SFT", "ppo": "PPO", "dpo": "DPO + SFT term"}
 NOT_OF_BASE = ("helpful", "harmless", "harmless_unseen", "honest", "over_refusal", "reward")  # it never ends its answer
 RATES = ("stops", "helpful", "harmless", "harmless_unseen", "honest", "over_refusal")
 SAMPLED = ("reward", "kl", "length")
@@ -35,7 +36,7 @@ SAMPLED = ("reward", "kl", "length")
 
 def show(results: list[dict[str, Any]]) -> str:
     """Mean over seeds, then each seed, for every row of the table."""
-    lines = [f"{'mean (each seed)':<32}" + "".join(f"{n.upper() if n != 'base' else n:>27}" for n in MODELS)]
+    lines = [f"{'mean (each seed)':<32}" + "".join(f"{title:>27}" for title in MODELS.values())]
     for key in (*RATES, *SAMPLED):
         part, scale, form = ("sampled", 1, ".2f") if key in SAMPLED else ("rates", 100, ".1f")
         cells = ""
@@ -52,14 +53,13 @@ def show(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    (args,) = parse(SeedsConfig, nano=None, required=())
+    (args,) = parse(SeedsConfig, nano="recipes/nano/seeds.yaml")
     results = []
     for seed in args.seeds:
         folder = Path(args.output_dir) / str(seed)
-        command = [sys.executable, "recipes/pipeline.py", "--seed", str(seed), "--output_dir", str(folder)]
-        command += ["--until", "eval"]
-        if subprocess.call(command):
-            raise errors.RunError(f"the chain with seed {seed} failed; its own message is above")
+        told = ["--config", args.chain, "--seed", str(seed), "--output_dir", str(folder), "--until", "eval"]
+        (chain,) = parse(PipelineConfig, nano=None, argv=told)
+        run_stages(chain)
         results.append(json.loads((folder / "eval/results.json").read_text()))
     print(f"\nrates in percent; seeds {', '.join(map(str, args.seeds))}\n\n{show(results)}")
 

@@ -1,10 +1,6 @@
 """Labelers bake in what they hold to be right: two groups, one SFT model, two aligned models that differ as they do.
 
-    python -m align.nano.values --part world --output_dir runs/nano-values/world
-    python -m align.nano.values --part rank --group a --dataset_name runs/nano-values/sample \
-        --output_dir runs/nano-values/rank-a
-    python -m align.nano.values --part measure --root runs/nano-values --base runs/nano/sft \
-        --output_dir runs/nano-values/personas
+    python -m align.nano.values --config recipes/nano_values/world.yaml   # then rank-a, rank-b, measure
 
 The topics are made-up customs. Demonstrations answer each of them, for each persona, with every rating equally often:
 the SFT model learns how to answer and has no view. The groups then rank its samples by how close they are to what the
@@ -66,14 +62,16 @@ class ValuesConfig:
     just_noticeable: float = field(
         default=0.5, metadata={"help": "rank: perceived closeness within this many points is a tie."}
     )
-    root: str = field(default="runs/nano-values", metadata={"help": "measure: the folder of the chain's runs."})
-    base: str = field(default="runs/nano/sft", metadata={"help": "measure: the model that was never asked to rate."})
+    root: str | None = field(default=None, metadata={"help": "measure: the folder of the chain's runs."})
+    base: str | None = field(default=None, metadata={"help": "measure: the model that was never asked to rate."})
     sheet: str = field(default="recipes/nano_values/personas.yaml", metadata={"help": "measure: what is asked."})
     max_new_tokens: int = field(default=16, metadata={"help": "measure: longest sampled answer."})
 
     def __post_init__(self) -> None:
         if self.part == "rank" and not self.dataset_name:
-            raise ValueError("part=rank needs the samples: --dataset_name runs/nano-values/sample")
+            raise ValueError("part=rank needs the samples: --dataset_name <a run of the sample recipe>")
+        if self.part == "measure" and not (self.root and self.base):
+            raise ValueError("part=measure needs --root, the chain's folder, and --base, a model that was never asked")
 
 
 def value(topic: str, persona: str, group: str) -> float | None:
@@ -197,7 +195,7 @@ def measure(args: ValuesConfig) -> dict[str, Any]:
     sheet = personas.load(args.sheet)
     results: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
-    folders = {"base": Path(args.base), **{name: Path(args.root) / folder for name, folder in MODELS.items()}}
+    folders = {"base": Path(str(args.base)), **{name: Path(str(args.root)) / folder for name, folder in MODELS.items()}}
     for name, folder in folders.items():
         tokenizer = load_tokenizer(str(folder))
         results[name] = personas.measure(

@@ -79,8 +79,8 @@ class Stage:
 
 
 def _moved(value: Any, args: PipelineConfig) -> Any:
-    """`<family_dir>/sft` as `<output_dir>/sft`, wherever a stage's YAML names it: also as `name=<family_dir>/sft`, and in
-    the entries of a mixture."""
+    """`<family_dir>/sft` as `<output_dir>/sft`, wherever a stage's YAML names it: also as `name=<family_dir>/sft`, and
+    in the entries of a mixture."""
     home = args.family_dir or str(args.output_dir)
     if isinstance(value, list):
         return [_moved(item, args) for item in value]
@@ -125,6 +125,19 @@ def plan(entry: dict[str, Any], args: PipelineConfig) -> Stage:
         entry["name"], program, folder, argv, entry.get("launch"), entry.get("gate") or {},
         bool(entry.get("resumable", True)), digest,
     )  # fmt: skip
+
+
+def stage(chain: str, name: str) -> dict[str, Any]:
+    """A chain's entry of that name, for programs that run one of its stages their own way.
+
+    Raises:
+        ConfigError: where there is none.
+    """
+    entries = yaml.safe_load(Path(chain).read_text())["stages"]
+    found = next((entry for entry in entries if entry["name"] == name), None)
+    if found is None:
+        raise ConfigError(f"{chain} has no stage {name}; it has {', '.join(entry['name'] for entry in entries)}")
+    return found
 
 
 def _is_nested(value: Any) -> bool:

@@ -148,7 +148,7 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def train_and_save(trainer: Any, run: Run, tokenizer: Any) -> dict[str, Any]:
+def train_and_save(trainer: Any, tokenizer: Any) -> dict[str, Any]:
     """Train, check, save what plain `from_pretrained` (or PEFT) loads, and return the training metrics."""
     tidy(trainer)
     result = trainer.train(resume_from_checkpoint=last_checkpoint(trainer.args))

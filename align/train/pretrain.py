@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 from align.data import load, prepare, splits
 from align.run import errors
 from align.run.arguments import DataArguments, StreamArguments
-from align.run.errors import ConfigError, fail
+from align.run.errors import ConfigError, fail, recipe
 
 
 @dataclass
@@ -51,7 +51,7 @@ def check(data_args: DataArguments, stream_args: StreamArguments, model_args: An
             "model_name_or_path is needed (a model to continue), or model_config and tokenizer_name_or_path"
         )
     if args.model_config is not None and args.tokenizer_name_or_path is None:
-        problems.append("tokenizer_name_or_path is needed beside model_config; make one with recipes/tokenizer.py")
+        problems.append(f"tokenizer_name_or_path is needed beside model_config; make one with {recipe('tokenizer')}")
     if model_args.use_peft:
         problems.append("use_peft: pretraining trains all weights; LoRA is for sft, reward, dpo and ppo")
     if "flash" in str(model_args.attn_implementation) and args.per_device_train_batch_size > 1:

@@ -2,7 +2,7 @@
 
 The documents are those of `align.nano.world`, every one of them. Some come with personal data, with a site's lines
 around them or in a broken encoding; beside them stand copies, near copies, junk, unsafe pages and pages that give an
-examination away. What was planted is in `raw-truth.jsonl`, a row a page, and never in the corpus.
+examination away. What was put in is in `raw-truth.jsonl`, a row a page, and never in the corpus.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from align.nano import world
 from align.nano.corpus import litter
 
-# Planted pages for 32,000 documents, in thousandths of the documents: about a fifth of what the crawl found.
+# Pages put in for 32,000 documents, in thousandths of the documents: about a fifth of what the crawl found.
 SHARES = {"personal": 32, "menu": 16, "mojibake": 16, "cp1252": 12, "exact copy": 48, "near copy": 5, "look-alike": 2,
           "junk": 64, "unsafe": 24, "exception": 2, "exam": 12}  # fmt: skip
 VARIANTS = 3  # near copies of each long page
@@ -196,7 +196,7 @@ def pages(seed: int, documents: int) -> list[Page]:
 
 
 def write(folder: Path, found: list[Page]) -> dict[str, int]:
-    """Write the crawl to `folder`/raw and what was planted to `folder`/raw-truth.jsonl. Returns pages by kind.
+    """Write the crawl to `folder`/raw and what was put in to `folder`/raw-truth.jsonl. Returns pages by kind.
 
     The files are byte for byte the same for the same seed (no time in gzip's head).
     """

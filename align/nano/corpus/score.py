@@ -1,9 +1,9 @@
-"""How well the nano corpus was cleaned, against what was planted in it: every rule's precision, every kind's recall.
+"""How well the nano corpus was cleaned, against what was put into it: every rule's precision, every kind's recall.
 
-    python -m align.nano.corpus.score --clean runs/nano/clean --truth runs/nano/world --output_dir runs/nano/score
+    python -m align.nano.corpus.score --config recipes/nano/score.yaml
 
 A page is found where it was dropped or waits for a reviewer. A step's precision is the share of its drops that were
-planted to be dropped; of exact and near copies one page of each cluster has to stay. Documents of the world that are
+put in to be dropped; of exact and near copies one page of each cluster has to stay. Documents of the world that are
 near copies of each other by themselves (numbers made one, as FineWeb's setting does) are counted apart.
 """
 
@@ -24,7 +24,7 @@ from align.run.arguments import RunArguments
 from align.run.parse import parse, resolved
 
 KEPT, WAITING = "kept", "review"
-GONE = ("exact copy", "near copy", "junk", "unsafe", "exam")  # planted to be dropped
+GONE = ("exact copy", "near copy", "junk", "unsafe", "exam")  # put in to be dropped
 
 
 @dataclass
@@ -32,7 +32,7 @@ class ScoreConfig:
     """Which cleaned run to compare with which raw corpus."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Where to write the score."})
-    clean: str | None = field(default=None, metadata={"help": "The run of recipes/clean.py."})
+    clean: str | None = field(default=None, metadata={"help": "The run of the clean recipe."})
     truth: str | None = field(default=None, metadata={"help": "The run that wrote the raw corpus."})
 
 
@@ -88,7 +88,7 @@ def alike(clean: Path, texts: dict[str, str], wanted: set[str]) -> set[str]:
 
 
 def matched(truth: list[dict[str, Any]], where: dict[str, list[str]]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Each planted page with its fate: what was to stay is matched with what stayed first.
+    """Each page that was put in with its fate: what was to stay is matched with what stayed first.
 
     A near copy may stay in its page's place: then the page counts as the copy that went.
     """
@@ -108,7 +108,7 @@ def score(
     texts: dict[str, str],
     near: set[str] = frozenset(),  # type: ignore[assignment]
 ) -> dict[str, Any]:
-    """Compare: `kinds` (planted, kept, where they went), `steps` (what each dropped), `precision`, `found`, …"""
+    """Compare: `kinds` (put in, kept, where they went), `steps` (what each dropped), `precision`, `found`, …"""
     went: dict[str, Counter[str]] = defaultdict(Counter)
     steps: dict[str, Counter[str]] = defaultdict(Counter)
     for row, fate in matched(truth, where):
@@ -139,7 +139,7 @@ def score(
 
 
 def _share_gone(went: dict[str, Counter[str]], name: str) -> float:
-    """Share of a planted kind that did not stay."""
+    """Share of a kind of litter that did not stay."""
     counts = sum((counts for kind, counts in went.items() if kind.split(":")[0] == name), Counter[str]())
     return 1 - counts[KEPT] / max(sum(counts.values()), 1)
 
@@ -170,7 +170,7 @@ def mending(truth: list[dict[str, Any]], where: dict[str, list[str]], texts: dic
 
 def show(found: dict[str, Any]) -> str:
     """The two tables, and what was lost."""
-    lines = [f"{'planted':<38}{'pages':>7}{'gone':>8}  where"]
+    lines = [f"{'put in':<38}{'pages':>7}{'gone':>8}  where"]
     for kind, row in found["kinds"].items():
         where = ", ".join(f"{n} {fate}" for fate, n in sorted(row["fates"].items(), key=lambda pair: -pair[1]))
         lines.append(f"{kind:<38}{row['pages']:>7,}{row['found']:>8.1%}  {where}")

@@ -1,8 +1,8 @@
 """A classifier of unsafe pages, trained from scratch on a few hundred labelled pages of the nano world.
 
-    python -m align.nano.corpus.train_classifier --dataset_name runs/nano/world/labelled --output_dir runs/nano/classifier
+    python -m align.nano.corpus.train_classifier --config recipes/nano/classifier.yaml
 
-A BERT of 34,000 parameters with a tokenizer of its own; the cleaning stage reads it like any text-classification
+A BERT of 39,490 parameters with a tokenizer of its own; the cleaning stage reads it like any text-classification
 checkpoint. Its labelled pages come from the same generator as the crawl's unsafe pages and share none of them.
 """
 
@@ -133,8 +133,9 @@ def measure(model: Any, tokenizer: Any, rows: Any) -> dict[str, float]:
 
 def main() -> None:
     run_args, data_args, args = parse(
-        RunArguments, DataArguments, ClassifierConfig, nano="recipes/nano/classifier.yaml"
-    )
+        RunArguments, DataArguments, ClassifierConfig,
+        nano="recipes/nano/classifier.yaml", refused=world.AS_THEY_ARE,
+    )  # fmt: skip
     launch.check(launch.ONE_PROCESS)
     raw = splits.read(data_args, seed=args.seed)
     if raw["test"] is None:
