@@ -34,7 +34,8 @@ def main():
     rows, report = prompts(data_args, tokenizer, args)
     rows, leaks = program.held_out(rows, data_args, args)
     runs = arms.plan(args, data_args, Path(__file__).parent)
-    comparable.check([arm for arm in runs if arm.stage is None], args, data_args)  # taken ones: before anything is trained
+    taken = [arm for arm in runs if arm.stage is None]
+    comparable.check(taken, args, data_args)  # before anything is trained
 
     config = resolved(args, data_args, judge)
     with record.start("compare", args.output_dir, config, overwrite=args.overwrite, reopen=True) as run:

@@ -8,7 +8,7 @@
 
 With LoRA, policy, reference, critic and (if it is an adapter of the same weights) reward model share one backbone.
 Departures from the paper: no pretraining mix (PPO-ptx); advantages are whitened; rewards are normalised on samples of
-the reference. Where the engine differs from TRL's trainer, and why, is in the README.
+the reference. Where the engine differs from TRL's trainer, and why, is in docs/ppo.md.
 """
 
 from transformers import set_seed

@@ -300,7 +300,7 @@ def test_symptoms_name_the_cause():
         sick = guards.Vitals(**vars(healthy) | change)
         (found,) = guards.symptoms(sick, healthy, 64)
         assert word in found
-    guard = guards.Guard(patience=2)
+    guard = guards.Patience(patience=2)
     guard.check(["a"], "")
     guard.check([], "")
     guard.check(["a"], "")

@@ -200,6 +200,10 @@ def refuse(found: list[Shared], args: LeaksConfig) -> None:
 def write_clean(args: LeaksConfig, rows: dict[str, Any], kept: dict[str, np.ndarray]) -> dict[str, Any]:
     """Write every set that loses rows to `<write_clean>/<name>/<split>.jsonl`, its test split beside it.
 
+    Args:
+        rows: each set's, by name.
+        kept: [rows] bool a set, by name: what does not leak.
+
     Returns:
         By name: where it is, and how many rows were left out.
     """

@@ -92,7 +92,7 @@ class PromptSet:
         return np.append(chosen, False)[self.of_row]  # -1 reads the False at the end
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """The N prompts in order, some `WORDS` words at a time."""
+        """The N prompts' numbers in order, [some], about `WORDS` words at a time."""
         begin = 0
         while begin < len(self):
             end = max(int(np.searchsorted(self.starts, self.starts[begin] + WORDS, "right")) - 1, begin + 1)
@@ -183,6 +183,8 @@ def _slot(gram: np.ndarray) -> np.ndarray:
 def index(prompts: PromptSet, counts: np.ndarray, threshold: float) -> RareIndex:
     """Order every prompt's n-grams from rare to common, the same order for all sets, and keep the rare ones.
 
+    `counts` is [COUNTERS], of `count`.
+
     A set of s n-grams has s - ceil(t s) + 1 such that any set of similarity t or more has one of them among its own.
     """
     parts: list[tuple[np.ndarray, ...]] = []
@@ -226,14 +228,14 @@ def jaccard(a: PromptSet, b: PromptSet, i: np.ndarray, j: np.ndarray) -> np.ndar
 
 
 def needed(both: np.ndarray, threshold: float) -> np.ndarray:
-    """N-grams that two prompts have in common at least, if they have `both` together and are so similar."""
+    """N-grams that two prompts have in common at least, if they have `both` together and are so similar: [P]."""
     return np.ceil(threshold / (1 + threshold) * both - EDGE)
 
 
 def meet(a: RareIndex, b: RareIndex, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Prompts of a and b that have a rare n-gram in common where enough is left to share, the rarest first.
 
-    Some `PAIRS` at a time, with `PARTNERS` at most for each n-gram of each prompt.
+    Two arrays [P], some `PAIRS` at a time, with `PARTNERS` at most for each n-gram of each prompt.
     """
     first = np.searchsorted(b.gram, a.gram, "left")
     found = np.minimum(np.searchsorted(b.gram, a.gram, "right") - first, PARTNERS)

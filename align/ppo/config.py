@@ -1,4 +1,4 @@
-"""What `recipes/ppo.py` takes beside TRL's `PPOConfig`, and the arithmetic of a run before anything is loaded."""
+"""What the PPO recipe takes beside TRL's `PPOConfig`, and the arithmetic of a run before anything is loaded."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def symptoms(now: Vitals, before: Vitals, longest: int) -> list[str]:
 
 
 @dataclass
-class Guard:
+class Patience:
     """Counts rollouts in a row with symptoms."""
 
     patience: int

@@ -86,8 +86,8 @@ def trunk_of(language_model: Any) -> Any:
 
 
 def head_of(language_model: Any) -> Callable[[Tensor], Tensor]:
-    """Hidden states to logits, with what some families do after the matrix (Gemma's cap, Cohere's and Granite's scale).
-    `check_head` compares it with the model's own forward pass before a run starts."""
+    """Hidden states [N, H] to logits [N, V], with what some families do after the matrix (Gemma's cap, Cohere's and
+    Granite's scale). `check_head` compares it with the model's own forward pass before a run starts."""
     config = language_model.config.get_text_config()
     matrix = language_model.get_output_embeddings()
     cap = getattr(config, "final_logit_softcapping", None)

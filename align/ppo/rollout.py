@@ -50,7 +50,7 @@ class Rollout:
 
     @property
     def tokens(self) -> Tensor:
-        """Prompt and completion tokens of all episodes."""
+        """Prompt and completion tokens of all episodes, a scalar."""
         return self.lengths.sum() + sum(len(row["input_ids"]) for row in self.rows)
 
     @property
@@ -68,7 +68,7 @@ class Rollout:
         return getattr(self, name)[which][self.mask[which]]
 
     def fill(self, name: str, which: list[int], flat: Tensor) -> None:
-        """The opposite of `flat`."""
+        """The opposite of `flat`: lay [N] values into the [B, T] tensor called `name`."""
         width = self.mask.shape[1]
         index = torch.tensor(which, device=self.device)[:, None].expand(-1, width)[self.mask[which]]
         steps = torch.arange(width, device=self.device).expand(len(which), -1)[self.mask[which]]
@@ -207,7 +207,10 @@ class Sampler:
     def score_sequences(
         self, sequences: list[list[int]], scorer: Callable[[Batch], Tensor], packed: bool
     ) -> list[float]:
-        """A reward model's scores of whole sequences, by length, in pieces: the `scores` of `scorers.from_model`."""
+        """A reward model's scores of whole sequences, by length, in pieces: the `scores` of `scorers.from_model`.
+
+        `scorer` gives [B] scores for a batch of B sequences.
+        """
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         found = [0.0] * len(order)
         size = max(1, self.args.local_rollout_forward_batch_size)
@@ -227,7 +230,7 @@ class Sampler:
         those of the first epoch, so that its first minibatch repeats the very same arithmetic: ratio exactly 1.
 
         Returns:
-            The first piece's log-probs and values with their graph, where the update can go on from it.
+            The first piece's log-probs and values, [N] each, with their graph, where the update can go on from it.
         """
         kept = None
         args, both = self.args, self.trainer.both

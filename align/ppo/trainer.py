@@ -65,7 +65,7 @@ class PolicyTrainer(PPOTrainer):
         self.reference = sharding.place_frozen(reference, self.accelerator, args.reference_device)
         self.stops = stop_ids(processing_class, getattr(both.policy, "generation_config", None))
         self.kl_coef = args.kl_coef
-        self.guard, self.before = guards.Guard(args.collapse_patience), None
+        self.guard, self.before = guards.Patience(args.collapse_patience), None
         self.best: dict[str, float] = {}
         self.last_metrics: dict[str, float] = {}
         self.stopped_by: str | None = None

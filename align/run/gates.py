@@ -7,14 +7,18 @@ command names it: `--accept_failed <run>`. So "is SFT, the reward model or PPO b
 from __future__ import annotations
 
 import json
+import operator
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+from align.run.errors import ConfigError, RunError
 from align.stats import Estimate
 
 STOPS = 0.9  # share of SFT's answers that must end by themselves: PPO and sampling rely on it
 FEW = 30  # below so many prompts a category's interval is too wide to call it at chance
+COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 KL_BUDGET = 10.0  # nats a sequence: beyond, published runs are of no use (Gao et al. 2022; Bai et al. 2022)
 
 Check = dict[str, Any]
@@ -112,3 +116,23 @@ def of_parents(paths: list[str]) -> list[dict[str, Any]]:
     """The gates of some runs, for a report."""
     found = ((path, read(path)) for path in paths)
     return [{"run": path, **gate} for path, gate in found if gate]
+
+
+def check_bounds(stage: str, metrics: dict[str, Any], bounds: dict[str, str]) -> None:
+    """Compare a finished stage's metrics with the bounds that its chain gives, `{accuracy: ">= 0.9"}`.
+
+    Raises:
+        ConfigError: for a bound that is none.
+        RunError: naming the stage, the metric, its value and the bound.
+    """
+    for key, bound in bounds.items():
+        match = re.fullmatch(r"\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*", str(bound))
+        if match is None:
+            raise ConfigError(f"stage {stage}: the gate {key}: {bound!r} is not like '>= 0.9'")
+        value: Any = metrics
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is None:
+            raise RunError(f"stage {stage} has no metric {key}; it has {', '.join(metrics)}")
+        if not COMPARE[match[1]](value, float(match[2])):
+            raise RunError(f"stage {stage} missed its gate: {key} is {value:.4g}, must be {bound}")

@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import json
 import multiprocessing
-import operator
 import os
 import re
 import runpy
@@ -23,13 +22,12 @@ from typing import Any
 
 import yaml
 
-from align.run import errors, lineage
+from align.run import errors, gates, lineage
 from align.run.errors import ConfigError
 
 # Loaded once by a server process from which each stage is forked: nine times six seconds of imports saved.
 PRELOAD = ["align.run.parse", "transformers", "datasets", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer",
            "trl.trainer.reward_trainer", "trl.experimental.ppo.ppo_trainer", "deepspeed"]  # fmt: skip
-COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 STAGE_KEYS = {"name", "run", "config", "launch", "gate", "resumable", "seeded"}
 
 
@@ -174,26 +172,6 @@ def _parent_hash(path: str, child: Path) -> Any:
     return [(lineage.read_record(run) or {}).get("hash") for run in runs] or lineage.hash_files(Path(path))
 
 
-def check_gate(stage: Stage) -> None:
-    """Compare a finished stage's metrics with its gate, `{accuracy: ">= 0.9"}`.
-
-    Raises:
-        RunError: naming the stage, the metric, its value and the bound.
-    """
-    metrics = (lineage.read_record(stage.folder) or {}).get("metrics", {})
-    for key, bound in stage.gate.items():
-        match = re.fullmatch(r"\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*", str(bound))
-        if match is None:
-            raise ConfigError(f"stage {stage.name}: the gate {key}: {bound!r} is not like '>= 0.9'")
-        value: Any = metrics
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if value is None:
-            raise errors.RunError(f"stage {stage.name} has no metric {key}; it has {', '.join(metrics)}")
-        if not COMPARE[match[1]](value, float(match[2])):
-            raise errors.RunError(f"stage {stage.name} missed its gate: {key} is {value:.4g}, must be {bound}")
-
-
 def _follow_parent() -> None:
     """End with the pipeline, also where it was killed: a stage that went on would write beside the next start's."""
     parent: Any = multiprocessing.parent_process()
@@ -287,7 +265,7 @@ def run_stages(args: PipelineConfig) -> list[dict[str, Any]]:
                 reason = ended.get("error", "see above")
                 raise errors.RunError(f"stage {stage.name} failed with exit status {status}: {reason}")
             print(f"{title} took {time.time() - started:.0f} s", flush=True)
-        check_gate(stage)
+        gates.check_bounds(stage.name, (lineage.read_record(stage.folder) or {}).get("metrics", {}), stage.gate)
         run = lineage.read_record(stage.folder) or {}
         done.append(
             {

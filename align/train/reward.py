@@ -172,6 +172,8 @@ def measure(model: Any, train: Any, test: Any, *, pad_id: int, batch_size: int) 
 def by_prompt(right: torch.Tensor, prompts: list) -> stats.Estimate:
     """Accuracy over pairs, with an interval that knows that the pairs of one ranking are not independent.
 
+    `right` is [pairs], 1 where the model is right and 1/2 for a tie.
+
     Wilson's where every prompt has one pair; else a bootstrap over prompts, and no narrower than Wilson's for as many
     pairs as there are prompts where all are right or wrong alike. `n` counts pairs, `prompts` prompts.
     """
