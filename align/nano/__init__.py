@@ -1,1 +1,6 @@
-"""The nano world: a small made world whose every answer is known, so that alignment can be graded exactly."""
+"""The made world of the demo, small enough that every answer is known and graded exactly. Begin with `facts`.
+
+`world` turns facts into text, `corpus/` into a raw crawl; `build` writes both. `grade` decides what is helpful, honest
+and harmless, `rank` is a simulated labeler. `seeds` is the chain for several seeds, `values` two groups of labelers who
+disagree, `ablation` what cleaning does to a base model.
+"""
