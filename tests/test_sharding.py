@@ -2,7 +2,7 @@
 
 A cell passes when training runs in two processes of the kind that was asked for, its loss trace agrees with one
 process at the same global batch within TOLERANCE, and what is saved loads and gives the same logits. `make matrix`
-runs all cells and writes them to `benchmarks/sharding.json`, which the README's table is checked against; `make test` runs some.
+runs all cells and writes them to `benchmarks/sharding.json`, which the table in docs/gpus.md is checked against; `make test` runs some.
 """
 
 from __future__ import annotations
@@ -153,9 +153,9 @@ def test_one_process_where_two_were_asked_for_is_an_error(world, tmp_path):
 
 
 def test_the_readme_table_is_what_was_measured():
-    """README's support table, cell by cell, against the last `make matrix`."""
+    """The support table of docs/gpus.md, cell by cell, against the last `make matrix`."""
     table = json.loads(RESULTS.read_text())
-    rows = re.findall(r"^\| (\w+) (full|LoRA) \|(.+)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (\w+) (full|LoRA) \|(.+)\|$", (ROOT / "docs/gpus.md").read_text(), re.MULTILINE)
     assert len(rows) == len(CELLS)
     for stage, how, cells in rows:
         for kind, text in zip(["one", *KINDS], cells.split("|"), strict=True):
