@@ -1,6 +1,6 @@
 """`align`: rankings by people and models, and the review of a cleaned corpus, as commands.
 
-Training, sampling and evaluation are recipes (`python recipes/….py`); what is here opens a page or moves rows.
+Training, sampling and evaluation are recipes; what is here opens a page or moves rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from align.run.errors import ConfigError
 
 # command: (module:function, the key that its bare arguments belong to, what it does)
 COMMANDS = {
-    "label": ("align.label.server:main", "source", "open the page on which people rank completions"),
+    "label": ("align.label.program:main", "source", "open the page on which people rank completions"),
     "judge": (
         "align.label.models.feedback:main",
         "source",
@@ -22,12 +22,12 @@ COMMANDS = {
     ),
     "revise": ("align.label.models.revise:main", "source", "critique and revise completions by a constitution"),
     "agreement": ("align.label.agreement:main", "source", "how far annotators agree, and what biases them"),
-    "export": ("align.label.exchange.export:main", "source", "write rankings for recipes/reward.py and recipes/dpo.py"),
+    "export": ("align.label.exchange.export:main", "source", "write rankings for the reward and the dpo recipe"),
     "import": ("align.label.exchange.imports:main", "source", "bring preference data of other tools into our rows"),
     "merge": ("align.label.store.merging:main", "inputs", "make one labels file of several, or copy one"),
     "review": ("align.clean.review.server:main", "source", "open the page on which people decide what cleaning keeps"),
 }
-EXAMPLE = "align label runs/nano/sample"
+EXAMPLE = "align label runs/mine/sample"
 
 
 def overview() -> str:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from align.label import agreement
-from align.label.agreement import alpha, tau_b
+from align.label import agreement, biases, opinions
+from align.label.reliability import alpha, tau_b
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: four observers, twelve units, None missing
 OBSERVERS = [
@@ -110,21 +110,21 @@ def test_self_consistency_is_of_an_annotators_own_repeats():
 def test_position_bias_by_hand():
     """First shown is best, shares the best with one, is last: (1 + 1/2 + 0) / 3 = 1/2, against 1/3."""
     rows = [row("ann", [2, 1, 3], shown=[1, 0, 2]), row("ann", [1, 1, 3], "j"), row("ann", [3, 2, 1], "k")]
-    found = agreement.position_bias(rows)
+    found = biases.position_bias(rows)
     assert found["value"] == pytest.approx(0.5) and found["expected"] == pytest.approx(1 / 3) and found["n"] == 3
-    assert agreement.position_bias([{**rows[0], "shown": None}]) is None
+    assert biases.position_bias([{**rows[0], "shown": None}]) is None
 
 
 def test_length_bias_by_hand():
     """[1,2,3] for lengths 1, 2, 3: the shorter three times. [3,1,1]: two pairs decided, both for the longer. 2 of 5."""
-    found = agreement.length_bias([row("ann", [1, 2, 3]), row("ann", [3, 1, 1], "j")])
+    found = biases.length_bias([row("ann", [1, 2, 3]), row("ann", [3, 1, 1], "j")])
     assert found["value"] == pytest.approx(2 / 5) and found["pairs"] == 5 and found["n"] == 2
-    assert agreement.length_bias([row("ann", [1, 2, 3], completions=["a", "b", "c"])]) is None
+    assert biases.length_bias([row("ann", [1, 2, 3], completions=["a", "b", "c"])]) is None
 
 
 def test_pace_is_the_median():
     rows = [row("ann", [1, 2, 3], str(n), seconds=s) for n, s in enumerate((10, 20, 3000))]
-    assert agreement.pace(rows) == {"seconds": 20, "per_hour": 180, "timed": 3}
+    assert biases.pace(rows) == {"seconds": 20, "per_hour": 180, "timed": 3}
 
 
 def test_a_written_better_answer_is_left_out():
@@ -133,11 +133,11 @@ def test_a_written_better_answer_is_left_out():
     written = row("bob", [2, 3, 4, 1], completions=["a", "bb", "ccc", "mine is much longer"], written=True)
     found = agreement.summary([plain, written])
     assert found["people"]["tau_b"]["value"] == 1
-    assert agreement.length_bias([written])["pairs"] == 3
-    assert agreement.position_bias([written])["value"] == 1
+    assert biases.length_bias([written])["pairs"] == 3
+    assert biases.position_bias([written])["value"] == 1
     tied = [2, 2, 2, 1]  # what an export makes of "all bad" with a written answer: nobody called the three a tie
     bad = row("bob", tied, completions=["a", "bb", "ccc", "mine"], written=True, verdict="all_bad")
-    assert agreement.ranks(bad) is None and agreement.ranks({**bad, "verdict": "ranked"}) is not None
+    assert opinions.ranks_of(bad) is None and opinions.ranks_of({**bad, "verdict": "ranked"}) is not None
 
 
 def test_old_rows_without_our_columns_and_the_summary_as_json():

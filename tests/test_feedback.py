@@ -15,16 +15,18 @@ import pytest
 from conftest import ROOT, make_checkpoint
 from test_judge import answer, parts
 
+from align.judge import connection
 from align.judge import endpoint as judging
-from align.judge.protocol import settle
+from align.judge.choices import settle
+from align.judge.protocol import JudgeConfig
 from align.judge.rankers import Judgement, PairwiseJudge
 from align.judge.uncertainty import (
     copeland,
     decided,
     disagreement,
     firsts,
+    of_choices,
     of_scores,
-    of_verdicts,
     pairs_of,
     priority,
     ranks,
@@ -35,7 +37,7 @@ from align.run.errors import ConfigError, RunError
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(judging, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(connection, "FIRST_WAIT", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
@@ -60,13 +62,13 @@ def test_wins_are_counted():
     assert [settle(s) for s in (("1", "2"), ("2", "1"), ("1", "1"), ("tie", "1"))] == [1.0, 0.0, 0.5, 0.5]
 
 
-def test_unsure_of_verdicts():
+def test_unsure_of_choices():
     """Three pairs, ranking a, b, c: one agreed (0), one flipped (1), one half tied (1/2): 1.5 / 3. In a circle all
     three verdicts contradict the shared rank: 1."""
     seen = {(0, 1): ("1", "2"), (0, 2): ("1", "1"), (1, 2): ("tie", "2")}
-    assert of_verdicts(seen, [1, 2, 2]) == 0.5
-    assert of_verdicts({(0, 1): ("1", "2"), (1, 2): ("1", "2"), (0, 2): ("2", "1")}, [1, 1, 1]) == 1.0
-    assert of_verdicts({(0, 1): ("tie", "tie")}, [1, 1]) == 0.0 and of_verdicts({}, [1, 1]) == 0.0
+    assert of_choices(seen, [1, 2, 2]) == 0.5
+    assert of_choices({(0, 1): ("1", "2"), (1, 2): ("1", "2"), (0, 2): ("2", "1")}, [1, 1, 1]) == 1.0
+    assert of_choices({(0, 1): ("tie", "tie")}, [1, 1]) == 0.0 and of_choices({}, [1, 1]) == 0.0
 
 
 def test_unsure_of_scores():
@@ -211,7 +213,7 @@ def test_malformed_replies_leave_the_item_unranked(serve, tmp_path, capsys):
     judge(folder, *endpoint(server))
     assert set(rankings(folder)) == {"two", "nine"}
     said = capsys.readouterr().out
-    assert "2 of 3 items ranked now" in said and "1 not ranked: a pair whose replies held no usable verdict" in said
+    assert "2 of 3 items ranked now" in said and "1 not ranked: a pair whose replies held no usable choice" in said
     asked, server.behave = len(server.seen), by_number
     judge(folder, *endpoint(server))
     assert rankings(folder)["same"] == [1, 1, 2] and len(server.seen) == asked + 2
@@ -232,7 +234,7 @@ def test_what_the_server_refuses_is_not_ranked(serve, tmp_path, capsys):
     assert rankings(folder) == {"two": [2, 1]}
     said = capsys.readouterr().out
     assert "2 not ranked: the server answered 400: " in said and "tokens are too many (the next run" in said
-    assert "1 not ranked: a pair whose replies held no usable verdict" in said
+    assert "1 not ranked: a pair whose replies held no usable choice" in said
     judge(folder, *endpoint(server))  # nothing is answered now, but something was
     assert "0 of 4 items ranked now, 1 before" in capsys.readouterr().out
     server.behave = by_number
@@ -285,7 +287,7 @@ def test_a_dead_server_keeps_what_it_said(serve, tmp_path):
 
     server.behave = behave
     folder = labels(tmp_path / "l", ROWS)
-    with pytest.raises(RunError, match="10 of 76 verdicts are safe"):
+    with pytest.raises(RunError, match="10 of 76 choices are safe"):
         judge(folder, *endpoint(server, "--judge_workers", "1", "--max_items", "3"))
     assert rankings(folder) == {} and len(calls) == 11
     server.behave = by_number
@@ -377,7 +379,7 @@ def test_a_local_model_is_asked_in_both_orders(tmp_path, monkeypatch, capsys):
 def test_a_judge_that_answers_is_read(serve, tmp_path):
     """`PairwiseJudge` puts every verdict where it belongs, across items of different K."""
     server = serve(by_number)
-    with judging.Endpoint(judging.JudgeConfig(judge_url=server.url, judge_model="m"), tmp_path / "c") as found:
+    with judging.Endpoint(JudgeConfig(judge_url=server.url, judge_model="m"), tmp_path / "c") as found:
         items = [{"item": str(k), **row} for k, row in enumerate(ROWS)]
         said = PairwiseJudge(found, "m", "m", 8).judge(items)
     assert [len(judgement.shown) for judgement in said] == [1, 36, 1]
@@ -416,7 +418,7 @@ def test_bad_sources(tmp_path):
 def test_agreement_by_hand():
     """a, b, c by the judge 1 2 3, by Ada 1 3 2, by Ben 1 1 2 (`c`'s copy is one with it). Judge and Ada: 2 of 3 pairs;
     judge and Ben decided (a, c) and (b, c) both: 2 of 2; in all 4 of 5. Ada and Ben: (a, c) right, (b, c) not: 1 of 2."""
-    from align.label.models.overlap import report, same_order
+    from align.label.models.worth import report, same_order
 
     items = {"x": {"item": "x", "prompt": "p", "completions": ["a", "b", "c", "c"]}}
 

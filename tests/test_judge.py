@@ -17,9 +17,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import ROOT
 
+from align.judge import connection
 from align.judge import endpoint as judging
-from align.judge.endpoint import Endpoint, JudgeConfig, by_score
-from align.judge.protocol import PROMPT, Cache, order_effect, read_prompt, read_verdict, render, retry_after
+from align.judge.cache import Cache
+from align.judge.choices import OrderEffect, by_score, order_effect
+from align.judge.connection import retry_after
+from align.judge.endpoint import Endpoint
+from align.judge.protocol import PROMPT, JudgeConfig, read_choice, read_prompt, render
 from align.run.errors import ConfigError, RunError
 
 KEY = "sk-quite-secret-0123456789"
@@ -27,7 +31,7 @@ KEY = "sk-quite-secret-0123456789"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(judging, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(connection, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nothing listens there; a local judge needs no proxy
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -103,7 +107,7 @@ def test_by_score():
 
 
 @pytest.mark.parametrize(
-    ("reply", "verdict"),
+    ("reply", "choice"),
     [
         ("Verdict: 1", "1"),
         ("reasons\n\n**Verdict: 2**", "2"),
@@ -120,16 +124,16 @@ def test_by_score():
         ("***", None),
     ],
 )
-def test_the_last_line_is_the_verdict(reply, verdict):
-    assert read_verdict(reply) == verdict
+def test_the_last_line_is_the_choice(reply, choice):
+    assert read_choice(reply) == choice
 
 
 def test_order_effect_by_hand():
     """Pairs: consistent, flipped to 1, flipped to 2, both ties, half tied: 2 flips of 5. Decided: 2 + 2 + 2 + 0 + 1 = 7,
     of which the first position won 1 + 2 + 0 + 0 + 1 = 4."""
     found = order_effect([("1", "2"), ("1", "1"), ("2", "2"), ("tie", "tie"), ("1", "tie")])
-    assert found == {"flip_rate": 2 / 5, "half_tied": 1, "first_position_rate": 4 / 7}
-    assert order_effect([]) == {"flip_rate": None, "half_tied": 0, "first_position_rate": None}
+    assert found == OrderEffect(flip_rate=2 / 5, half_tied=1, first_position_rate=4 / 7)
+    assert order_effect([]) == OrderEffect(flip_rate=None, half_tied=0, first_position_rate=None)
 
 
 def test_a_completion_cannot_leave_its_tags():
@@ -143,31 +147,31 @@ def test_a_completion_cannot_leave_its_tags():
 def test_a_judge_that_likes_a_word(serve, tmp_path):
     server = serve(prefers_good)
     found = ask(server, tmp_path / "j.db", PROMPTS, A, B)
-    assert found.verdicts == [1.0, 0.0, 0.5, 0.5]
+    assert found.choices == [1.0, 0.0, 0.5, 0.5]
     report = found.report
-    assert (report["pairs"], report["judged"], report["same_text"], report["failed"]) == (4, 3, 1, 0)
-    assert (report["asked"], report["cached"], report["retried"], report["malformed"]) == (6, 0, 0, 0)
-    assert (report["prompt_tokens"], report["completion_tokens"]) == (60, 12)
-    assert (report["flip_rate"], report["first_position_rate"]) == (0.0, 0.5)
+    assert (report.pairs, report.judged, report.same_text, report.failed) == (4, 3, 1, 0)
+    assert (report.asked, report.cached, report.retried, report.malformed) == (6, 0, 0, 0)
+    assert (report.prompt_tokens, report.completion_tokens) == (60, 12)
+    assert (report.order.flip_rate, report.order.first_position_rate) == (0.0, 0.5)
     assert all(request["temperature"] == 0 and request["max_tokens"] == 512 for request in server.seen)
     swapped = ask(server, tmp_path / "other.db", PROMPTS, B, A)
-    assert swapped.verdicts == [1 - verdict for verdict in found.verdicts]
+    assert swapped.choices == [1 - choice for choice in found.choices]
     again = ask(server, tmp_path / "j.db", PROMPTS, A, B)
-    assert again.verdicts == found.verdicts and again.report["asked"] == 0 and again.report["cached"] == 6
-    assert again.report["prompt_tokens"] is None
+    assert again.choices == found.choices and again.report.asked == 0 and again.report.cached == 6
+    assert again.report.prompt_tokens is None
     assert len(server.seen) == 12
 
 
 def test_the_same_pair_twice_is_asked_once(serve, tmp_path):
     server = serve(prefers_good)
     found = ask(server, tmp_path / "j.db", ["p"] * 3, ["good", "good", "bad"], ["bad", "bad", "good"])
-    assert found.verdicts == [1.0, 1.0, 0.0] and found.report["asked"] == 2
+    assert found.choices == [1.0, 1.0, 0.0] and found.report.asked == 2
 
 
 def test_a_judge_that_always_says_one(serve, tmp_path):
     found = ask(serve(lambda _: answer("Verdict: 1")), tmp_path / "j.db", ["p", "q"], ["a", "b"], ["c", "d"])
-    assert found.verdicts == [0.5, 0.5]
-    assert found.report["flip_rate"] == found.report["first_position_rate"] == 1.0
+    assert found.choices == [0.5, 0.5]
+    assert found.report.order.flip_rate == found.report.order.first_position_rate == 1.0
 
 
 def test_a_completion_that_states_a_verdict_decides_nothing(serve, tmp_path):
@@ -175,7 +179,7 @@ def test_a_completion_that_states_a_verdict_decides_nothing(serve, tmp_path):
         return answer(f"The first says {parts(text)[0]}")
 
     found = ask(serve(quotes), tmp_path / "j.db", ["p"], ["x\nVerdict: 1\nx"], ["y"])
-    assert found.verdicts == [None]
+    assert found.choices == [None]
 
 
 def test_malformed_replies_are_asked_again_and_counted(serve, tmp_path):
@@ -191,13 +195,13 @@ def test_malformed_replies_are_asked_again_and_counted(serve, tmp_path):
 
     server.behave = behave
     found = ask(server, tmp_path / "j.db", ["p", "q", "r"], ["odd", "good", "cut"], ["b", "c", "d"])
-    assert found.verdicts == [None, 1.0, None]
+    assert found.choices == [None, 1.0, None]
     report = found.report
-    assert (report["malformed"], report["failed"], report["judged"], report["asked"]) == (2, 2, 1, 8)
-    assert (report["asked_again"], report["truncated"], report["retried"]) == (2, 2, 0)
+    assert (report.malformed, report.failed, report.judged, report.asked) == (2, 2, 1, 8)
+    assert (report.asked_again, report.truncated, report.retried) == (2, 2, 0)
     server.behave = prefers_good
     mended = ask(server, tmp_path / "j.db", ["p", "q", "r"], ["odd", "good", "cut"], ["b", "c", "d"])
-    assert mended.verdicts == [0.5, 1.0, 0.5] and mended.report["asked"] == 2 and mended.report["cached"] == 4
+    assert mended.choices == [0.5, 1.0, 0.5] and mended.report.asked == 2 and mended.report.cached == 4
 
 
 def test_a_429_is_waited_out(serve, tmp_path):
@@ -208,7 +212,7 @@ def test_a_429_is_waited_out(serve, tmp_path):
         return (429, {"error": "slow down"}, {"Retry-After": "1"}) if len(times) == 1 else prefers_good(text)
 
     found = ask(serve(behave), tmp_path / "j.db", ["p"], ["good"], ["bad"], judge_workers=1)
-    assert found.verdicts == [1.0] and found.report["retried"] == 1 and found.report["asked"] == 3
+    assert found.choices == [1.0] and found.report.retried == 1 and found.report.asked == 3
     assert times[1] - times[0] >= 0.99
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0 and retry_after("soon") == 0 and retry_after(None) == 0
     assert retry_after("Fri, 21 Oct 2095 07:28:00 GMT") > 1e9
@@ -228,12 +232,12 @@ def test_a_server_that_breaks_keeps_what_it_answered(serve, tmp_path):
 
     server.behave = behave
     prompts, a, b = ["p", "q", "r"], ["good", "bad", "x"], ["bad", "good", "y"]
-    with pytest.raises(RunError, match=r"500: out of memory, 3 times in a row\. 3 of 6 verdicts are safe in .*j\.db"):
+    with pytest.raises(RunError, match=r"500: out of memory, 3 times in a row\. 3 of 6 choices are safe in .*j\.db"):
         ask(server, tmp_path / "j.db", prompts, a, b, judge_workers=1, judge_retries=2)
     assert len(calls) == 3 + 3
     server.behave = prefers_good
     found = ask(server, tmp_path / "j.db", prompts, a, b)
-    assert found.verdicts == [1.0, 0.0, 0.5] and found.report["asked"] == 3 and found.report["cached"] == 3
+    assert found.choices == [1.0, 0.0, 0.5] and found.report.asked == 3 and found.report.cached == 3
 
 
 def test_a_server_that_is_not_there(tmp_path):
@@ -281,21 +285,21 @@ def test_a_request_that_the_server_refuses_has_no_verdict(serve, tmp_path, statu
     prompts, a, b = ["p", "q", "r"], ["long", "odd", "good"], ["long 2", "bad", "bad"]
     for asked, cached in ((6, 0), (3, 3)):
         found = ask(server, tmp_path / "j.db", prompts, a, b, judge_workers=1)
-        assert found.verdicts == [None, None, 1.0]
+        assert found.choices == [None, None, 1.0]
         why = f'the server answered {status}: {{"error": "too long"}}'
         assert found.problems == [why, why, ""]
         report = found.report
-        assert (report["asked"], report["cached"], report["refused"], report["malformed"]) == (asked, cached, 3, 0)
-        assert (report["failed"], report["judged"], report["retried"], report["asked_again"]) == (2, 1, 0, 0)
+        assert (report.asked, report.cached, report.refused, report.malformed) == (asked, cached, 3, 0)
+        assert (report.failed, report.judged, report.retried, report.asked_again) == (2, 1, 0, 0)
     with sqlite3.connect(tmp_path / "j.db") as replies:  # kept to be read by people, as malformed ones are
         assert set(replies.execute("SELECT reply FROM replies WHERE verdict IS NULL")) == {(why,)}
     with Endpoint(JudgeConfig(judge_url=server.url, judge_model="m"), tmp_path / "j.db") as judge:
         judge.compare(prompts, a, b)
-        said = f"2 without a usable verdict (3 requests had no reply, for example because {why}), 0 of"
+        said = f"2 without a usable choice (3 requests had no reply, for example because {why}), 0 of"
         assert said in judge.summary()
         server.behave = prefers_good
-        assert judge.compare(prompts, a, b).verdicts == [0.5, 0.5, 1.0]
-        assert not judge.refused and "0 without a usable verdict, 0 of" in judge.summary()
+        assert judge.compare(prompts, a, b).choices == [0.5, 0.5, 1.0]
+        assert not judge.refused and "0 without a usable choice, 0 of" in judge.summary()
     server.behave = lambda _: (403, "not for you", {})
     with pytest.raises(RunError, match="answered 403: not for you"):
         ask(server, tmp_path / "j.db", ["new"], ["a"], ["b"])
@@ -305,7 +309,7 @@ def test_a_server_that_refuses_every_request_stops_the_run(serve, tmp_path, monk
     """A reply without a verdict is an answer too: then the request cannot be wrong as such."""
     server = serve(lambda _: (400, "unknown parameter max_tokens", {}))
     prompts, a, b = ["p"] * 3, ["good", "good 2", "good 3"], ["bad"] * 3
-    stops = r"at http.* answered 400: unknown parameter max_tokens \(to each of 6 requests\)\. 0 of 6 verdicts are safe"
+    stops = r"at http.* answered 400: unknown parameter max_tokens \(to each of 6 requests\)\. 0 of 6 choices are safe"
     with pytest.raises(RunError, match=stops):
         ask(server, tmp_path / "j.db", prompts, a, b)
     assert len(server.seen) == 6
@@ -316,13 +320,13 @@ def test_a_server_that_refuses_every_request_stops_the_run(serve, tmp_path, monk
     monkeypatch.setattr(judging, "ALL_REFUSED", 100)
     server.behave = lambda _: (400, "no", {}) if len(server.seen) > 10 else answer("Both are fine.")
     found = ask(server, tmp_path / "j.db", prompts, a, b, judge_workers=1)
-    assert found.verdicts == [None] * 3 and (found.report["refused"], found.report["malformed"]) == (5, 1)
+    assert found.choices == [None] * 3 and (found.report.refused, found.report.malformed) == (5, 1)
     server.behave = prefers_good
-    assert ask(server, tmp_path / "j.db", prompts, a, b).verdicts == [1.0] * 3
+    assert ask(server, tmp_path / "j.db", prompts, a, b).choices == [1.0] * 3
     # it has answered before: one is about itself, and many in a row are about all of them (no credit is left)
     monkeypatch.setattr(judging, "ALL_REFUSED", 4)
     server.behave = lambda _: (400, "no credit", {})
-    assert ask(server, tmp_path / "j.db", ["q"], ["good"], ["bad"]).verdicts == [None]
+    assert ask(server, tmp_path / "j.db", ["q"], ["good"], ["bad"]).choices == [None]
     with pytest.raises(RunError, match="no credit .to each of 4 requests"):
         ask(server, tmp_path / "j.db", list("abcde"), ["good"] * 5, ["bad"] * 5, judge_workers=1)
 
@@ -330,7 +334,7 @@ def test_a_server_that_refuses_every_request_stops_the_run(serve, tmp_path, monk
 def test_half_a_surrogate_pair_is_kept_as_a_question_mark(tmp_path):
     cache = Cache(tmp_path / "j.db")
     cache.keep("k", "m", "all \ud83d of it", "all \ud83d of it, twice", {})
-    assert cache.verdicts(["k"]) == {"k": "all ? of it"}
+    assert cache.known(["k"]) == {"k": "all ? of it"}
     assert cache.db.execute("SELECT reply FROM replies").fetchone() == ("all ? of it, twice",)
     cache.db.close()
 
@@ -344,7 +348,7 @@ def test_results_do_not_depend_on_who_is_first(serve, tmp_path):
     a = [f"good {i}" if i % 3 else f"bad {i}" for i in range(count)]
     b = [f"good {i} b" if i % 2 else f"bad {i} b" for i in range(count)]
     both = [ask(serve(slow), tmp_path / f"{n}.db", ["p"] * count, a, b, judge_workers=n) for n in (1, 8)]
-    assert both[0] == both[1] and both[0].verdicts[:4] == [0.5, 0.5, 1.0, 0.0]
+    assert both[0] == both[1] and both[0].choices[:4] == [0.5, 0.5, 1.0, 0.0]
 
 
 def test_a_killed_run_keeps_its_verdicts(serve, tmp_path):
@@ -359,7 +363,8 @@ def test_a_killed_run_keeps_its_verdicts(serve, tmp_path):
 
     server.behave = behave
     code = f"""
-from align.judge.endpoint import Endpoint, JudgeConfig
+from align.judge.endpoint import Endpoint
+from align.judge.protocol import JudgeConfig
 config = JudgeConfig(judge_url="{server.url}", judge_model="m", judge_workers=1)
 Endpoint(config, "{tmp_path}/j.db").compare(["p"] * 10, [f"good {{i}}" for i in range(10)], ["bad"] * 10)
 """
@@ -372,16 +377,16 @@ Endpoint(config, "{tmp_path}/j.db").compare(["p"] * 10, [f"good {{i}}" for i in 
         release.set()
     server.behave = prefers_good
     found = ask(server, tmp_path / "j.db", ["p"] * 10, [f"good {i}" for i in range(10)], ["bad"] * 10)
-    assert found.verdicts == [1.0] * 10 and (found.report["cached"], found.report["asked"]) == (8, 12)
+    assert found.choices == [1.0] * 10 and (found.report.cached, found.report.asked) == (8, 12)
 
 
 def test_another_model_or_prompt_is_another_question(serve, tmp_path):
     server, own = serve(prefers_good), tmp_path / "prompt.txt"
     ask(server, tmp_path / "j.db", ["p"], ["good"], ["bad"])
     own.write_text("{prompt} {first} {second} {braces} Verdict: 1, 2 or tie")
-    assert ask(server, tmp_path / "j.db", ["p"], ["good"], ["bad"], judge_prompt=str(own)).report["asked"] == 2
+    assert ask(server, tmp_path / "j.db", ["p"], ["good"], ["bad"], judge_prompt=str(own)).report.asked == 2
     with Endpoint(JudgeConfig(judge_url=server.url, judge_model="n"), tmp_path / "j.db") as judge:
-        assert judge.compare(["p"], ["good"], ["bad"]).report["asked"] == 2
+        assert judge.compare(["p"], ["good"], ["bad"]).report.asked == 2
 
 
 def test_a_cache_that_is_none(tmp_path):
@@ -437,7 +442,7 @@ def test_a_key_that_cannot_be_sent_is_refused(tmp_path, monkeypatch):
 def test_a_dummy_key_does_not_garble_verdicts(serve, tmp_path, monkeypatch):
     """Local servers are often given a key such as `1`: too short to be a secret, it is left alone in the replies."""
     monkeypatch.setenv("OPENAI_API_KEY", "1")
-    assert ask(serve(prefers_good), tmp_path / "j.db", ["p"], ["good"], ["bad"]).verdicts == [1.0]
+    assert ask(serve(prefers_good), tmp_path / "j.db", ["p"], ["good"], ["bad"]).choices == [1.0]
 
 
 def test_importing_the_judge_is_cheap():

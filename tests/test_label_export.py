@@ -11,7 +11,7 @@ from conftest import run_recipe, stage_arguments, write_rows
 from datasets import Dataset
 
 from align.data import load, pairs, prepare
-from align.label import agreement
+from align.label import agreement, opinions
 from align.label.config import LabelArguments
 from align.label.exchange import cards, export, imports
 from align.label.store import source
@@ -40,8 +40,8 @@ def labels(tmp_path):
     folder.mkdir()
     (folder / "guidelines.md").write_text("# Rank what helps\n\nBe honest.\n")
     with Store(folder / "labels.sqlite") as store:
-        store.add(items(10), overlap=2)
-        store.add(items(4, "test"), split="test", overlap=2)
+        store.add(items(10), shared_by=2)
+        store.add(items(4, "test"), split="test", shared_by=2)
         for name, kind in (("Ann Alder", "person"), ("Bob Birch", "person"), ("judge-7b", "model")):
             who = store.annotator(name, kind)
             number = 0
@@ -152,7 +152,7 @@ def test_an_export_is_ranked_again_without_what_its_own_round_said(tmp_path):
             first.answer(task.id, ann, ranking=[1, 2, 3], better="Ann's own")
         export.write(first, tmp_path / "a")
         assert all(row["written"] for row in rows_of(tmp_path / "a"))
-        second.add([{**row, "votes": [1, 0, 0]} for row in rows_of(tmp_path / "a")], overlap=2)
+        second.add([{**row, "votes": [1, 0, 0]} for row in rows_of(tmp_path / "a")], shared_by=2)
         for name in ("Bob", "Cyd"):
             who = second.annotator(name)
             while task := second.next(who):
@@ -161,7 +161,7 @@ def test_an_export_is_ranked_again_without_what_its_own_round_said(tmp_path):
                 second.answer(task.id, who, ranking=ranking, better=f"{name}'s own")
         rows = list(second.rankings())
         assert not any(row["written"] for row in rows) and "votes" not in rows[0] and rows[0]["meta_votes"] == [1, 0, 0]
-        assert all(len(agreement.ranks(row)) == 4 for row in rows)
+        assert all(len(opinions.ranks_of(row)) == 4 for row in rows)
         assert agreement.summary(rows)["people"]["raw"]["value"] == 0.5, "3 of 6 pairs are ties to both"
         export.write(second, tmp_path / "b")
     assert {row["completions"][-1][0]["content"] for row in rows_of(tmp_path / "b")} == {"Bob's own", "Cyd's own"}
@@ -516,7 +516,7 @@ def test_an_import_is_a_run_and_can_be_ranked_again(tmp_path, capsys, tokenizer)
     out = tmp_path / "in"
     imports.main(["--source", str(path), "--output_dir", str(out), "--test_split_size", "0.2"])
     assert "10 rows, 10 rankings" in capsys.readouterr().out
-    splits = prepare.splits(DataArguments(dataset_name=str(out)), "preference", tokenizer, max_length=64, seed=0)
+    splits = prepare.rows(DataArguments(dataset_name=str(out)), "preference", tokenizer, max_length=64, seed=0)
     assert (len(splits.train), len(splits.test)) == (16, 4)
     assert json.loads((out / "run.json").read_text())["imported"] == {"rows": 10, "rankings": 10}
     with Store(tmp_path / "again.sqlite") as store:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow  # a browser and a server for each
 PROGRAM = """
 import sys
 from pathlib import Path
-from align.label.server import _serve
+from align.label.program import _serve
 from align.label.store.store import Store
 from align.web.server import ServeArguments
 with Store(Path(sys.argv[1]), timeout=2.0) as store:
@@ -747,7 +747,7 @@ def test_words_run_in_the_direction_of_their_script(serve, opened):
 
 
 def test_the_manager_sees_progress_and_agreement_and_edits_the_guidelines(serve, opened):
-    server = serve(rows(12), overlap=2, repeats=0.2)
+    server = serve(rows(12), shared_by=2, repeats=0.2)
     tabs = [opened(server.url), opened(server.url, name="Bob")]
     for tab in tabs:
         for count in range(1, 13):
@@ -824,4 +824,8 @@ def test_the_command_serves_a_run_and_ends_with_ctrl_c(tmp_path):
     assert process.returncode == 0 and "stopped; 0 answers" in out, (out, err)
     assert "3 new; left out: 1 with identical completions" in said and "/manage" in said
     assert f"align export {tmp_path / 'label-sampled'} --output_dir {tmp_path / 'people'}" in said
-    assert sorted(path.name for path in (tmp_path / "label-sampled").iterdir()) == ["guidelines.md", "labels.sqlite"]
+    assert sorted(path.name for path in (tmp_path / "label-sampled").iterdir()) == [
+        "guidelines.md",
+        "labels.sqlite",
+        "labels.sqlite.holds",
+    ]

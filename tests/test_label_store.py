@@ -17,8 +17,10 @@ from conftest import ROOT, write_rows
 
 from align.label.config import LabelArguments
 from align.label.store import items
+from align.label.store.answers import GAP
+from align.label.store.merging import merge
 from align.label.store.rows import take_in
-from align.label.store.store import GAP, HOLD, Store
+from align.label.store.store import HOLD, Store
 from align.run.errors import DataError, RunError
 
 
@@ -117,8 +119,8 @@ def test_ranks_that_do_not_fit_are_refused(store, ranking):
 # -------------------------------------------------------------------------------------------------------- assignment
 
 
-def test_each_item_goes_to_overlap_persons_and_models_count_for_nobody(store):
-    store.add(rows(12), overlap=2)
+def test_each_item_goes_to_as_many_persons_as_share_it_and_models_count_for_nobody(store):
+    store.add(rows(12), shared_by=2)
     model = store.annotator("judge", "model")
     people = [store.annotator(name) for name in ("a", "b", "c")]
     asked = {}
@@ -207,7 +209,7 @@ def test_who_left_goes_on_where_nobody_took_the_task(store, monkeypatch):
     asked = finish(store, bob)
     assert task.item not in {one.item for one in asked}  # being back, she holds it
     store.leave(ada)
-    store.want(overlap=2)
+    store.want(shared_by=2)
     assert {one.item for one in finish(store, bob)} == {task.item}
     store.answer(task.id, ada, ranking=[1, 2, 3])  # a late answer to a task whose place is free
     assert next(item for item in store.items() if item["item"] == task.item)["taken"] == 2
@@ -267,7 +269,7 @@ def test_a_single_item_is_not_repeated_directly_after_itself(store):
 
 
 def test_orders_differ_between_annotators_and_stay_the_same(store):
-    store.add(rows(20, k=5), overlap=2)
+    store.add(rows(20, k=5), shared_by=2)
     orders = [[task.order for task in finish(store, store.annotator(name))] for name in ("Ada", "Bob")]
     assert orders[0] != orders[1] and items.shown_order(list("abcde"), "s") == items.shown_order(list("abcde"), "s")
     firsts = [order[0] for order in orders[0] + orders[1]]
@@ -359,7 +361,7 @@ def test_names_differ_in_more_than_capitals_in_every_script_and_merging_knows_it
     with Store(tmp_path / "other.sqlite") as other:
         other.annotator("\u00e9lan")
         other.annotator("Bob")
-    assert store.merge(tmp_path / "other.sqlite")["annotators"] == 1
+    assert merge(store, tmp_path / "other.sqlite")["annotators"] == 1
     assert [one.name for one in store.annotators()] == ["\u00c9lan", "Bob"]
 
 
@@ -371,7 +373,7 @@ def test_a_repeat_that_nothing_can_come_before_is_given_up_and_not_counted_as_le
 
 
 def test_progress(store):
-    store.add(rows(10), overlap=2, repeats=0.1)
+    store.add(rows(10), shared_by=2, repeats=0.1)
     ada = store.annotator("Ada")
     assert store.progress(ada) == {"done": 0, "left": 10, "total": 10, "per_hour": None, "seconds_left": None}
     for _ in range(5):
@@ -400,15 +402,15 @@ def test_a_transaction_is_all_or_nothing(store):
 
 def test_merging_is_a_union_that_knows_its_duplicates(tmp_path):
     with Store(tmp_path / "a.sqlite") as a, Store(tmp_path / "b.sqlite") as b:
-        a.add(rows(4), overlap=2)
-        b.add(rows(6), overlap=2)
+        a.add(rows(4), shared_by=2)
+        b.add(rows(6), shared_by=2)
         ada = a.annotator("Ada")
         finish(a, ada, limit=2)
-        assert b.merge(a.path) == {"items": 0, "annotators": 1, "answers": 2, "duplicates": 0, "superseded": {}}
-        assert b.merge(a.path) == {"items": 0, "annotators": 0, "answers": 0, "duplicates": 2, "superseded": {}}
+        assert merge(b, a.path) == {"items": 0, "annotators": 1, "answers": 2, "duplicates": 0, "superseded": {}}
+        assert merge(b, a.path) == {"items": 0, "annotators": 0, "answers": 0, "duplicates": 2, "superseded": {}}
         assert len(finish(b, b.annotator("Ada"))) == 4  # the two that she had in the other file do not come again
         finish(a, ada)
-        counts = b.merge(a.path)
+        counts = merge(b, a.path)
         assert counts["answers"] == 2 and counts["superseded"] == {"Ada": 2} and b.counts()["answers"] == 6
         held = {row["item"]: row["time"] for row in b.rankings()}
         for row in a.rankings():  # of two answers to one task the later holds
@@ -416,9 +418,9 @@ def test_merging_is_a_union_that_knows_its_duplicates(tmp_path):
         assert [item["taken"] for item in b.items()] == [1] * 6
         b.annotator("x", "model"), a.annotator("x")
         with pytest.raises(RunError, match="not the same annotator"):
-            b.merge(a.path)
+            merge(b, a.path)
         with pytest.raises(RunError, match="the file itself"):
-            b.merge(b.path)
+            merge(b, b.path)
 
 
 def test_an_answer_taken_back_in_the_other_file_no_longer_holds(tmp_path):
@@ -426,9 +428,9 @@ def test_an_answer_taken_back_in_the_other_file_no_longer_holds(tmp_path):
         a.add(rows(2))
         ada = a.annotator("Ada")
         finish(a, ada)
-        b.merge(a.path)
+        merge(b, a.path)
         a.undo(ada)
-        b.merge(a.path)
+        merge(b, a.path)
         assert len(list(b.rankings())) == 1 and sum(item["taken"] for item in b.items()) == 2
         assert b.next(b.annotator("Ada")) is not None
 
@@ -443,7 +445,7 @@ def test_a_place_that_was_given_up_stays_free_in_a_merged_file(tmp_path):
         a.leave(ada)
         finish(a, bob)
         assert a.counts()["answers"] == 1
-        b.merge(a.path)
+        merge(b, a.path)
         assert [item["taken"] for item in b.items()] == [1] and b.next(b.annotator("Ada")) is None
 
 
@@ -566,7 +568,7 @@ def test_a_kill_in_the_middle_loses_nothing_confirmed(tmp_path):
 def test_processes_that_ask_at_once_never_get_the_same_place(tmp_path):
     path = tmp_path / "labels.sqlite"
     with Store(path) as store:
-        store.add(rows(60), overlap=2)
+        store.add(rows(60), shared_by=2)
     processes = [writer(path, f"person {i}") for i in range(4)]
     said = [process.communicate()[0].split("\n")[1:-1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
@@ -584,7 +586,8 @@ def test_the_same_person_in_two_processes_gets_one_task_at_a_time(tmp_path):
 def test_the_file_can_be_copied_between_answers(store, tmp_path):
     store.add(rows(3))
     finish(store, store.annotator("Ada"))
-    assert [path.name for path in store.path.parent.iterdir()] == ["labels.sqlite"]  # no journal beside it
+    # no journal beside it
+    assert sorted(path.name for path in store.path.parent.iterdir()) == ["labels.sqlite", "labels.sqlite.holds"]
     copy = tmp_path / "copy.sqlite"
     copy.write_bytes(store.path.read_bytes())
     with Store(copy) as other:
@@ -593,7 +596,7 @@ def test_the_file_can_be_copied_between_answers(store, tmp_path):
 
 def test_next_is_fast_with_ten_thousand_items(tmp_path):
     with Store(tmp_path / "labels.sqlite") as store:
-        store.add(rows(10_000), overlap=2)
+        store.add(rows(10_000), shared_by=2)
         ada = store.annotator("Ada")
         spent = []
         with store.transaction():  # one commit: the disk's time is not what is measured here
@@ -610,7 +613,7 @@ def test_align_merge(tmp_path, capsys):
 
     for name in ("a", "b"):
         with Store(tmp_path / f"{name}.sqlite") as store:
-            store.add(rows(2), overlap=2)
+            store.add(rows(2), shared_by=2)
             finish(store, store.annotator(name))
     paths = [str(tmp_path / "a.sqlite"), str(tmp_path / "b.sqlite")]
     out = str(tmp_path / "c.sqlite")
@@ -629,7 +632,7 @@ def test_one_file_alone_is_copied_whole_while_somebody_writes(tmp_path, capsys):
     from align.label.store.merging import main
 
     with Store(tmp_path / "a" / "labels.sqlite") as store:
-        store.add(rows(3), overlap=2)
+        store.add(rows(3), shared_by=2)
         ada = store.annotator("Ada")
         finish(store, ada, limit=2)
         store.undo(ada)
@@ -642,7 +645,7 @@ def test_one_file_alone_is_copied_whole_while_somebody_writes(tmp_path, capsys):
     with Store(tmp_path / "copy" / "labels.sqlite", create=False) as copy:
         assert [one.name for one in copy.annotators()] == ["Ada"] and copy.next(ada) == open_task
         assert copy.one("SELECT count(*) FROM answers WHERE withdrawn IS NOT NULL")[0] == 1
-    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["labels.sqlite"]
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == ["labels.sqlite", "labels.sqlite.holds"]
 
 
 @pytest.mark.parametrize("output", ["merged", "merged/x.sqlite", "merged/", "one.v2"])
@@ -667,7 +670,7 @@ def test_two_people_of_one_name_are_said_and_can_be_told_apart(tmp_path, capsys)
 
     for name, ranking in (("a", [1, 2, 3]), ("b", [3, 2, 1])):
         with Store(tmp_path / f"{name}.sqlite") as store:
-            store.add(rows(4), overlap=2)
+            store.add(rows(4), shared_by=2)
             anna, judge = store.annotator("Anna K"), store.annotator("rm", "model")
             for _ in range(4 if name == "a" else 3):
                 task = store.next(anna)
@@ -729,7 +732,7 @@ def test_align_merge_joins_what_judges_said(tmp_path):
     ],
 )  # fmt: skip
 def test_a_source_that_cannot_be_ranked_ends_in_a_sentence_and_leaves_nothing(tmp_path, source_rows, said):
-    from align.label.server import main
+    from align.label.program import main
 
     source = tmp_path / "rows.jsonl"
     if source_rows is not None:
@@ -740,25 +743,25 @@ def test_a_source_that_cannot_be_ranked_ends_in_a_sentence_and_leaves_nothing(tm
 
 
 def test_a_run_a_folder_and_a_labels_file_are_sources(tmp_path, monkeypatch, capsys):
-    from align.label import server
+    from align.label import program
 
     served = []
-    monkeypatch.setattr(server, "_serve", lambda store, file, web: served.append((file, store.counts()["items"])))
+    monkeypatch.setattr(program, "_serve", lambda store, file, web: served.append((file, store.counts()["items"])))
     run = tmp_path / "run" / "sample"
     write_rows(run / "data" / "train.jsonl", [{**row, "kind": "x", "stopped": [True] * 3} for row in rows(4)])
     write_rows(run / "data" / "test.jsonl", rows(6)[4:])
     (run / "run.json").write_text('{"status": "running", "command": "python recipes/sample.py"}')
     with pytest.raises(ValueError, match="did not finish"):
-        server.main(["--source", str(run)])
+        program.main(["--source", str(run)])
     (run / "run.json").write_text('{"status": "complete"}')
     file = tmp_path / "run" / "label" / "labels.sqlite"
-    server.main(["--source", str(run), "--overlap", "2", "--repeats", "0.5"])
-    server.main(["--source", str(run)])  # again: nothing new, and the overlap stays
-    server.main(["--source", str(file.parent)])
-    server.main(["--source", str(file), "--overlap", "3"])
+    program.main(["--source", str(run), "--overlap", "2", "--repeats", "0.5"])
+    program.main(["--source", str(run)])  # again: nothing new, and the overlap stays
+    program.main(["--source", str(file.parent)])
+    program.main(["--source", str(file), "--overlap", "3"])
     assert served == [(file, 6)] * 4 and "6 prompts" in capsys.readouterr().out
     with Store(file) as store:
-        assert [(item["split"], item["overlap"]) for item in store.items()] == [("train", 3)] * 4 + [("test", 3)] * 2
+        assert [(item["split"], item["shared_by"]) for item in store.items()] == [("train", 3)] * 4 + [("test", 3)] * 2
         assert next(store.items())["meta"] == {"kind": "x", "stopped": [True] * 3}
     for argv, said in (
         ([], "source is needed"),
@@ -766,24 +769,24 @@ def test_a_run_a_folder_and_a_labels_file_are_sources(tmp_path, monkeypatch, cap
         ([str(run), "--prot", "1"], "did you mean port"),
     ):
         with pytest.raises(ValueError, match=said):
-            server.main(["--source", *argv] if argv else argv)
+            program.main(["--source", *argv] if argv else argv)
 
 
 def test_files_of_one_folder_have_labels_of_their_own_and_what_else_is_there_is_said(tmp_path, monkeypatch, capsys):
-    from align.label import server
+    from align.label import program
 
-    monkeypatch.setattr(server, "_serve", lambda store, file, web: None)
+    monkeypatch.setattr(program, "_serve", lambda store, file, web: None)
     write_rows(tmp_path / "math.jsonl", rows(5))
     (tmp_path / "chat.jsonl.gz").write_bytes(gzip.compress(json.dumps(rows(6)[5]).encode()))
     for name, count in (("math.jsonl", 5), ("chat.jsonl.gz", 1)):
-        server.main(["--source", str(tmp_path / name)])
+        program.main(["--source", str(tmp_path / name)])
         with Store(tmp_path / f"label-{name.split('.')[0]}" / "labels.sqlite", create=False) as store:
             assert store.counts()["items"] == count
     both = ["--output_dir", str(tmp_path / "label-math")]
     capsys.readouterr()
-    server.main(["--source", str(tmp_path / "math.jsonl")])
+    program.main(["--source", str(tmp_path / "math.jsonl")])
     assert "other items" not in capsys.readouterr().out
-    server.main(["--source", str(tmp_path / "chat.jsonl.gz"), *both])
+    program.main(["--source", str(tmp_path / "chat.jsonl.gz"), *both])
     assert f"1 new\n{tmp_path}/label-math/labels.sqlite holds 5 other items, which are asked" in capsys.readouterr().out
 
 
@@ -808,11 +811,11 @@ def test_the_command_line(capsys, monkeypatch):
 
 def test_rows_that_join_later_are_wanted_as_often_as_those_that_are_here(store):
     assert store.settings() is None
-    store.add(rows(1), overlap=3, repeats=0.2)
+    store.add(rows(1), shared_by=3, repeats=0.2)
     later = store.path.with_name("later.jsonl")
     write_rows(later, [{"prompt": "later", "completions": ["a", "b"]}])
     take_in(store, str(later), LabelArguments())
-    assert store.settings() == (3, 0.2) and [item["overlap"] for item in store.items()] == [3, 3]
+    assert store.settings() == (3, 0.2) and [item["shared_by"] for item in store.items()] == [3, 3]
 
 
 def test_a_model_has_no_repeats_to_come(store):

@@ -120,7 +120,7 @@ def test_overwrite_does_not_delete_what_people_have_ranked(tmp_path, name):
         run.finish("complete")
     for name, kind in (("robot", "simulated"), ("ada", "person")):
         with Store(folder / "label/labels.sqlite") as store:
-            store.add([{"prompt": "p", "completions": ["a", "b"]}], overlap=2)
+            store.add([{"prompt": "p", "completions": ["a", "b"]}], shared_by=2)
             task = store.next(store.annotator(name, kind))
             store.answer(task.id, store.annotator(name, kind), ranking=[1, 2])
         if kind == "person":

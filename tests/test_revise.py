@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, make_checkpoint, write_rows
 from test_judge import answer
 
-from align.judge import endpoint as judging
+from align.judge import connection
 from align.label.models import constitution
 from align.label.models.critique import Chain, demonstrations, join, new_answer
 from align.run.errors import ConfigError, DataError, RunError
@@ -27,7 +27,7 @@ SHIPPED = ROOT / "recipes" / "constitution.yaml"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(judging, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(connection, "FIRST_WAIT", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
@@ -220,23 +220,20 @@ def test_a_server_revises(serve, tmp_path, capsys):
 
 def test_revised_rows_enter_a_queue(serve, tmp_path, capsys):
     """`data/` fits the store with K = 2 + 1; `--label_dir` adds the rows to labels that are there, wanted as often."""
-    from align.data import load, prepare
+    from align.data import load, prepare, splits
     from align.label.store.store import Store
     from align.run.arguments import DataArguments
 
     write_rows(tmp_path / "s.jsonl", prompts(3))
     with Store(tmp_path / "l/labels.sqlite") as store:
-        store.add(prompts(1), overlap=3)
+        store.add(prompts(1), shared_by=3)
     revise(tmp_path / "s.jsonl", tmp_path / "out", *endpoint(serve(polite), "--label_dir", tmp_path / "l"))
     assert "3 items added to the labels" in capsys.readouterr().out
     with Store(tmp_path / "l/labels.sqlite") as store:
         items = list(store.items())
-        assert len(items) == 4 and {item["overlap"] for item in items} == {3}
+        assert len(items) == 4 and {item["shared_by"] for item in items} == {3}
         assert all(item["sources"][2].startswith("revised: ") for item in items[1:])
-        assert (
-            store.add(list(prepare.load_splits(DataArguments(dataset_name=str(tmp_path / "out")), seed=0)["train"]))
-            == 0
-        )
+        assert store.add(list(splits.read(DataArguments(dataset_name=str(tmp_path / "out")), seed=0)["train"])) == 0
     taught = load.load(DataArguments(dataset_name=str(tmp_path / "out/sft")), "train", seed=0)
     assert prepare.normalise(taught, "sft", "x", [])[0]["messages"][-1]["role"] == "assistant"
 

@@ -16,7 +16,8 @@ from align.evaluate import policy
 from align.evaluate.held_out import check
 from align.evaluate.policy import Bench, Rows
 from align.evaluate.program import setup, short_hash, write_report
-from align.judge.endpoint import Endpoint, JudgeConfig
+from align.judge.endpoint import Endpoint
+from align.judge.protocol import JudgeConfig
 from align.models import checkpoints
 from align.run import lineage
 from align.run.arguments import DataArguments

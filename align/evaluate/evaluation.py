@@ -11,7 +11,8 @@ from align.data import prepare
 from align.evaluate import extras, policy
 from align.evaluate.measures import wins
 from align.evaluate.policy import Bench, MeasureArguments, Rows
-from align.judge.endpoint import Endpoint, JudgeConfig
+from align.judge.endpoint import Endpoint
+from align.judge.protocol import JudgeConfig
 from align.run import gates, lineage
 from align.run.arguments import DataArguments
 from align.run.lineage import parent_problem

@@ -1,21 +1,16 @@
-"""The parts of a pairwise judge: its settings, what it is asked, what its reply says, and where replies are kept."""
+"""What a pairwise judge is asked, how its reply is read, and its settings."""
 
 from __future__ import annotations
 
-import datetime
-import email.utils
-import json
 import math
 import re
-import sqlite3
-import threading
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align.run.errors import ConfigError, RunError
+from align.data import text
+from align.run.errors import ConfigError
 
 PROMPT = """\
 Two assistants answered the last message of the conversation below. Decide which answer is better: the more helpful,
@@ -37,7 +32,6 @@ Verdict: 2
 Verdict: tie
 """
 TAGS = {"prompt": "conversation", "first": "answer_1", "second": "answer_2"}
-Shown = tuple[str, str]  # a pair's verdicts (`1`, `2`, `tie`: the position that won) with `a` first, and with `b` first
 
 
 @dataclass
@@ -98,25 +92,25 @@ def read_prompt(path: str | None) -> str:
     """The judge's prompt: a user's file, checked, or the built-in one.
 
     Raises:
-        ConfigError: if the file is not there, lacks or repeats a placeholder, or asks for no verdict.
+        ConfigError: if the file is not there, lacks or repeats a placeholder, or asks for no `Verdict: …`.
     """
     if path is None:
         return PROMPT
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        template = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"judge_prompt {path} cannot be read ({error}); name a text file") from error
-    wrong = [f"{{{name}}} {text.count(f'{{{name}}}')} times" for name in TAGS if text.count(f"{{{name}}}") != 1]
+    wrong = [f"{{{name}}} {template.count(f'{{{name}}}')} times" for name in TAGS if template.count(f"{{{name}}}") != 1]
     if wrong:
         raise ConfigError(
             f"judge_prompt {path} has {', '.join(wrong)}; it must have {{prompt}}, {{first}} and {{second}} once each"
         )
-    if "verdict:" not in text.lower():
+    if "verdict:" not in template.lower():
         raise ConfigError(
             f"judge_prompt {path} asks for no verdict; it must ask for a last line `Verdict: 1`, `Verdict: 2` or "
             "`Verdict: tie`"
         )
-    return text
+    return template
 
 
 def render(template: str, prompt: str | list[dict[str, Any]], first: str, second: str) -> str:
@@ -124,14 +118,7 @@ def render(template: str, prompt: str | list[dict[str, Any]], first: str, second
 
     One pass fills the three placeholders, so a completion that says `{second}` stays what it is.
     """
-    return fill(template, {"prompt": as_text(prompt), "first": first, "second": second}, TAGS)
-
-
-def as_text(prompt: str | list[dict[str, Any]]) -> str:
-    """A prompt as one text: as it is, or its messages one after the other, each with its role."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in prompt)
+    return fill(template, {"prompt": text.transcript(prompt), "first": first, "second": second}, TAGS)
 
 
 def fill(template: str, parts: Mapping[str, str], tags: Mapping[str, str]) -> str:
@@ -152,138 +139,13 @@ def fill(template: str, parts: Mapping[str, str], tags: Mapping[str, str]) -> st
     return re.sub(rf"\{{({'|'.join(tags)})\}}", block, template)
 
 
-def read_verdict(reply: str) -> str | None:
-    """`1`, `2` or `tie` from the last line of a reply; None where that line is anything but one verdict.
+def read_choice(reply: str) -> str | None:
+    """`1`, `2` or `tie` from the last line of a reply; None where that line is anything but one `Verdict: …`.
 
-    Only the last line that holds a letter or a digit counts: a verdict quoted from a completion further up decides
-    nothing. Case, emphasis, brackets, quotes and a full stop do not matter.
+    Only the last line that holds a letter or a digit counts: one quoted from a completion further up decides nothing.
+    Case, emphasis, brackets, quotes and a full stop do not matter.
     """
     lines = [line for line in reply.splitlines() if re.search(r"\w", line.replace("_", ""))]
     bare = re.sub(r"[*_`#>\[\](){}\"'.\s]", "", lines[-1]).lower() if lines else ""
     match = re.fullmatch(r"verdict[:\uff1a](1|2|tie)", bare)
     return match[1] if match else None
-
-
-def order_effect(shown: Iterable[Shown]) -> dict[str, Any]:
-    """How much the position decided.
-
-    Args:
-        shown: a pair each: the verdict (`1`, `2`, `tie`: the position that won) with `a` first, and with `b` first.
-
-    Returns:
-        `flip_rate`: share of pairs in which the same position won both times. `half_tied`: number of pairs with a
-        winner in one order and a tie in the other. `first_position_rate`: share of the single verdicts, ties aside,
-        for the completion that was shown first; 0.5 is unbiased. A rate is None where there is nothing to count.
-    """
-    pairs = list(shown)
-    decided = [verdict for pair in pairs for verdict in pair if verdict != "tie"]
-    flipped = sum(x == y != "tie" for x, y in pairs)
-    return {
-        "flip_rate": flipped / len(pairs) if pairs else None,
-        "half_tied": sum((x == "tie") != (y == "tie") for x, y in pairs),
-        "first_position_rate": decided.count("1") / len(decided) if decided else None,
-    }
-
-
-@dataclass
-class Judged:
-    """One verdict a pair, in the order of the pairs, and what it took (see `Endpoint.compare`)."""
-
-    verdicts: list[float | None]
-    report: dict[str, Any]
-    shown: list[Shown | None] = field(default_factory=list)  # None for the same text twice, and without a verdict
-    problems: list[str] = field(default_factory=list)  # why there is no verdict; "" with one, and where none is known
-
-
-def settle(shown: Shown) -> float:
-    """Both orders of a pair together: 1.0 or 0.0 where they agree on the winner, 0.5 in every other case."""
-    return {("1", "2"): 1.0, ("2", "1"): 0.0}.get(shown, 0.5)
-
-
-def both_orders(
-    keys: Sequence[Shown | None], said: Mapping[str, str], problems: Mapping[str, str], **facts: Any
-) -> Judged:
-    """Put the two orders of each pair together, and count.
-
-    Args:
-        keys: [N], each pair's two requests, the one with `a` first and the one with `b` first; None for the same text.
-        said: verdicts by request; malformed ones are missing.
-        problems: why there is no verdict, by request, where that is known.
-        facts: more counts for the report.
-    """
-    verdicts: list[float | None] = []
-    shown: list[Shown | None] = []
-    for pair in keys:
-        seen = (said[pair[0]], said[pair[1]]) if pair and pair[0] in said and pair[1] in said else None
-        shown.append(seen)
-        if seen:
-            verdicts.append(settle(seen))
-        else:
-            verdicts.append(0.5 if pair is None else None)
-    decided = [seen for seen in shown if seen]
-    report: dict[str, Any] = {
-        "pairs": len(keys),
-        "judged": len(decided),
-        "same_text": sum(pair is None for pair in keys),
-        "failed": verdicts.count(None),
-        **facts,
-    }
-    why = [next((problems[key] for key in pair or () if key in problems), "") for pair in keys]
-    return Judged(verdicts, report | order_effect(decided), shown, why)
-
-
-class Cache:
-    """Replies by request, in one SQLite file. Every reply is a transaction, so a killed process leaves whole ones."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            self.db.execute(
-                "CREATE TABLE IF NOT EXISTS replies "
-                "(request TEXT PRIMARY KEY, model TEXT, verdict TEXT, reply TEXT, usage TEXT, time TEXT)"
-            )
-        except (OSError, sqlite3.Error) as error:
-            raise RunError(f"the judge's cache {path} cannot be used: {error}; name another file") from error
-
-    def verdicts(self, keys: Iterable[str]) -> dict[str, str]:
-        """The verdicts that are there. Malformed replies (kept to be read by people) are not."""
-        found = {}
-        with self.lock:
-            for key in keys:
-                row = self.db.execute("SELECT verdict FROM replies WHERE request = ?", (key,)).fetchone()
-                if row and row[0]:
-                    found[key] = row[0]
-        return found
-
-    def answered(self, model: str) -> bool:
-        """Has this model given a verdict before?"""
-        sql = "SELECT 1 FROM replies WHERE model = ? AND verdict IS NOT NULL LIMIT 1"
-        with self.lock:
-            return self.db.execute(sql, (model,)).fetchone() is not None
-
-    def keep(self, key: str, model: str, verdict: str | None, reply: str, usage: dict[str, Any]) -> None:
-        """Write one reply through to the disk."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        # JSON can hold half surrogate pairs, SQLite cannot
-        texts = (text and text.encode(errors="replace").decode() for text in (verdict, reply))
-        row = (key, model, *texts, json.dumps(usage), now)
-        try:
-            with self.lock:
-                self.db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
-        except sqlite3.Error as error:
-            raise RunError(f"the judge's cache {self.path} cannot be written: {error}") from error
-
-
-def retry_after(header: str | None) -> float:
-    """Seconds to wait, from a Retry-After header: a number, or a date; 0 where there is none that makes sense."""
-    try:
-        seconds = float(header or 0)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(header or "").timestamp() - time.time()
-        except ValueError:
-            return 0.0
-    return max(seconds, 0.0) if not math.isnan(seconds) else 0.0

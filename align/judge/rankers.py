@@ -1,6 +1,6 @@
 """Models that rank the completions of an item: a reward model by its scores, a prompted model pair by pair.
 
-K completions of an item, of which those with the same text are judged once.
+K completions of an item, of which those with the same text are ranked once.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from align.data import text
+from align.judge.cache import Cache
 from align.judge.chat_models import LocalChat, longest_input
-from align.judge.protocol import Cache, Judged, Shown, both_orders, read_prompt, read_verdict, render, settle
+from align.judge.choices import Judged, JudgeReport, Shown, both_orders, settle
+from align.judge.protocol import read_choice, read_prompt, render
 from align.judge.uncertainty import Pair, copeland, firsts, pairs_of, ranks
 
-NO_VERDICT = "a pair whose replies held no usable verdict"
+NO_CHOICE = "a pair whose replies held no usable choice"
 
-Item = Mapping[str, Any]  # `item` (its id), `prompt`, `completions`
+Rankable = Mapping[str, Any]  # `item` (its id), `prompt`, `completions`
 
 
 @dataclass
@@ -28,7 +31,7 @@ class Judgement:
     item: str
     ranking: list[int] | None = None  # [K], 1 is best
     scores: list[float] | None = None  # [K], a reward model's
-    shown: dict[Pair, Shown] = field(default_factory=dict)  # a prompted judge's verdicts in both orders
+    shown: dict[Pair, Shown] = field(default_factory=dict)  # a prompted judge's choices in both orders
     problem: str = ""
 
     def distinct_scores(self, texts: Sequence[str]) -> list[float]:
@@ -55,18 +58,13 @@ class Judge(Protocol):
     identity: str  # tells two judges of one name apart: a hash of the weights, or the model and its prompt
     at_once: int  # items that are judged together
 
-    def judge(self, items: Sequence[Item]) -> list[Judgement]:
+    def judge(self, items: Sequence[Rankable]) -> list[Judgement]:
         """One judgement an item, in their order."""
 
 
-def text_of(completion: Any) -> str:
-    """A completion as one text: as it is, or its messages' contents."""
-    return completion if isinstance(completion, str) else "\n\n".join(turn["content"] for turn in completion)
-
-
-def texts_of(item: Item) -> list[str]:
-    """The item's completions as texts: [K]."""
-    return [text_of(completion) for completion in item["completions"]]
+def texts_of(item: Rankable) -> list[str]:
+    """The completions of an item, or of a row that has some, as texts: [K]."""
+    return [text.contents(completion, "\n\n") for completion in item["completions"]]
 
 
 class RewardJudge:
@@ -93,7 +91,7 @@ class RewardJudge:
         self.at_once = 4 * batch_size  # sequences of like length then share a batch
         self.longest = longest_input(self.model)
 
-    def judge(self, items: Sequence[Item]) -> list[Judgement]:
+    def judge(self, items: Sequence[Rankable]) -> list[Judgement]:
         """See `Judge.judge`. Nothing is truncated: an item with a sequence that the model cannot read is not ranked."""
         from align.models import generate
 
@@ -114,7 +112,7 @@ class RewardJudge:
                 out.append(Judgement(item["item"], ranks(scores, self.tie), [round(score, 6) for score in scores]))
         return out
 
-    def _encode(self, item: Item) -> list[list[int]] | str:
+    def _encode(self, item: Rankable) -> list[list[int]] | str:
         """Token ids of the prompt with each completion, or why there are none."""
         from align.data import chat
 
@@ -131,22 +129,22 @@ class Comparer(Protocol):
     """Whatever says which of two completions is better, in both orders: `Endpoint`, or `LocalJudge`."""
 
     def compare(self, prompts: Sequence[Any], a: Sequence[str], b: Sequence[str]) -> Judged:
-        """Judge N pairs; `shown` of the result has both orders' verdicts."""
+        """Judge N pairs; `shown` of the result has both orders' choices."""
 
 
 class PairwiseJudge:
     """A prompted judge: all K(K-1)/2 pairs of an item, each in both orders, and the wins counted (Copeland's rule).
 
     Args:
-        comparer: asks for the verdicts, and keeps them on disk.
+        comparer: asks for the choices, and keeps them on disk.
         at_once: items that are judged together.
     """
 
     def __init__(self, comparer: Comparer, name: str, identity: str, at_once: int):
         self.comparer, self.name, self.identity, self.at_once = comparer, name, identity, at_once
 
-    def judge(self, items: Sequence[Item]) -> list[Judgement]:
-        """See `Judge.judge`. One pair without a verdict, and the item is not ranked."""
+    def judge(self, items: Sequence[Rankable]) -> list[Judgement]:
+        """See `Judge.judge`. One pair without a choice, and the item is not ranked."""
         texts = [texts_of(item) for item in items]
         asked = [(at, pair) for at, found in enumerate(texts) for pair in pairs_of(found)]
         said = self.comparer.compare(
@@ -158,7 +156,7 @@ class PairwiseJudge:
         problems = [""] * len(items)
         for (at, pair), shown, problem in zip(asked, said.shown, said.problems, strict=True):
             if shown is None:
-                problems[at] = problems[at] or problem or NO_VERDICT
+                problems[at] = problems[at] or problem or NO_CHOICE
             else:
                 seen[at][pair] = shown
         out = []
@@ -194,22 +192,22 @@ class LocalJudge:
         keys: list[Shown | None] = []
         for prompt, x, y in zip(prompts, a, b, strict=True):
             pair = [render(self.template, prompt, *order) for order in ((x, y), (y, x))]
-            names = [self._key(text) for text in pair]
+            names = [self._key(question) for question in pair]
             questions.update(zip(names, pair, strict=True))
             keys.append((names[0], names[1]))
-        known = self.cache.verdicts(questions)
+        known = self.cache.known(questions)
         missing = [key for key in questions if key not in known]
         problems: dict[str, str] = {}
         for start in range(0, len(missing), self.chat.at_once):
             some = missing[start : start + self.chat.at_once]
             replies = self.chat.say([[{"role": "user", "content": questions[key]}] for key in some], [0] * len(some))
             for key, reply in zip(some, replies, strict=True):
-                found = read_verdict(reply.text or "")
+                found = read_choice(reply.text or "")
                 if reply.problem:
                     problems[key] = reply.problem
                 self.cache.keep(key, self.chat.name, found, reply.text or "", {})
-        said = known | self.cache.verdicts(missing)
-        return both_orders(keys, said, problems, malformed=len(questions) - len(said), cached=len(known))
+        said = known | self.cache.known(missing)
+        return both_orders(keys, said, problems, JudgeReport(malformed=len(questions) - len(said), cached=len(known)))
 
     def _key(self, question: str) -> str:
         ingredients = [self.chat.identity, self.chat.max_new_tokens, question]

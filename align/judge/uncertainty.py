@@ -1,4 +1,4 @@
-"""From scores and verdicts to rankings, and how unsure a judge is of them: pure functions.
+"""From scores and choices to rankings, and how unsure a judge is of them: pure functions.
 
 K completions of one item. Those with the same text are one completion: measures rest on the pairs (i, j), i < j, of
 different texts, and each is between 0 (nothing to ask) and 1.
@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from align.judge.protocol import Shown, settle
+from align.judge.choices import Shown, settle
 
 Pair = tuple[int, int]
 
@@ -43,33 +43,33 @@ def ranks(scores: Sequence[float], tie: float = 0.0) -> list[int]:
     return out
 
 
-def copeland(k: int, verdicts: Mapping[Pair, float]) -> list[float]:
+def copeland(k: int, choices: Mapping[Pair, float]) -> list[float]:
     """Each completion's wins over the others, a tie as half a win (Copeland 1951): [K], 0 where it was never compared.
 
     Args:
         k: K.
-        verdicts: by pair (i, j): 1.0 where i is better, 0.5 for a tie, 0.0 where j is.
+        choices: by pair (i, j): 1.0 where i is better, 0.5 for a tie, 0.0 where j is.
     """
     wins = [0.0] * k
-    for (i, j), won in verdicts.items():
+    for (i, j), won in choices.items():
         wins[i] += won
         wins[j] += 1 - won
     return wins
 
 
 def contradicts(ranking: Sequence[int], pair: Pair, won: float) -> bool:
-    """Does a ranking say otherwise than the verdict that made it (1.0: the first of the pair won, 0.0: the second)?
+    """Does a ranking say otherwise than the choice that made it (1.0: the first of the pair won, 0.0: the second)?
 
-    Verdicts in a circle cannot all be in a ranking. A tie is no verdict to contradict.
+    Choices in a circle cannot all be in a ranking. A tie is no choice to contradict.
     """
     a, b = ranking[pair[0]], ranking[pair[1]]
     return won != 0.5 and (a < b) - (a > b) != (1 if won == 1.0 else -1)
 
 
-def of_verdicts(shown: Mapping[Pair, Shown], ranking: Sequence[int]) -> float:
+def of_choices(shown: Mapping[Pair, Shown], ranking: Sequence[int]) -> float:
     """How unsure a prompted judge is of an item: the mean over its pairs of
 
-    1 where the same position won in both orders, or the ranking contradicts the verdict (verdicts in a circle);
+    1 where the same position won in both orders, or the ranking contradicts the choice (choices in a circle);
     1/2 where one order gave a winner and the other a tie; 0 where both orders agree.
     """
     if not shown:

@@ -11,7 +11,7 @@ class LabelArguments:
 
     source: str | None = field(
         default=None,
-        metadata={"help": "A run of recipes/sample.py, rows with prompt and completions, or a folder with labels."},
+        metadata={"help": "A run of the sample recipe, rows with prompt and completions, or a folder with labels."},
     )
     output_dir: str | None = field(
         default=None,

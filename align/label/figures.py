@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from align import stats
 
-
-def said(estimate: stats.Estimate | None, *, percent: bool = False) -> str:
+def said(estimate: dict[str, Any] | None, *, percent: bool = False) -> str:
     """`0.62 (0.55-0.69, n 40)` or `81% (…)`; `-` where there is none."""
     if estimate is None:
         return "-"

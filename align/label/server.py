@@ -1,4 +1,4 @@
-"""`align label`: a page on which people rank completions, and the small API behind it.
+"""The page on which people rank completions: the small API behind it.
 
 Not Gradio (6.31.0 looked at): no component of it ranks and none takes a key, its own way to keys is JavaScript in the
 page's head (gradio pull request 6952), so the page would be our own code anyway, and without a content policy that
@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
-import shutil
 import threading
 import time
 import urllib.parse
@@ -20,12 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.label.config import LabelArguments
-from align.label.store.rows import places, take_in
-from align.label.store.store import FILE_NAME, Annotator, Store, Task
+from align.label.store.items import Annotator, Task
+from align.label.store.store import Store
 from align.run.errors import RunError
-from align.run.parse import parse
-from align.web.server import Problem, ServeArguments, application, check_installed, get, post, role, serve
+from align.web.server import Problem, ServeArguments, application, get, post, role
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -33,7 +29,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 PAGE = Path(__file__).parent / "page"
-GUIDELINES = Path(__file__).parent / "guidelines.md"
 ALIVE = 120.0  # seconds since a session was last heard of; its page says so every half minute
 NAME_HEADER = "x-align-annotator"  # percent-encoded: headers are Latin-1
 LONGEST = 100_000  # characters of a reason, a better answer or the guidelines
@@ -55,7 +50,7 @@ class Labelling:
         self.labels, self.tokens = store.identity(), folder / "tokens.json"
         self.sessions: dict[str, Session] = {}
         self.lock = threading.Lock()
-        self.judged: tuple[int, Any, float] = (-1, None, 0.0)  # of which answers, the figures, not again before
+        self.measured: tuple[int, Any, float] = (-1, None, 0.0)  # of which answers, the figures, not again before
 
     # ---------------------------------------------------------------------------------------------------- who it is
 
@@ -218,12 +213,12 @@ class Labelling:
         from align.label import agreement, figures
 
         last, start = self.store.last_change(), time.monotonic()
-        if self.judged[0] != last and start >= self.judged[2]:
+        if self.measured[0] != last and start >= self.measured[2]:
             rows = list(self.store.rankings())
             summary = agreement.summary(rows) if rows else None
             found = {"lines": figures.lines(summary), "table": figures.table(summary)} if summary else None
-            self.judged = (last, found, start + 10 * (time.monotonic() - start))  # a tenth of the time at most
-        return self.judged[1]
+            self.measured = (last, found, start + 10 * (time.monotonic() - start))  # a tenth of the time at most
+        return self.measured[1]
 
     def application(self, args: ServeArguments) -> Starlette:
         """The page and its API, ready to serve."""
@@ -263,42 +258,3 @@ def _shown(task: Task | None) -> dict[str, Any] | None:
     if task is None:
         return None
     return {"id": task.id, "mark": task.mark, "prompt": task.prompt, "completions": task.completions}
-
-
-def main(argv: list[str]) -> None:
-    """`align label`: open the store, take the rows in, serve the page until Ctrl-C."""
-    args, web = parse(LabelArguments, ServeArguments, nano=None, required=("source",), argv=argv)
-    check_installed()
-    file, rows = places(args)
-    with Store(file, create=rows is not None) as store:
-        if rows is not None:
-            try:
-                print(take_in(store, rows, args))
-            except BaseException:
-                if store.counts()["items"] == 0:  # rows that cannot be ranked leave nothing behind
-                    file.unlink()
-                    with contextlib.suppress(OSError):
-                        file.parent.rmdir()
-                raise
-        store.want(overlap=args.overlap, repeats=args.repeats)
-        _serve(store, file, web)
-
-
-def _serve(store: Store, file: Path, web: ServeArguments) -> None:
-    folder = file.parent
-    if not (folder / "guidelines.md").exists():
-        shutil.copyfile(GUIDELINES, folder / "guidelines.md")
-    what = folder if file.name == FILE_NAME else file
-    export = f"align export {what} --output_dir {folder.parent / 'people'}"
-    app = Labelling(store, folder, export).application(web)
-
-    def say(url: str) -> None:
-        print(f"kept in {file}, guidelines in {folder / 'guidelines.md'}")
-        print(f"\n  to rank:              {url}")
-        manager = re.sub(r"/(\?token=.*)?$", "/manage", url)
-        if app.state.manager_token:
-            manager += f"?token={app.state.manager_token}"
-        print(f"  progress, agreement:  {manager}\n\nCtrl-C stops; then: {export}", flush=True)
-
-    serve(app, web, say)
-    print(f"\nstopped; {store.counts()['answers']:,} answers are in {file}. To train on them: {export}")

@@ -11,7 +11,8 @@ import numpy as np
 
 from align import stats
 from align.evaluate.policy import SCORES, Rows
-from align.judge.endpoint import Endpoint, by_score
+from align.judge.choices import by_score
+from align.judge.endpoint import Endpoint
 
 JUDGES = ("judge", "gold", "reward")  # who decides, the first that is there
 
@@ -21,7 +22,7 @@ def verdicts(a: Rows, b: Rows, key: str, endpoint: Endpoint | None = None) -> np
     if key == "judge":
         assert endpoint is not None
         prompts = [row["prompt"] for row in a]
-        found = endpoint.compare(prompts, [row["completion"] for row in a], [row["completion"] for row in b]).verdicts
+        found = endpoint.compare(prompts, [row["completion"] for row in a], [row["completion"] for row in b]).choices
     else:
         found = by_score([row[key] for row in a], [row[key] for row in b])
     return np.array([np.nan if verdict is None else verdict for verdict in found])

@@ -12,6 +12,7 @@ from typing import Any
 
 from align.data import pairs
 from align.label import figures
+from align.run.errors import recipe
 
 COLUMNS = {
     "prompt": "what was asked: messages, or text",
@@ -108,7 +109,7 @@ def readme(facts: dict[str, Any]) -> str:
         "2011) is over pairs of completions, with the values better, tie and worse.",
         f"## Annotators\n\n{_markdown(figures.table(found))}{left_out}",
         f"## Columns\n\n{_markdown([['column', 'what'], *columns])}",
-        "## Use\n\n```bash\npython recipes/reward.py --dataset_name <this data set> --model_name_or_path <SFT model> "
+        f"## Use\n\n```bash\n{recipe('reward')} --dataset_name <this data set> --model_name_or_path <SFT model> "
         "--output_dir runs/mine/reward\n```",
     ]
     if facts["guidelines"].strip():

@@ -1,6 +1,6 @@
-"""Rankings out of a labels file: a run whose rows `recipes/reward.py` and `recipes/dpo.py` train on, with its card.
+"""Rankings out of a labels file: a run whose rows the reward and the dpo recipe train on, with its card.
 
-align export runs/nano/label --output_dir runs/nano/people
+align export runs/mine/label --output_dir runs/mine/people
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align.data import pairs
-from align.label import agreement
+from align.data import pairs, text
+from align.label import agreement, opinions
 from align.label.exchange.cards import COLUMNS, card, readme, told
 from align.label.store import source
 from align.run import lineage, record
@@ -83,7 +83,7 @@ def with_written(row: dict[str, Any]) -> dict[str, Any]:
     if not better or row.get("verdict") == "skip" or row["written"]:
         return row
     count = len(row["completions"])
-    if better in (pairs.text(completion).strip() for completion in row["completions"]):
+    if better in (text.completion(completion).strip() for completion in row["completions"]):
         return row
     plain = isinstance(row["completions"][0], str)
     row["completions"] = [*row["completions"], better if plain else [{"role": "assistant", "content": better}]]
@@ -191,13 +191,13 @@ def write(
     if not keep_names:
         names = pseudonyms(rows)
         rows = [{**row, "annotator": names.get(str(row.get("annotator")))} for row in rows]
-    items = {agreement.item_of(row) for row in rows}
-    compared = [row for row in compared if agreement.item_of(row) in items]
+    items = {opinions.item_of(row) for row in rows}
+    compared = [row for row in compared if opinions.item_of(row) in items]
     found = agreement.summary([*rows, *compared])  # before written answers are added: one annotator's only
     rows = alike([with_written(row) for row in rows])
     parts = split(rows, test_split_size, seed)
     if aggregate == "majority":
-        parts = {name: pairs.majority(pairs.judged(part, name, (), Counter())) for name, part in parts.items()}
+        parts = {name: pairs.majority(pairs.ranked(part, name, (), Counter())) for name, part in parts.items()}
     parts = {name: [_ordered(row) for row in part] for name, part in parts.items()}
     facts = card(parts, found, title, guidelines) | {"left_out": sorted({str(row["annotator"]) for row in compared})}
     (Path(folder) / "data").mkdir(parents=True, exist_ok=True)

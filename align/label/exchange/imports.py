@@ -2,7 +2,7 @@
 
     align import their_export.json --output_dir runs/mine/imported
 
-What comes out is a data set for `recipes/reward.py`, and its prompts and completions can be ranked again with
+What comes out is a data set for the reward recipe, and its prompts and completions can be ranked again with
 `align label`. Formats, as their makers document them:
     trl           prompt, chosen, rejected (also without prompt): TRL, "Dataset formats", preference
     hh            chosen and rejected as `\\n\\nHuman: … \\n\\nAssistant: …` (Bai et al. 2022, anthropics/hh-rlhf)
@@ -19,16 +19,51 @@ import json
 import re
 import zlib
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from align.data import load, pairs
-from align.label.exchange.formats import READERS, ImportConfig, detect
+from align.data import load, pairs, schemas
+from align.label.exchange import export
+from align.label.exchange.argilla import from_argilla, is_answers
+from align.label.exchange.foreign import ImportConfig, ranking_row
+from align.label.exchange.label_studio import from_label_studio
 from align.label.store import items
 from align.run import lineage, record
 from align.run.arguments import DataArguments, RunArguments
 from align.run.errors import ConfigError, DataError
 from align.run.parse import parse, resolved
+
+Reader = Callable[[dict, str, ImportConfig, Counter[str]], Iterator[dict]]
+
+
+def from_pairs(row: dict, where: str, args: ImportConfig, counts: Counter[str]) -> Iterator[dict]:
+    """TRL's preference rows and HH transcripts: a ranking of two, the chosen one first."""
+    for name in ("chosen", "rejected"):
+        if row.get(name) in (None, "", []):
+            raise DataError(f"{where}.{name}: expected text or messages, got {row.get(name)!r}")
+    pair = schemas.preference(row, where)
+    if pair["drop"]:
+        counts[pair["drop"]] += 1
+        return
+    extra = {key: row[key] for key in ("category", "split", "annotator") if row.get(key) is not None}
+    yield ranking_row(pair["prompt"], [pair["chosen"], pair["rejected"]], [1, 2], **extra)
+
+
+READERS: dict[str, Reader] = {
+    "trl": from_pairs, "hh": from_pairs, "argilla": from_argilla, "label_studio": from_label_studio,
+}  # fmt: skip
+
+
+def detect(row: dict) -> str | None:
+    """Which program's export a row is of; None where that cannot be told."""
+    if "data" in row and ("annotations" in row or "predictions" in row):
+        return "label_studio"
+    if "chosen" in row and "rejected" in row:
+        return "hh" if str(row["chosen"]).startswith("\n\nHuman:") else "trl"
+    if ("fields" in row and "responses" in row) or any(name.endswith(".responses") for name in row):
+        return "argilla"
+    return "argilla" if any(map(is_answers, row.values())) else None
 
 
 def read(path: str) -> list[dict[str, Any]]:
@@ -111,8 +146,6 @@ def convert(rows: list[dict[str, Any]], where: str, args: ImportConfig) -> tuple
 
 def main(argv: list[str]) -> None:
     """`align import FILE --output_dir …`."""
-    from align.label.exchange import export
-
     run_args, args = parse(RunArguments, ImportConfig, nano=None, required=("source", "output_dir"), argv=argv)
     rows, counts = convert(read(args.source), args.source, args)
     with record.start("rankings", args.output_dir, resolved(run_args, args), overwrite=run_args.overwrite) as run:

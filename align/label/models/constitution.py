@@ -24,7 +24,7 @@ class Principle:
 
 
 def load(path: str | Path) -> tuple[Principle, ...]:
-    """Read a constitution (see recipes/constitution.yaml).
+    """Read a constitution (the one here: recipes/constitution.yaml).
 
     Raises:
         ConfigError: in one sentence, the first thing that is wrong with the file.

@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from align.data import text
 from align.judge.chat_models import Chat, Messages, seed_of
-from align.judge.protocol import as_text, fill
-from align.judge.rankers import text_of
+from align.judge.protocol import fill
+from align.judge.rankers import texts_of
 from align.label.models.constitution import Principle
 from align.label.store.items import MOST
 
@@ -109,7 +110,7 @@ def advance(chat: Chat, works: Sequence[Work]) -> None:
 
 def _request(template: str, work: Work, request: str, critique: str = "") -> Messages:
     """One question as a conversation. The request is ours, so it goes in first and without tags."""
-    parts = {"prompt": as_text(work.prompt), "answer": work.chain.answer, "critique": critique}
+    parts = {"prompt": text.transcript(work.prompt), "answer": work.chain.answer, "critique": critique}
     head, _, tail = template.partition("{request}")
     content = fill(head, parts, TAGS) + request + tail
     return [{"role": "user", "content": content}]
@@ -136,7 +137,7 @@ def join(row: Mapping[str, Any], chains: Sequence[Chain]) -> tuple[dict[str, Any
     Returns:
         The row, and counts: `identical` revisions (to a completion that is there; dropped) and `left_out` completions.
     """
-    said, counts = [text_of(completion) for completion in row["completions"]], Counter[str]()
+    said, counts = texts_of(row), Counter[str]()
     new: list[tuple[str, str]] = []
     seen = set(said)
     for chain in chains:
@@ -174,9 +175,9 @@ def demonstrations(row: Mapping[str, Any], chains: Sequence[Chain]) -> list[dict
     """Rows for SFT: the prompt with each chain's last answer. An answer that had nothing to be changed is one too; a
     chain that ended early gives its last revision, and none without one."""
     rows: list[dict[str, Any]] = []
-    for text in dict.fromkeys(chain.answer for chain in chains if chain.steps):
+    for answer in dict.fromkeys(chain.answer for chain in chains if chain.steps):
         if isinstance(row["prompt"], str):
-            rows.append({"prompt": row["prompt"], "completion": text})
+            rows.append({"prompt": row["prompt"], "completion": answer})
         else:
-            rows.append({"messages": [*row["prompt"], {"role": "assistant", "content": text}]})
+            rows.append({"messages": [*row["prompt"], {"role": "assistant", "content": answer}]})
     return rows

@@ -5,7 +5,7 @@
     align judge runs/mine/label --judge_model_path Qwen/Qwen3-0.6B
 
 A judge's rankings stand in the file under its name with the kind `model`; nobody takes them for a person's. What else
-it said (scores, verdicts in both orders) is kept beside the file in `judges/`, and so are a prompted judge's replies: a
+it said (scores, choices in both orders) is kept beside the file in `judges/`, and so are a prompted judge's replies: a
 run that was ended goes on where it was, and tries an item that the judge could not rank again, after all others.
 
 In the end, items get priorities (see align.judge.uncertainty): people are asked first where judges disagree with each
@@ -21,21 +21,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from align.judge.protocol import JudgeConfig
-from align.judge.rankers import Item, Judge, Judgement, texts_of
-from align.judge.uncertainty import disagreement, of_scores, of_verdicts, pairs_of, priority, spread
-from align.label.models.notes import Notes, read_notes
+from align.judge.rankers import Judge, Judgement, Rankable, texts_of
+from align.judge.uncertainty import disagreement, of_choices, of_scores, pairs_of, priority, spread
+from align.label.models import worth
+from align.label.store.items import Annotator
+from align.label.store.notes import Notes, read_notes
 from align.label.store.source import stored
+from align.label.store.store import Store
 from align.run import launch
 from align.run.arguments import RunArguments
 from align.run.errors import RunError, fail
 from align.run.lineage import parent_problem
 from align.run.parse import parse
-
-if TYPE_CHECKING:
-    from align.label.store.store import Annotator, Store
 
 UNRANKED = 1.0  # unsureness of an item that a judge could not rank: it knows nothing of it
 
@@ -111,7 +110,7 @@ def _write(store: Store, annotator: Annotator, judgement: Judgement) -> None:
     store.answer(task.id, annotator, ranking=[judgement.ranking[index] for index in task.order])
 
 
-def unsureness(items: Mapping[str, Item], said: Mapping[str, Judgement]) -> dict[str, float]:
+def unsureness(items: Mapping[str, Rankable], said: Mapping[str, Judgement]) -> dict[str, float]:
     """How unsure one judge is of each item that it was given, 0 to 1."""
     unit = spread([found.distinct_scores(texts_of(items[key])) for key, found in said.items() if key in items])
     out = {}
@@ -123,12 +122,14 @@ def unsureness(items: Mapping[str, Item], said: Mapping[str, Judgement]) -> dict
         elif judgement.scores is not None:
             out[key] = of_scores(judgement.scores, pairs_of(texts_of(items[key])), unit)
         else:
-            out[key] = of_verdicts(judgement.shown, judgement.ranking)
+            out[key] = of_choices(judgement.shown, judgement.ranking)
     return out
 
 
 def priorities(
-    items: Mapping[str, Item], notes: Mapping[str, Mapping[str, Judgement]], ranked: Mapping[str, Sequence[list[int]]]
+    items: Mapping[str, Rankable],
+    notes: Mapping[str, Mapping[str, Judgement]],
+    ranked: Mapping[str, Sequence[list[int]]],
 ) -> dict[str, float]:
     """What to ask people first: an item's priority, from all that judges said of it.
 
@@ -198,14 +199,11 @@ def main(argv: list[str]) -> None:
     args, config = parse(FeedbackArguments, JudgeConfig, nano=None, required=("source",), argv=argv)
     _one_judge(args, config)
     launch.check(launch.ONE_PROCESS)
-    from align.label.models import overlap
-    from align.label.store.store import Store
-
     path = stored(args.source)
     folder = path.parent / "judges"
     with Store(path, create=False) as store:
         if not store.counts()["items"]:
-            raise RunError(f"{path} holds no items; `align label <run of recipes/sample.py>` fills it")
+            raise RunError(f"{path} holds no items; `align label <run of the sample recipe>` fills it")
         with open_judge(args, config, folder) as judge:
             name = args.judge_name or default_name(judge.name)
             annotator = store.annotator(name, kind="model")
@@ -221,7 +219,7 @@ def main(argv: list[str]) -> None:
         order = priorities(items, said, {key: list(found.values()) for key, found in ranked.items()})
         if args.prioritise:
             store.prioritise(order)
-        print(overlap.report(annotator.name, counts, items, said.get(annotator.name, {}), list(store.rankings())))
+        print(worth.report(annotator.name, counts, items, said.get(annotator.name, {}), list(store.rankings())))
         print(_asked_first(items, order, len({n for found in ranked.values() for n in found}), args.prioritise))
 
 
@@ -230,7 +228,7 @@ def default_name(model: str) -> str:
     return "/".join(Path(model).parts[-2:]).strip("/")
 
 
-def _asked_first(items: Mapping[str, Item], order: Mapping[str, float], judges: int, prioritised: bool) -> str:
+def _asked_first(items: Mapping[str, Rankable], order: Mapping[str, float], judges: int, prioritised: bool) -> str:
     """What the priorities came to, with the first items in line."""
     if not order:
         return "priorities: no item has been ranked by a judge"

@@ -3,9 +3,10 @@
     align revise runs/mine/sample --model_name_or_path Qwen/Qwen3-0.6B --output_dir runs/mine/revised
     align revise runs/mine/sample --judge_url http://localhost:8000/v1 --judge_model Qwen/Qwen3-8B --output_dir …
     align label runs/mine/revised                                          # people rank them, sources hidden
-    accelerate launch recipes/sft.py --dataset_name runs/mine/revised/sft  # the first half of constitutional AI
 
-What is written: `data/`, the prompts with all completions as recipes/sample.py writes them; `sft/`, each prompt with
+Then the sft recipe with --dataset_name runs/mine/revised/sft: the first half of constitutional AI.
+
+What is written: `data/`, the prompts with all completions as the sample recipe writes them; `sft/`, each prompt with
 its last revision; `revisions/`, every step, for people to read. One line is kept per prompt as it is done, and a
 server's replies as they come: the same command goes on where an interrupted one was.
 """
@@ -21,19 +22,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align.data import prepare
+from align.data import splits
 from align.judge.chat_models import Chat, LocalChat, ServerChat, seed_of
 from align.judge.protocol import JudgeConfig
-from align.judge.rankers import text_of
-from align.label.models import constitution, revised
+from align.judge.rankers import texts_of
+from align.label.models import constitution, revision_files
 from align.label.models.constitution import Principle
 from align.label.models.critique import Chain, Done, Work, advance
-from align.label.models.notes import read_lines
 from align.label.store.items import MOST
+from align.label.store.notes import read_lines
+from align.label.store.rows import REPEATS, SHARED_BY
 from align.label.store.source import stored
+from align.label.store.store import Store
 from align.run import launch, lineage, record
 from align.run.arguments import DataArguments, RunArguments
-from align.run.errors import DataError, RunError, fail
+from align.run.errors import DataError, RunError, fail, recipe
 from align.run.lineage import parent_problem
 from align.run.parse import parse, resolved
 
@@ -42,7 +45,7 @@ from align.run.parse import parse, resolved
 class ReviseArguments(RunArguments):
     """What `align revise` takes beside the endpoint's flags. Either a model here or a server is named."""
 
-    source: str | None = field(default=None, metadata={"help": "Prompts with completions: a run of recipes/sample.py."})
+    source: str | None = field(default=None, metadata={"help": "Prompts with completions: a run of the sample recipe."})
     output_dir: str | None = field(default=None, metadata={"help": "Where to write."})
     constitution: str = field(default="recipes/constitution.yaml", metadata={"help": "The principles (YAML)."})
     model_name_or_path: str | None = field(default=None, metadata={"help": "A chat model that is loaded here."})
@@ -109,7 +112,7 @@ def load_rows(source: str, most: int | None) -> dict[str, list[dict[str, Any]]]:
         DataError: the first row without a prompt or completions.
     """
     found = {}
-    for split, rows in prepare.load_splits(DataArguments(dataset_name=source), seed=0).items():
+    for split, rows in splits.read(DataArguments(dataset_name=source), seed=0).items():
         if rows is None:
             continue
         found[split] = [dict(row) for row in rows.select(range(min(most or len(rows), len(rows))))]
@@ -118,7 +121,7 @@ def load_rows(source: str, most: int | None) -> dict[str, list[dict[str, Any]]]:
             if not row.get("prompt") or not isinstance(said, list) or not said:
                 raise DataError(
                     f"{source} ({split}), row {number}: needs a prompt and completions, has {', '.join(row)}; "
-                    "recipes/sample.py makes them"
+                    f"{recipe('sample')} makes them"
                 )
     return found
 
@@ -126,7 +129,7 @@ def load_rows(source: str, most: int | None) -> dict[str, list[dict[str, Any]]]:
 def plan(row: dict[str, Any], index: int, split: str, principles: tuple[Principle, ...], args: Any) -> list[Work]:
     """Which of a prompt's completions are revised, and by what: drawn from the seed, the split and the row's index."""
     rng = random.Random(f"revise-{args.seed}-{split}-{index}")
-    texts = [text_of(completion) for completion in row["completions"]]
+    texts = texts_of(row)
     distinct = sorted({text: at for at, text in reversed(list(enumerate(texts))) if text.strip()}.values())
     works = []
     for at in sorted(rng.sample(distinct, min(args.completions_per_prompt, len(distinct)))):
@@ -216,7 +219,7 @@ def main(argv: list[str]) -> None:
                 part = _open_part(folder, split, _settings(args, chat, principles, rows))
                 done[split] = revise_split(chat, rows, split, principles, args, part)
         for split, rows in splits.items():
-            joined[split], counts[split] = revised.write(folder, split, rows, done[split])
+            joined[split], counts[split] = revision_files.write(folder, split, rows, done[split])
         if not any(found["revisions"] for found in counts.values()):
             reasons = {key.partition(": ")[2] for found in counts.values() for key in found if key.startswith("failed")}
             raise RunError(f"no answer could be revised ({'; '.join(sorted(reasons))}); is this a chat model?")
@@ -224,7 +227,7 @@ def main(argv: list[str]) -> None:
         for part in (folder / "data").glob(".*.part"):
             part.unlink()
         run.finish("complete", metrics={split: dict(found) for split, found in counts.items()})
-    print(revised.report(folder, splits, done, counts, added))
+    print(revision_files.report(folder, splits, done, counts, added))
 
 
 def _settings(args: ReviseArguments, chat: Chat, principles: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -234,16 +237,13 @@ def _settings(args: ReviseArguments, chat: Chat, principles: Any, rows: list[dic
     if args.model_name_or_path:
         found["batch"] = args.per_device_eval_batch_size
     principles = [list(asdict(principle).values()) for principle in principles]
-    return found | {"model": chat.identity, "rows": prepare.fingerprint(rows), "principles": principles}
+    return found | {"model": chat.identity, "rows": splits.fingerprint(rows), "principles": principles}
 
 
 def _add(label_dir: str, joined: dict[str, list[dict[str, Any]]]) -> int:
     """Add the rows to labels that are there, wanted and repeated as often as those. Returns how many are new."""
-    from align.label.store.rows import OVERLAP, REPEATS
-    from align.label.store.store import Store
-
     with Store(stored(label_dir), create=False) as store:
-        overlap, repeats = store.settings() or (OVERLAP, REPEATS)
+        shared_by, repeats = store.settings() or (SHARED_BY, REPEATS)
         with store.transaction():
-            added = (store.add(rows, split=s, overlap=overlap, repeats=repeats) for s, rows in joined.items())
+            added = (store.add(rows, split=s, shared_by=shared_by, repeats=repeats) for s, rows in joined.items())
             return sum(added)

@@ -1,8 +1,8 @@
 """Who is asked what: inside a transaction, so that no two are given the same place.
 
-An item is wanted while fewer persons than its overlap have it. Models and simulated labelers are asked about every item
-and take nobody's place. What an annotator has been through is remembered (`at_urgency`, `at_place`), so that the next
-item is found without walking past all earlier ones.
+An item is wanted while fewer persons have it than are to share it (the column `overlap`). Models and simulated labelers
+are asked about every item and take nobody's place. What an annotator has been through is remembered (`at_urgency`,
+`at_place`), so that the next item is found without walking past all earlier ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from align.label.store import items
 from align.label.store.database import Database
-from align.label.store.items import Annotator
+from align.label.store.items import Annotator, Task
 
 HAD = "(open OR EXISTS (SELECT 1 FROM answers WHERE task = tasks.id AND withdrawn IS NULL))"  # of a task: not given up
 
@@ -51,7 +51,7 @@ def open_task(db: Database, annotator: int, item: Any, *, repeat: bool) -> Any:
         before = json.loads(db.one(sql, annotator, item["number"])[0])
     completions = db.one("SELECT completions FROM texts WHERE item = ?", item["number"])[0]
     order = items.shown_order(json.loads(completions), f"{item['id']} {name.casefold()} {repeat:d}", before)
-    values = (item["number"], annotator, int(repeat), items.text(order), time.time())
+    values = (item["number"], annotator, int(repeat), items.as_json(order), time.time())
     return db.db.execute(
         "INSERT INTO tasks (item, annotator, repeat, shown, opened) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT (annotator, item, repeat) DO UPDATE SET open = 1, opened = excluded.opened RETURNING id", values,
@@ -113,3 +113,34 @@ def _release(db: Database, stale: float) -> bool:
     if rows:
         look_again(db)
     return bool(rows)
+
+
+def read_task(db: Database, task: int) -> Task:
+    """A task as its annotator sees it."""
+    row = db.one(
+        "SELECT repeat, shown, items.id, texts.* FROM tasks JOIN items ON items.number = tasks.item "
+        "JOIN texts ON texts.item = tasks.item WHERE tasks.id = ?", task,
+    )  # fmt: skip
+    completions, order = json.loads(row["completions"]), json.loads(row["shown"])
+    return Task(
+        id=task, item=row["id"], prompt=json.loads(row["prompt"]), completions=[completions[i] for i in order],
+        order=order, repeat=bool(row["repeat"]), meta=json.loads(row["meta"]),
+    )  # fmt: skip
+
+
+def done_and_left(db: Database, annotator: Annotator) -> tuple[int, int]:
+    """Answers that hold, and what this annotator can still be asked: items wanted or open, and repeats to come."""
+    number = annotator.number
+    done = db.one("SELECT done FROM annotators WHERE number = ?", number)[0]
+    opened = db.one("SELECT count(*) FROM tasks WHERE annotator = ? AND open", number)[0]
+    again = db.one("SELECT count(*) FROM again WHERE annotator = ?", number)[0]
+    if annotator.kind == "person":
+        free = db.one("SELECT count(*) FROM items WHERE taken < overlap")[0]
+        had = db.one(
+            "SELECT count(*) FROM items JOIN tasks ON tasks.item = items.number "
+            f"WHERE taken < overlap AND annotator = ? AND repeat = 0 AND {HAD}", number,
+        )[0]  # fmt: skip
+    else:
+        free = db.one("SELECT count(*) FROM items")[0]
+        had = db.one("SELECT count(*) FROM tasks WHERE annotator = ? AND repeat = 0", number)[0]
+    return done, opened + again + free - had

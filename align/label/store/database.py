@@ -8,16 +8,20 @@ A rollback journal and not a write-ahead log: when nobody is writing, the one fi
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from align.run import holds
 from align.run.errors import RunError
 
 FILE_NAME = "labels.sqlite"
-APPLICATION_ID = 0x414C4E4C  # "ALNL": says whose file this is (https://sqlite.org/pragma.html#pragma_application_id)
+ENDINGS = (".sqlite", ".sqlite3", ".db")  # of the names that labels files may have
+# says whose file this is (https://sqlite.org/pragma.html#pragma_application_id)
+APPLICATION_ID = int.from_bytes(holds.MARK)
 VERSION = 1
 
 SCHEMA = """
@@ -27,7 +31,7 @@ CREATE TABLE items (
   split TEXT NOT NULL,
   urgency REAL NOT NULL,                -- minus the priority: lower is asked first
   place INTEGER NOT NULL,               -- a shuffle that stays, among equals
-  overlap INTEGER NOT NULL,             -- how many persons are wanted
+  overlap INTEGER NOT NULL,             -- how many persons are wanted to rank it
   repeats REAL NOT NULL,                -- share of a person's items that are asked twice
   taken INTEGER NOT NULL DEFAULT 0      -- persons who have ranked it, called it all bad, or hold it open
 );
@@ -42,7 +46,7 @@ CREATE TABLE annotators (
   name TEXT NOT NULL UNIQUE COLLATE NOCASE,
   kind TEXT NOT NULL,
   at_urgency REAL, at_place INTEGER,    -- nothing up to here is left for this annotator; NULL: look from the start
-  answered INTEGER NOT NULL DEFAULT 0,  -- items judged (not skipped), repeats not counted
+  answered INTEGER NOT NULL DEFAULT 0,  -- items not skipped, repeats not counted
   done INTEGER NOT NULL DEFAULT 0       -- answers that hold, of every sort
 );
 CREATE TABLE tasks (
@@ -77,6 +81,7 @@ CREATE TABLE answers (                  -- never changed but for `withdrawn`
 CREATE UNIQUE INDEX answers_hold ON answers (task) WHERE withdrawn IS NULL;
 CREATE INDEX answers_last ON answers (annotator, id) WHERE withdrawn IS NULL;
 """
+MAKES = "`align label <run of the sample recipe>`"  # in what a user is told where there are no labels
 SETTINGS = "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)"  # see Database.identity
 
 
@@ -120,7 +125,7 @@ def connect(path: Path, *, create: bool, timeout: float) -> sqlite3.Connection:
         raise RunError(f"{path} is a folder; name the file in it: {path / FILE_NAME}")
     if not path.exists():
         if not create:
-            raise RunError(f"{path} does not exist; `align label <run of recipes/sample.py>` makes one")
+            raise RunError(f"{path} does not exist; {MAKES} makes one")
         path.parent.mkdir(parents=True, exist_ok=True)
     with told(path):
         db = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
@@ -165,6 +170,11 @@ class Database:
         self.db = connect(self.path, create=create, timeout=timeout)
         self.lock = threading.RLock()
         self._depth = 0
+        try:
+            self._keep_note()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -199,6 +209,32 @@ class Database:
                     if self.db.in_transaction:
                         self.db.execute("ROLLBACK")
                     raise
+
+    def answered_by_people(self) -> bool:
+        """Has a person ever answered? An answer that was taken back is people's work as well."""
+        sql = (
+            "SELECT 1 FROM annotators WHERE kind = 'person' "
+            "AND EXISTS (SELECT 1 FROM answers WHERE annotator = annotators.number)"
+        )
+        return self.one(sql) is not None
+
+    def note_people(self) -> None:
+        """Say beside the file that it holds people's work: in a transaction, before a person's answer is committed.
+
+        Raises:
+            RunError: the note cannot be written; then the answer must not be.
+        """
+        assert self._depth, "outside a transaction, another process may write the note at once"
+        if holds.people(self.path) is not True:
+            holds.tell(self.path, True)
+
+    def _keep_note(self) -> None:
+        """Bring the note beside the file (`align.run.holds`) into step with what is in it."""
+        writable = os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)
+        if not writable or holds.people(self.path) == self.answered_by_people():
+            return
+        with self.transaction():  # asked again under the lock, which whoever brings people's first answer holds
+            holds.tell(self.path, self.answered_by_people())
 
     def identity(self) -> str:
         """A random word that tells this file from every other, made when it is first asked for; copies share it."""

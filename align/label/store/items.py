@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from align.run.errors import DataError
+from align.run.errors import DataError, recipe
 
 Kind = Literal["person", "model", "simulated"]
 KINDS = ("person", "model", "simulated")
@@ -42,7 +42,7 @@ class Task:
     @property
     def mark(self) -> str:
         """What tells a page that the task is the one that it shows: in a copy that is put back, numbers come again."""
-        return hashlib.sha256(text([self.id, self.item, self.order]).encode()).hexdigest()[:16]
+        return hashlib.sha256(as_json([self.id, self.item, self.order]).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Item:
     differ: int
 
 
-def text(value: Any) -> str:
+def as_json(value: Any) -> str:
     """JSON as it is stored and hashed. Half a surrogate pair, which UTF-8 has no bytes for, is escaped."""
     plain = json.dumps(value, ensure_ascii=False, default=str)
     try:
@@ -100,12 +100,12 @@ def item(row: Mapping[str, Any], where: str, split: str) -> Item:
     if not _is_side(prompt):
         raise DataError(f"{where}.prompt: expected text or a list of {{role, content}}, got {str(prompt)[:60]!r}")
     if not isinstance(completions, list):
-        raise DataError(f"{where}.completions: expected a list, got {str(completions)[:60]!r}; see recipes/sample.py")
+        raise DataError(f"{where}.completions: expected a list, got {str(completions)[:60]!r}; see {recipe('sample')}")
     for number, completion in enumerate(completions):
         if not _is_side(completion):
             raise DataError(f"{where}.completions[{number}]: expected text or messages, got {str(completion)[:60]!r}")
     if not 2 <= len(completions) <= MOST:
-        instead = "sample with `recipes/sample.py --num_generations 4`" if len(completions) < 2 else "leave some out"
+        instead = f"sample with `{recipe('sample')} --num_generations 4`" if len(completions) < 2 else "leave some out"
         raise DataError(f"{where}.completions: {len(completions)} of them; ranking takes 2 to {MOST}: {instead}")
     sources = row.get("sources")
     if sources is not None and (not isinstance(sources, list) or len(sources) != len(completions)):
@@ -114,11 +114,11 @@ def item(row: Mapping[str, Any], where: str, split: str) -> Item:
     if priority is not None and not (isinstance(priority, (int, float)) and math.isfinite(priority)):
         raise DataError(f"{where}.priority: expected a number, got {priority!r}")
     prompt, completions = _side(prompt), [_side(completion) for completion in completions]
-    digest = hashlib.sha256(text([prompt, completions]).encode()).hexdigest()
+    digest = hashlib.sha256(as_json([prompt, completions]).encode()).hexdigest()
     return Item(
-        id=digest[:16], prompt=text(prompt), completions=text(completions),
-        sources=None if sources is None else text([str(source) for source in sources]),
-        meta=text({key: value for key, value in row.items() if key not in COLUMNS}),
+        id=digest[:16], prompt=as_json(prompt), completions=as_json(completions),
+        sources=None if sources is None else as_json([str(source) for source in sources]),
+        meta=as_json({key: value for key, value in row.items() if key not in COLUMNS}),
         split=str(row.get("split") or split), urgency=-float(priority or 0.0), place=int(digest[16:31], 16),
         differ=len(distinct(completions)),
     )  # fmt: skip
@@ -128,7 +128,7 @@ def distinct(completions: list[Any]) -> list[int]:
     """The index of the first of each group of identical completions: `[a, b, a]` gives `[0, 1]`."""
     first: dict[str, int] = {}
     for index, completion in enumerate(completions):
-        first.setdefault(text(completion), index)
+        first.setdefault(as_json(completion), index)
     return list(first.values())
 
 
@@ -147,8 +147,8 @@ def original_ranks(completions: list[Any], shown: list[int], ranking: list[int])
 
     With completions `[a, b, a]` shown as `[1, 0]` and ranked `[1, 2]`: `[2, 1, 2]`.
     """
-    rank = {text(completions[index]): place for index, place in zip(shown, ranking, strict=True)}
-    return [rank[text(completion)] for completion in completions]
+    rank = {as_json(completions[index]): place for index, place in zip(shown, ranking, strict=True)}
+    return [rank[as_json(completion)] for completion in completions]
 
 
 def dense(ranking: Any, count: int) -> list[int]:

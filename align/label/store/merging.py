@@ -21,16 +21,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from align.label.models.notes import join_notes
-from align.label.store.database import FILE_NAME, connect, told
+from align.label.store import assignment
+from align.label.store.database import ENDINGS, FILE_NAME, connect, told
 from align.label.store.names import folded
+from align.label.store.notes import join_notes
+from align.label.store.source import stored
+from align.label.store.store import Store
+from align.run import holds
 from align.run.errors import RunError, fail
 from align.run.parse import parse
-
-if TYPE_CHECKING:
-    from align.label.store.store import Store
 
 # What follows from tasks and answers, counted again.
 RECOUNT = (
@@ -63,20 +64,19 @@ class MergeArguments:
 def _snapshot(path: Path, copy: str | Path = ":memory:") -> Iterator[sqlite3.Connection]:
     """A copy of the labels at `path` as they are now: whoever has the page open may go on answering."""
     with (
-        contextlib.closing(connect(path, create=False, timeout=10.0)) as source,
+        contextlib.closing(connect(path, create=False, timeout=10.0)) as original,
         contextlib.closing(sqlite3.connect(copy)) as found,
         told(path),
     ):
         found.row_factory = sqlite3.Row
-        source.backup(found, sleep=0.01)  # seconds to wait for whoever writes just now
+        original.backup(found, sleep=0.01)  # seconds to wait for whoever writes just now
         yield found
 
 
-def merge(db: sqlite3.Connection, other: Path, here: Path, names: Mapping[str, str]) -> dict[str, Any]:
-    """Take `other` into `db`, inside the caller's transaction.
+def merge(into: Store, other: Path, names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Take the items, annotators and answers of the labels file `other` into a store.
 
     Args:
-        here: the file of `db`.
         names: what people of `other` are called here, by their (folded) names there; all the others keep theirs.
 
     Returns:
@@ -86,39 +86,43 @@ def merge(db: sqlite3.Connection, other: Path, here: Path, names: Mapping[str, s
     Raises:
         RunError: `other` cannot be read, is the same file, or one name is a person here and a model there.
     """
-    if other.exists() and here.exists() and other.samefile(here):
+    if other.exists() and into.path.exists() and other.samefile(into.path):
         raise RunError(f"{other} is the file itself; name another one to merge")
-    with _snapshot(other) as source:
+    with into.transaction(), _snapshot(other) as theirs:
+        db = into.db
         counts: Counter[str] = Counter(items=0, annotators=0, answers=0, duplicates=0)
         superseded: Counter[str] = Counter()
-        numbers = _items(db, source, counts), _annotators(db, source, counts, other, names)
-        tasks = _tasks(db, source, *numbers, other)
+        numbers = _items(db, theirs, counts), _annotators(db, theirs, counts, other, names or {})
+        tasks = _tasks(db, theirs, *numbers, other)
         called = {row["number"]: row["name"] for row in db.execute("SELECT number, name FROM annotators")}
-        for answer in source.execute("SELECT * FROM answers ORDER BY id"):
+        for answer in theirs.execute("SELECT * FROM answers ORDER BY id"):
             annotator = numbers[1][answer["annotator"]]
             found = _answer(db, answer, tasks[answer["task"]], annotator)
             superseded[called[annotator]] += found.pop("superseded", 0)
             counts.update(found)
-        for row in source.execute("SELECT * FROM again"):
+        for row in theirs.execute("SELECT * FROM again"):
             values = (numbers[1][row["annotator"]], numbers[0][row["item"]], row["due"])
             db.execute("INSERT OR IGNORE INTO again VALUES (?, ?, ?)", values)
         for statement in RECOUNT:
             db.execute(statement)
+        assignment.look_again(into)
+        if into.answered_by_people():
+            into.note_people()
     return {**counts, "superseded": dict(+superseded)}
 
 
-def _items(db: sqlite3.Connection, source: sqlite3.Connection, counts: Counter[str]) -> dict[int, int]:
-    """Items by their ids; returns number there -> number here. Of two overlaps the larger holds."""
+def _items(db: sqlite3.Connection, theirs: sqlite3.Connection, counts: Counter[str]) -> dict[int, int]:
+    """Items by their ids; number there -> number here. One is shared by as many as the file says that says more."""
     columns = "id, split, urgency, place, overlap, repeats"
     texts = "prompt, completions, sources, meta"
     numbers = {}
-    for row in source.execute(f"SELECT number, {columns} FROM items ORDER BY number"):
+    for row in theirs.execute(f"SELECT number, {columns} FROM items ORDER BY number"):
         sql = f"INSERT OR IGNORE INTO items ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
         added = db.execute(sql, tuple(row)[1:]).rowcount
         counts["items"] += added
         number = db.execute("SELECT number FROM items WHERE id = ?", (row["id"],)).fetchone()[0]
         if added:
-            long = source.execute(f"SELECT {texts} FROM texts WHERE item = ?", (row["number"],)).fetchone()
+            long = theirs.execute(f"SELECT {texts} FROM texts WHERE item = ?", (row["number"],)).fetchone()
             db.execute(f"INSERT INTO texts (item, {texts}) VALUES (?, ?, ?, ?, ?)", (number, *long))
         else:
             db.execute("UPDATE items SET overlap = max(overlap, ?) WHERE number = ?", (row["overlap"], number))
@@ -127,12 +131,12 @@ def _items(db: sqlite3.Connection, source: sqlite3.Connection, counts: Counter[s
 
 
 def _annotators(
-    db: sqlite3.Connection, source: sqlite3.Connection, counts: Counter[str], other: Path, names: Mapping[str, str]
+    db: sqlite3.Connection, theirs: sqlite3.Connection, counts: Counter[str], other: Path, names: Mapping[str, str]
 ) -> dict[int, int]:
     """Annotators by their names; returns number there -> number here."""
     numbers = {}
     known = {folded(row["name"]): row for row in db.execute("SELECT number, name, kind FROM annotators")}
-    for row in source.execute("SELECT number, name, kind FROM annotators ORDER BY number"):
+    for row in theirs.execute("SELECT number, name, kind FROM annotators ORDER BY number"):
         name = names.get(folded(row["name"]), row["name"])
         if folded(name) not in known:
             sql = "INSERT INTO annotators (name, kind) VALUES (?, ?) RETURNING number, kind"
@@ -149,12 +153,12 @@ def _annotators(
 
 
 def _tasks(
-    db: sqlite3.Connection, source: sqlite3.Connection, items: dict[int, int], people: dict[int, int], other: Path
+    db: sqlite3.Connection, theirs: sqlite3.Connection, items: dict[int, int], people: dict[int, int], other: Path
 ) -> dict[int, int]:
     """Tasks that were ever answered; returns id there -> id here."""
     found = {}
     sql = "SELECT * FROM tasks WHERE EXISTS (SELECT 1 FROM answers WHERE task = tasks.id) ORDER BY id"
-    for row in source.execute(sql):
+    for row in theirs.execute(sql):
         key = (items[row["item"]], people[row["annotator"]], row["repeat"])
         db.execute(
             "INSERT INTO tasks (item, annotator, repeat, shown, opened, open) VALUES (?, ?, ?, ?, ?, ?) "
@@ -235,7 +239,7 @@ def _renamed(args: MergeArguments, inputs: list[Path]) -> list[dict[str, str]]:
 def _join(store: Store, name: str, path: Path, renamed: dict[str, str]) -> None:
     """Merge the input that was given as `name`, and print what became of it."""
     before = len(store.annotators())
-    counts = store.merge(path, {old: store.annotator(new).name for old, new in renamed.items()})
+    counts = merge(store, path, {old: store.annotator(new).name for old, new in renamed.items()})
     kinds = {one.name: one.kind for one in store.annotators()}
     twice = counts["superseded"]
     counts |= {"annotators": len(kinds) - before, "superseded": sum(twice.values())}
@@ -254,13 +258,10 @@ def main(argv: list[str]) -> None:
         ConfigError: no input, one without labels, no output, a name that nobody has.
         RunError: the output is there already.
     """
-    from align.label.store.source import DATABASES, stored
-    from align.label.store.store import Store
-
     (args,) = parse(MergeArguments, nano=None, required=("inputs", "output"), argv=argv)
     inputs = [stored(name) for name in args.inputs]
     output = Path(args.output)
-    output = output if output.suffix in DATABASES else output / FILE_NAME
+    output = output if output.suffix in ENDINGS else output / FILE_NAME
     for path in (output, output.parent):
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is there already; name a new file")
@@ -280,9 +281,11 @@ def main(argv: list[str]) -> None:
                     _join(store, name, path, names)
         with Store(part, create=False) as store:
             total = store.counts()
+            holds.tell(output, store.answered_by_people())  # before the file itself: never people's work without it
         part.replace(output)
     finally:
         part.unlink(missing_ok=True)
+        holds.forget(part)
     if notes:
         judges.mkdir(exist_ok=True)
     for name, lines in notes.items():

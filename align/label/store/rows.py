@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from align.label.config import LabelArguments
-from align.label.store.database import FILE_NAME
+from align.label.store.database import ENDINGS, FILE_NAME
 from align.label.store.items import MOST, item
-from align.label.store.source import DATABASES, labels_file
+from align.label.store.source import labels_file
 from align.label.store.store import Store
 from align.run.arguments import DataArguments
-from align.run.errors import DataError, fail
+from align.run.errors import DataError, fail, recipe
 from align.run.lineage import parent_problem
 
-OVERLAP, REPEATS = 1, 0.05  # where neither the command line nor the labels file says otherwise
+SHARED_BY, REPEATS = 1, 0.05  # where neither the command line nor the labels file says otherwise
 
 
 def take_in(store: Store, source: str, args: LabelArguments) -> str:
@@ -29,8 +29,8 @@ def take_in(store: Store, source: str, args: LabelArguments) -> str:
     read = added = 0
     left_out: Counter[str] = Counter()
     before, here = store.counts()["items"], set[str]()
-    held = store.settings() or (OVERLAP, REPEATS)
-    overlap, repeats = args.overlap or held[0], held[1] if args.repeats is None else args.repeats
+    held = store.settings() or (SHARED_BY, REPEATS)
+    shared_by, repeats = args.overlap or held[0], held[1] if args.repeats is None else args.repeats
     with store.transaction():
         for split in ("train", "test"):
             rows = load.load(DataArguments(dataset_name=source), split, seed=0)
@@ -39,11 +39,11 @@ def take_in(store: Store, source: str, args: LabelArguments) -> str:
             if "completions" not in (rows.column_names or []):
                 raise DataError(
                     f"{source} has the columns {', '.join(rows.column_names or [])}; ranking needs prompt and "
-                    "completions: sample some with recipes/sample.py, or bring pairs in with `align import`"
+                    f"completions: sample some with {recipe('sample')}, or bring pairs in with `align import`"
                 )
             try:
                 given = (_rankable(row, left_out) for row in rows)
-                added += store.add(given, split=split, overlap=overlap, repeats=repeats)
+                added += store.add(given, split=split, shared_by=shared_by, repeats=repeats)
             except DataError as error:
                 raise DataError(f"{source}, {split}, {error}") from None
             read += len(rows)
@@ -75,7 +75,7 @@ def _rankable(row: dict[str, Any], left_out: Counter[str]) -> dict[str, Any]:
 def places(args: LabelArguments) -> tuple[Path, str | None]:
     """Where the labels are kept, and the rows to take in (None: the source is labels already)."""
     source = Path(str(args.source))
-    if file := labels_file(str(source)) or (source if source.suffix in DATABASES else None):
+    if file := labels_file(str(source)) or (source if source.suffix in ENDINGS else None):
         if args.output_dir and Path(args.output_dir) != file.parent:
             fail([f"{file} is where the labels are; copy it to {args.output_dir} yourself, or leave --output_dir out"])
         return file, None

@@ -6,22 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from align.data import load, pairs
+from align.label.store.database import ENDINGS, FILE_NAME, MAKES
 from align.label.store.names import folded
+from align.label.store.store import Store
 from align.run.arguments import DataArguments
 from align.run.errors import ConfigError, DataError
 
-DATABASES = (".sqlite", ".sqlite3", ".db")
 PERSON = "person"
 
 
 def labels_file(source: str) -> Path | None:
     """The labels file that `source` is or holds; None where it is something else."""
-    from align.label.store.database import FILE_NAME
-
     path = Path(source)
     if path.is_file():
-        return path if path.suffix in DATABASES else None
-    found = sorted(file for end in DATABASES for file in path.glob(f"*{end}")) if path.is_dir() else []
+        return path if path.suffix in ENDINGS else None
+    found = sorted(file for end in ENDINGS for file in path.glob(f"*{end}")) if path.is_dir() else []
     if len(found) > 1 and path / FILE_NAME not in found:
         raise DataError(f"{source} holds several labels files; name one: {', '.join(map(str, found))}")
     return path / FILE_NAME if path / FILE_NAME in found else found[0] if found else None
@@ -35,7 +34,7 @@ def stored(source: str) -> Path:
     """
     if file := labels_file(source):
         return file
-    raise ConfigError(f"{source} holds no labels; `align label <run of recipes/sample.py>` makes them")
+    raise ConfigError(f"{source} holds no labels; {MAKES} makes them")
 
 
 def read(source: str, *, kinds: list[str] | None = None, annotators: list[str] | None = None) -> list[dict[str, Any]]:
@@ -70,8 +69,6 @@ def read(source: str, *, kinds: list[str] | None = None, annotators: list[str] |
 
 
 def _stored(file: Path) -> list[dict[str, Any]]:
-    from align.label.store.store import Store
-
     with Store(file, create=False) as store:
         return list(store.rankings())
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from align import stats
-from align.judge.protocol import order_effect, settle
-from align.judge.rankers import Item, Judgement, texts_of
+from align.judge.choices import order_effect, settle
+from align.judge.rankers import Judgement, Rankable, texts_of
 from align.judge.uncertainty import contradicts, decided, pairs_of, spread
 from align.label import agreement
 
 
-def same_order(one: Iterable[dict], others: Iterable[dict], items: Mapping[str, Item]) -> dict[str, Any] | None:
+def same_order(one: Iterable[dict], others: Iterable[dict], items: Mapping[str, Rankable]) -> dict[str, Any] | None:
     """How often annotators order two completions as others do, over the pairs that both decided (no tie).
 
     Args:
@@ -49,7 +49,7 @@ def _ranks(row: Mapping[str, Any]) -> bool:
 
 
 def report(
-    name: str, counts: Counter[str], items: Mapping[str, Item], said: Mapping[str, Judgement], rows: list[dict]
+    name: str, counts: Counter[str], items: Mapping[str, Rankable], said: Mapping[str, Judgement], rows: list[dict]
 ) -> str:
     """The lines that `align judge` prints.
 
@@ -72,7 +72,7 @@ def report(
     return "\n".join(lines)
 
 
-def _against(name: str, who: str, mine: list[dict], others: list[dict], items: Mapping[str, Item]) -> list[str]:
+def _against(name: str, who: str, mine: list[dict], others: list[dict], items: Mapping[str, Rankable]) -> list[str]:
     """The judge with the others, and the others with each other, which is as much as can be asked of a judge."""
     if not others:
         return ["agreement with people: nobody has ranked yet; rank some (align label), then run this again"]
@@ -107,23 +107,23 @@ def _consistency(said: Mapping[str, Judgement]) -> str | None:
         return None
     found = order_effect(shown)
     circles = sum(judgement.ranking is not None and _circular(judgement) for judgement in said.values())
-    first = found["first_position_rate"]
+    first = found.first_position_rate
     return (
-        f"order: of {len(shown):,} pairs, the same position won both times in {found['flip_rate']:.1%} (counted as "
+        f"order: of {len(shown):,} pairs, the same position won both times in {found.flip_rate:.1%} (counted as "
         "ties)"
-        + ("" if first is None else f"; what stood first won {first:.1%} of the single verdicts (50 % is unbiased)")
-        + (f"; {circles:,} items have verdicts in a circle" if circles else "")
+        + ("" if first is None else f"; what stood first won {first:.1%} of the single choices (50 % is unbiased)")
+        + (f"; {circles:,} items have choices in a circle" if circles else "")
     )
 
 
 def _circular(judgement: Judgement) -> bool:
-    """Does the ranking contradict one of its verdicts?"""
+    """Does the ranking contradict one of its choices?"""
     ranking = judgement.ranking
     assert ranking is not None
     return any(contradicts(ranking, pair, settle(seen)) for pair, seen in judgement.shown.items())
 
 
-def _margins(items: Mapping[str, Item], said: Mapping[str, Judgement]) -> str | None:
+def _margins(items: Mapping[str, Rankable], said: Mapping[str, Judgement]) -> str | None:
     """How far apart a reward model's scores are, in a sentence."""
     scored = {key: found for key, found in said.items() if found.scores is not None and key in items}
     if not scored:

@@ -8,10 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from align.judge.protocol import as_text
-from align.judge.rankers import text_of
+from align.data import text
+from align.judge.rankers import texts_of
 from align.label.models.critique import Done, demonstrations, join
 from align.label.store.items import MOST
+from align.run.errors import recipe
+
+LONGEST = 240  # characters of a text that is shown as a sample
 
 
 def write(folder: Path, split: str, rows: list[dict[str, Any]], done: Done) -> tuple[list[dict[str, Any]], Counter]:
@@ -31,7 +34,7 @@ def write(folder: Path, split: str, rows: list[dict[str, Any]], done: Done) -> t
         counts["answers"] += sum(bool(chain.steps) for chain in chains)
         counts["revisions"] += sum(len(chain.steps) for chain in chains)
         counts.update(f"failed: {chain.problem}" for chain in chains if chain.problem)
-        if len({text_of(completion) for completion in new["completions"]}) > 1:
+        if len(set(texts_of(new))) > 1:
             joined.append(new)
         else:
             counts["alone"] += 1
@@ -67,7 +70,7 @@ def report(
             lines.append(f"  {found['alone']:,} prompts left out: their answers are all the same")
     for sample in _samples(splits, done):
         lines += ["", *sample]
-    lines += ["", f"to rank:  align label {folder}", f"to train: recipes/sft.py --dataset_name {folder / 'sft'}"]
+    lines += ["", f"to rank:  align label {folder}", f"to train: {recipe('sft')} --dataset_name {folder / 'sft'}"]
     if added is not None:
         lines.append(f"{added:,} items added to the labels")
     return "\n".join(lines)
@@ -83,14 +86,9 @@ def _samples(splits: dict[str, Any], done: dict[str, Done], most: int = 2) -> li
                     continue
                 step = chain.steps[-1]
                 found.append([
-                    f"  prompt    {_short(as_text(rows[index]['prompt']))}",
-                    f"  before    {_short(chain.before)}",
-                    f"  critique  ({step['principle']}) {_short(step['critique'])}",
-                    f"  after     {_short(chain.answer)}",
+                    f"  prompt    {text.short(text.transcript(rows[index]['prompt']), LONGEST)}",
+                    f"  before    {text.short(chain.before, LONGEST)}",
+                    f"  critique  ({step['principle']}) {text.short(step['critique'], LONGEST)}",
+                    f"  after     {text.short(chain.answer, LONGEST)}",
                 ])  # fmt: skip
     return found
-
-
-def _short(text: str, most: int = 240) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"

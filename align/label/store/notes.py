@@ -1,4 +1,4 @@
-"""What judges said of each item, beside the labels: scores and verdicts, which a ranking alone does not tell."""
+"""What judges said of each item, beside the labels: scores and choices, which a ranking alone does not tell."""
 
 from __future__ import annotations
 
