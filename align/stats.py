@@ -1,13 +1,14 @@
 """Statistics of the evaluation as pure functions: intervals, win rates, best-of-n, over-optimisation fits.
 
-S seeds, N prompts, K completions per prompt. An estimate is a mapping `{"value", "low", "high", "n"}` with a 95 %
-interval, ready for JSON. Every function is deterministic: the bootstrap draws from a seed of its own.
+S seeds, N prompts, K completions per prompt. Every function is deterministic: the bootstrap draws from a seed of its
+own. Student's t is scipy's (extras `eval` and `label`), imported where it is asked for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -16,23 +17,46 @@ import numpy as np
 Z95 = NormalDist().inv_cdf(0.975)
 DRAWS = 2000  # of every bootstrap
 ANY, POSITIVE, SHARE = (-math.inf, math.inf), (0.0, math.inf), (0.0, 1.0)  # what a measure's values can be
-# 97.5 % points of Student's t for 1 to 10 degrees of freedom; above, Cornish and Fisher's expansion is good to 1e-3
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-
-Estimate = dict[str, Any]
 
 
-def estimate(value: float | None, low: float | None, high: float | None, n: int) -> Estimate:
-    """A number with its 95 % interval, and how many items it rests on."""
-    return {"value": value, "low": low, "high": high, "n": n}
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval (None at both ends where there is none), and how many items it rests on.
+
+    `prompts` is given where the items are of fewer prompts, and so are not independent.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    prompts: int | None = None
+
+    def above(self, bound: float) -> bool:
+        """Does the whole interval lie above `bound`?"""
+        return self.low is not None and self.low > bound
+
+    def below(self, bound: float) -> bool:
+        """Does the whole interval lie below `bound`?"""
+        return self.high is not None and self.high < bound
+
+    def as_dict(self) -> dict[str, Any]:
+        """`{"value", "low", "high", "n"}` (and `prompts` where there is one), as JSON files hold it."""
+        return {key: value for key, value in asdict(self).items() if key != "prompts" or value is not None}
 
 
 def t95(freedom: int) -> float:
-    """97.5 % point of Student's t with `freedom` degrees of freedom (at least 1)."""
-    if freedom <= len(T95):
-        return T95[freedom - 1]
-    z = Z95
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    """97.5 % point of Student's t with `freedom` degrees of freedom (at least 1): 12.71, 4.30, 3.18, … , 1.96."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
+
+
+def t90(freedom: int) -> float:
+    """95 % point of Student's t with `freedom` degrees of freedom (at least 1): 6.31, 2.92, 2.35, … , 1.64."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.95, freedom))
 
 
 def wilson(right: float, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -46,8 +70,8 @@ def wilson(right: float, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def rate(right: float, n: int) -> Estimate | None:
-    """A proportion with Wilson's interval; None where nothing was judged."""
-    return estimate(right / n, *wilson(right, n), n) if n else None
+    """A proportion with Wilson's interval; None where there is nothing to count."""
+    return Estimate(right / n, *wilson(right, n), n) if n else None
 
 
 def mean(values: Any, *, seed: int = 0) -> Estimate | None:
@@ -58,7 +82,7 @@ def mean(values: Any, *, seed: int = 0) -> Estimate | None:
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, len(array), (DRAWS, len(array)))
     low, high = np.quantile(array[picks].mean(1), (0.025, 0.975))
-    return estimate(float(array.mean()), float(low), float(high), len(array))
+    return Estimate(float(array.mean()), float(low), float(high), len(array))
 
 
 def over_seeds(values: Any, *, within: tuple[float, float] = ANY, seed: int = 0) -> Estimate | None:
@@ -87,17 +111,7 @@ def over_seeds(values: Any, *, within: tuple[float, float] = ANY, seed: int = 0)
     over_prompts = table.mean(0)[picks].mean(1)
     chosen = deviations[rng.integers(0, seeds, (DRAWS, seeds))].mean(1)
     low, high = np.quantile(over_prompts + widen * chosen, (0.025, 0.975))
-    return estimate(centre, max(float(low), within[0]), min(float(high), within[1]), prompts)
-
-
-def two_proportions(right_a: float, n_a: int, right_b: float, n_b: int) -> float:
-    """z of the difference of two independent proportions, with the pooled variance.
-
-    Rafailov et al. 2023 report 158/256 for DPO and 146/256 for PPO: z = 1.08.
-    """
-    pooled = (right_a + right_b) / (n_a + n_b)
-    error = math.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
-    return (right_a / n_a - right_b / n_b) / error
+    return Estimate(centre, max(float(low), within[0]), min(float(high), within[1]), prompts)
 
 
 def prompts_needed(gap: float, variance: float, *, power: float = 0.8) -> int | None:
@@ -111,20 +125,20 @@ def prompts_needed(gap: float, variance: float, *, power: float = 0.8) -> int | 
     return math.ceil(z * z * variance / gap**2)
 
 
-def length_controlled(verdicts: Any, longer: Any, prompts: Any = None, *, seed: int = 0) -> Estimate | None:
+def length_controlled(wins: Any, longer: Any, prompts: Any = None, *, seed: int = 0) -> Estimate | None:
     """Win rate that would be seen at equal lengths (Dubois et al. 2024, without their term for each prompt).
 
-    A logistic regression of the verdict on tanh(d / sd(d)), d the difference in length; read off at d = 0. Ties count
-    half. A small ridge keeps it finite where the verdicts are all alike. None where fewer than one pair in fifty is
+    A logistic regression of the win on tanh(d / sd(d)), d the difference in length; read off at d = 0. Ties count
+    half. A small ridge keeps it finite where they are all alike. None where fewer than one pair in fifty is
     longer, or shorter: equal lengths would then be a guess beyond the data.
 
     Args:
-        verdicts: [N], 1 for a win, 0.5 for a tie, 0 for a loss; NaN is left out.
-        longer: [N], length of the judged completion less the other's, in tokens.
-        prompts: [N], which prompt each verdict is of (each its own by default). The bootstrap draws prompts with all
-            their verdicts; `n` counts prompts.
+        wins: [N], 1 for a win, 0.5 for a tie, 0 for a loss; NaN is left out.
+        longer: [N], length of the completion less the other's, in tokens.
+        prompts: [N], which prompt each is of (each its own by default). The bootstrap draws prompts with all that they
+            have; `n` counts prompts.
     """
-    y, d = np.asarray(verdicts, dtype=float).ravel(), np.asarray(longer, dtype=float).ravel()
+    y, d = np.asarray(wins, dtype=float).ravel(), np.asarray(longer, dtype=float).ravel()
     of = np.arange(len(y)) if prompts is None else np.asarray(prompts).ravel()
     y, d, of = y[~np.isnan(y)], d[~np.isnan(y)], of[~np.isnan(y)]
     if len(y) == 0 or (d.std() > 0 and min((d >= 0).mean(), (d <= 0).mean()) < 0.02):
@@ -135,7 +149,7 @@ def length_controlled(verdicts: Any, longer: Any, prompts: Any = None, *, seed: 
     size = int(of.max()) + 1
     weights = [np.bincount(pick, minlength=size)[of] for pick in rng.integers(0, size, (DRAWS // 10, size))]
     low, high = np.quantile([_at_equal_length(y, x, weight) for weight in weights], (0.025, 0.975))
-    return estimate(_at_equal_length(y, x, np.ones(len(y))), float(low), float(high), size)
+    return Estimate(_at_equal_length(y, x, np.ones(len(y))), float(low), float(high), size)
 
 
 def _at_equal_length(y: np.ndarray, x: np.ndarray, times: np.ndarray) -> float:
@@ -188,7 +202,28 @@ def best_of_n(scores: Any, values: Any, n: int) -> np.ndarray:
     return out
 
 
-def over_optimisation(kl: Sequence[float], gain: Sequence[float]) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Fit:
+    """A fitted curve R(d) = d (alpha - beta log d) over d = sqrt(KL).
+
+    `peak_sqrt_kl` = exp(alpha/beta - 1) is where it turns (None where beta <= 0), `d_max` the farthest point, `points`
+    how many there are. `falls` says whether the turn is more than noise (`turns_down`), where that was asked.
+    """
+
+    alpha: float
+    beta: float
+    peak_sqrt_kl: float | None
+    d_max: float
+    points: int
+    falls: bool | None = None
+
+    def at(self, d: Any) -> Any:
+        """Gain at distance d (a number or an array, in sqrt nats), 0 at 0."""
+        d = np.asarray(d, dtype=float)
+        return d * (self.alpha - self.beta * np.log(np.where(d > 0, d, 1.0)))
+
+
+def over_optimisation(kl: Sequence[float], gain: Sequence[float]) -> Fit | None:
     """Fit R(d) = d (alpha - beta log d), d = sqrt(KL), by least squares (Gao et al. 2022, eq. 1 for RL).
 
     Args:
@@ -196,8 +231,7 @@ def over_optimisation(kl: Sequence[float], gain: Sequence[float]) -> dict[str, A
         gain: score less the reference's.
 
     Returns:
-        `alpha`, `beta`, `peak_sqrt_kl` = exp(alpha/beta - 1), where the curve turns (None where beta <= 0),
-        `d_max`, the farthest point, and `points`. None with fewer than three points or distances.
+        The curve; None with fewer than three points or distances.
     """
     d = np.sqrt(np.clip(np.asarray(kl, dtype=float), 0, None))
     r = np.asarray(gain, dtype=float)[d > 1e-3]
@@ -207,10 +241,10 @@ def over_optimisation(kl: Sequence[float], gain: Sequence[float]) -> dict[str, A
     (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -d * np.log(d)], 1), r, rcond=None)
     turns = beta > 0 and alpha / beta - 1 < 20
     peak = float(np.exp(alpha / beta - 1)) if turns else None
-    return {"alpha": float(alpha), "beta": float(beta), "peak_sqrt_kl": peak, "d_max": float(d.max()), "points": len(d)}
+    return Fit(float(alpha), float(beta), peak, float(d.max()), len(d))
 
 
-def turns_down(groups: Sequence[tuple[Sequence[float], Sequence[float]]], *, seed: int = 0) -> bool:
+def turns_down(groups: Sequence[tuple[Sequence[float], Sequence[float]]]) -> bool:
     """Can it be claimed that a score falls again as the policy moves away?
 
     Over-optimisation is easily seen in noise: a curve fitted to rising points turns inside the data more often than
@@ -234,14 +268,6 @@ def turns_down(groups: Sequence[tuple[Sequence[float], Sequence[float]]], *, see
     return bool((best.mean() - far.mean()) / math.sqrt(sum(spread)) > t90(max(1, int(freedom))))
 
 
-def t90(freedom: int) -> float:
-    """95 % point of Student's t with `freedom` degrees of freedom: 6.31, 2.92, 2.35, … , 1.64."""
-    if freedom <= 4:
-        return (6.314, 2.920, 2.353, 2.132)[freedom - 1]
-    z = NormalDist().inv_cdf(0.95)
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-
-
 def ratio(numerators: Any, denominators: Any, *, seed: int = 0) -> Estimate | None:
     """Sum over sum (nats per token, say) with a percentile bootstrap interval over items. [N] and [N]."""
     above, below = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
@@ -249,4 +275,4 @@ def ratio(numerators: Any, denominators: Any, *, seed: int = 0) -> Estimate | No
         return None
     picks = np.random.default_rng(seed).integers(0, len(above), (DRAWS, len(above)))
     low, high = np.quantile(above[picks].sum(1) / below[picks].sum(1), (0.025, 0.975))
-    return estimate(float(above.sum() / below.sum()), float(low), float(high), len(above))
+    return Estimate(float(above.sum() / below.sum()), float(low), float(high), len(above))

@@ -9,7 +9,7 @@ Adapters are models too. The first model is the reference of KL and win rates, u
 """
 
 from align.evaluate import evaluation, program
-from align.evaluate.evaluation import EvalConfig
+from align.evaluate.config import EvalConfig
 from align.judge.protocol import JudgeConfig
 from align.models import checkpoints
 from align.run import launch, lineage, record

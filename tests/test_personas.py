@@ -101,19 +101,19 @@ def test_expected_value_by_hand(tmp_path):
         "0": {"end": 1.0}, "x": {"end": 1.0},
     })  # fmt: skip
     found = measure(model, tokenizer, SMALL, **SETTINGS)
-    assert np.allclose(found["mass"], 0.8, atol=1e-4) and np.allclose(found["ratings"], 5.5, atol=1e-3)
-    assert not found["measurable"] and "do not depend on the topic" in found["why"]
-    assert sum(found["counts"].values()) == 3 * 2 * 4 and found["counts"]["unparsable"] > 0
-    assert {a for cell in found["cells"] for a in cell["answers"]} == {"1", "10", "7", "x"}
+    assert np.allclose(found.mass, 0.8, atol=1e-4) and np.allclose(found.ratings, 5.5, atol=1e-3)
+    assert not found.measurable and "do not depend on the topic" in found.why
+    assert sum(found.counts.values()) == 3 * 2 * 4 and found.counts["unparsable"] > 0
+    assert {a for cell in found.cells for a in cell.answers} == {"1", "10", "7", "x"}
     assert found == measure(model, tokenizer, SMALL, **SETTINGS)
-    assert found["cells"] != measure(model, tokenizer, SMALL, **SETTINGS | {"seed": 1})["cells"]
+    assert found.cells != measure(model, tokenizer, SMALL, **SETTINGS | {"seed": 1}).cells
 
 
 def test_a_constant_model_has_no_opinion(tmp_path):
     model, tokenizer = bigram(tmp_path, {":": {" ": 1.0}, " ": {"7": 1.0}, "7": {"end": 1.0}})
     found = measure(model, tokenizer, SMALL, **SETTINGS)
-    assert np.allclose(found["ratings"], 7) and np.allclose(found["generated"], 7)
-    assert not found["measurable"] and "p = 1" in found["why"]
+    assert np.allclose(found.ratings, 7) and np.allclose(found.generated, 7)
+    assert not found.measurable and "p = 1" in found.why
 
 
 def test_a_random_model_is_not_measurable(tmp_path):
@@ -121,11 +121,8 @@ def test_a_random_model_is_not_measurable(tmp_path):
 
     tokenizer = load_tokenizer(str(make_checkpoint(tmp_path)))
     found = measure(load_trained(str(tmp_path), tokenizer), tokenizer, SMALL, **SETTINGS)
-    assert not found["measurable"] and "does not answer with a rating" in found["why"]
-    assert set(found) == {
-        "method", "measurable", "why", "topics", "personas", "ratings", "generated", "intervals", "mass", "counts", "cells",
-    }  # fmt: skip
-    assert [len(row) for row in found["generated"]] == [2, 2, 2]
+    assert not found.measurable and "does not answer with a rating" in found.why
+    assert [len(row) for row in found.generated] == [2, 2, 2]
 
 
 def test_expected_value_survives_a_refusal():

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import copy
 import html
+import json
 import math
 import random
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
+from align.compare.comparison import ComparisonResults
 from align.compare.page import page as comparison_page
-from align.compare.page import series
 from align.evaluate.page import heatmaps
 from align.evaluate.page import page as evaluation_page
+from align.evaluate.results import EvaluationResults, PersonaRatings, plain, read
 from align.report import markdown, numerals
+from align.stats import Estimate, Fit
 
 SCRIPT = "<script>alert(1)</script>"
 BROKEN = "one | two\n\n# three\n| a | b |\n`four` [five](https://example.org) ![six](x.png)"
@@ -43,7 +47,7 @@ def run(rng, method, seed, d):
     return {
         "seed": seed, "status": "complete", "kl": d * d, "kl_per_token": d * d / 10.5,
         "reward": -0.4 + gain(d, a, b) + rng.gauss(0, 0.08), "gold": gold, "length": 10.5 + d + rng.gauss(0, 0.2),
-        "stops": min(1.0, 0.99 + rng.gauss(0, 0.005)), "entropy": 0.9 - 0.2 * d, "distinct_2": 0.42 - 0.05 * d,
+        "path": f"runs/nano/{method.lower()}-{seed}", "rates": {}, "stops": min(1.0, 0.99 + rng.gauss(0, 0.005)), "entropy": 0.9 - 0.2 * d, "distinct_2": 0.42 - 0.05 * d,
         "repetition": 0.01 + 0.004 * d, "win_rate": min(0.99, 0.5 + 0.24 * (gold + 0.32)),
         "seconds": (71 if method == "PPO" else 24) + rng.gauss(0, 2), "tokens": 123456 + seed, "peak_memory_bytes": 512000000,
     }  # fmt: skip
@@ -120,11 +124,11 @@ def comparison_results():
             "At a KL near 1 nat, PPO (kl_coef 0.15) wins 52.1 % of 447 prompts against DPO (beta 0.3), with an interval from 47.6 to 56.5 %.",
             "Both turn down in the gold score at low penalties: PPO earlier, and by more."]},
         "units": {"reward": "reward model's units", "gold": "gold score (1 good, -1 not)"},
-        "reference": {"name": "SFT", "reward": est(-0.4, 0.12), "gold": est(-0.32, 0.08), "length": est(10.4, 0.3), "stops": est(0.991, 0.008), "entropy": est(0.91, 0.03)},
+        "reference": {"name": "SFT", "reward": est(-0.4, 0.12), "gold": est(-0.32, 0.08), "length": est(10.4, 0.3), "stops": est(0.991, 0.008), "entropy": est(0.91, 0.03), "n": 447},
         "settings": settings, "best_of_n": best_of_n(), "fits": fits, "gates": GATES,
-        "pairs": [{"a": "PPO, kl_coef 0.15", "b": "DPO, beta 0.3", "kl_a": 0.66, "kl_b": 0.5, "judge": "gold", "win_rate": est(0.521, 0.045), "length_controlled": est(0.507, 0.05), "prompts_needed": 1700, "verdict": "no difference can be claimed with 447 prompts and 3 seeds"},
-                  {"a": "PPO, kl_coef 0.05", "b": "DPO, beta 0.1", "kl_a": 2.5, "kl_b": 1.7, "judge": "reward", "win_rate": est(0.61, 0.045), "prompts_needed": None, "verdict": "PPO is better"}],
-        "cost": [{"method": m, "runs": 12, "seconds": est(s, 3.0, 12), "tokens": est(123456.0, 210.0, 12), "peak_memory_bytes": est(5.12e8, 1e7, 12), "dollars": None, "gain_per_minute": g} for m, s, g in (("PPO", 71.2, 0.9), ("DPO", 24.3, 2.31))],
+        "pairs": [{"seeds": 3, "won": None, "a": "PPO, kl_coef 0.15", "b": "DPO, beta 0.3", "kl_a": 0.66, "kl_b": 0.5, "judge": "gold", "win_rate": est(0.521, 0.045), "length_controlled": est(0.507, 0.05), "prompts_needed": 1700, "verdict": "no difference can be claimed with 447 prompts and 3 seeds"},
+                  {"seeds": 3, "won": "PPO, kl_coef 0.05", "length_controlled": None, "a": "PPO, kl_coef 0.05", "b": "DPO, beta 0.1", "kl_a": 2.5, "kl_b": 1.7, "judge": "reward", "win_rate": est(0.61, 0.045), "prompts_needed": None, "verdict": "PPO is better"}],
+        "cost": [{"method": m, "runs": 12, "seconds": est(s, 3.0, 12), "tokens": est(123456.0, 210.0, 12), "peak_memory_bytes": est(5.12e8, 1e7, 12), "gain_per_minute": g} for m, s, g in (("PPO", 71.2, 0.9), ("DPO", 24.3, 2.31))],
         "samples": SAMPLES, "failed": ["PPO, kl_coef 0.01, seed 1: the loss is NaN at step 12"], "setup": SETUP,
         "notes": ["The gold grader reads the made world's facts; outside it there is none."],
     }  # fmt: skip
@@ -143,13 +147,13 @@ def model(rng, name, shift):
     readable = name != "base"
     return {
         "path": f"runs/nano/{name}", "recipe": name, "hash": "0123456789abcdef",
-        "sampled": {"reward": est(rng.gauss(0, 1), 0.1), "gold": est(rng.uniform(-1, 1), 0.08), "kl": None if name == "sft" else est(1.02, 0.1), "entropy": est(0.6, 0.02), "length": est(10.7, 0.4), "stops": est(0.99, 0.01), "distinct_1": est(0.2, 0.01), "distinct_2": est(0.41, 0.01), "repetition": est(0.012, 0.003), "n": 447},
+        "sampled": {"reward": est(rng.gauss(0, 1), 0.1), "gold": est(rng.uniform(-1, 1), 0.08), **({} if name == "sft" else {"kl": est(1.02, 0.1)}), "entropy": est(0.6, 0.02), "length": est(10.7, 0.4), "stops": est(0.99, 0.01), "distinct_1": est(0.2, 0.01), "distinct_2": est(0.41, 0.01), "repetition": est(0.012, 0.003), "n": 447},
         "rates": {"helpful": est(0.8, 0.03), "over_refusal": est(0.06, 0.02), "harmless": est(0.91, 0.03), "honest": est(0.7, 0.04)},
-        "win_rate": {"gold": est(0.61, 0.045)} if name in ("ppo", "dpo") else None,
-        "preference_accuracy": est(0.66, 0.03), "tax": {"perplexity": est(7.31, 0.1), "bits_per_byte": est(0.91), "skills": {"sums": est(0.4, 0.05)}},
-        "suites": {"xstest": {"kind": "pairs", "unsafe_refused": est(0.9, 0.04), "safe_complied": est(0.83, 0.05), "partial": 3, "empty": 0, "both": est(0.77, 0.05)}, "gsm8k": {"kind": "skill", "accuracy": est(0.031, 0.01), "unparsable": 2}},
+        **({"win_rate": {"gold": est(0.61, 0.045)}} if name in ("ppo", "dpo") else {}),
+        "preference_accuracy": est(0.66, 0.03), "tax": {"perplexity": est(7.31, 0.1), "loss": est(2), "bits_per_byte": est(0.91), "tokens": 123},
+        "suites": {"xstest": {"kind": "pairs", "unsafe_refused": est(0.9, 0.04), "safe_complied": est(0.83, 0.05), "partial": 3, "empty": 0, "repeating": 1, "both": est(0.77, 0.05), "by_type": {}}, "gsm8k": {"kind": "skill", "accuracy": est(0.031, 0.01), "unparsable": 2, "empty": 0, "repeating": 0}},
         "lm_eval": {"truthfulqa_mc1": {"acc": est(0.243, 0.03)}},
-        "personas": {"method": "expected value", "measurable": readable, "why": "" if readable else "41 of 100 answers were ratings, fewer than 80", "topics": topics, "personas": people, "ratings": ratings, "counts": {"rated": 90, "refused": 5, "unparsable": 5}, "generated": None},
+        "personas": {"method": "expected value", "measurable": readable, "why": "" if readable else "41 of 100 answers were ratings, fewer than 80", "topics": topics, "personas": people, "ratings": ratings, "counts": {"rated": 90, "refused": 5, "unparsable": 5}, "generated": ratings, "intervals": [], "mass": [], "cells": []},
     }  # fmt: skip
 
 
@@ -171,11 +175,17 @@ PAGES = {
     "comparison": (comparison_page.html, comparison_results),
     "evaluation": (evaluation_page.html, evaluation_results),
 }
+KINDS = {"comparison": ComparisonResults, "evaluation": EvaluationResults}
+
+
+def made(name):
+    """The results as a program holds them."""
+    return read(KINDS[name], PAGES[name][1]())
 
 
 @pytest.fixture(scope="module")
 def pages():
-    return {name: write(results()) for name, (write, results) in PAGES.items()}
+    return {name: write(made(name)) for name, (write, _) in PAGES.items()}
 
 
 class Reader(HTMLParser):
@@ -229,27 +239,33 @@ def test_numbers_are_written_by_hand_derived_rules():
     assert numerals.number(0.000021) == "2.1e−5"
     assert numerals.number(None) == "—"
     assert numerals.estimate(None) == "—"
-    assert numerals.estimate({"value": None, "low": None, "high": None, "n": 0}) == "—"
-    assert numerals.estimate(est(0.52, 0.04)) == "0.520 [0.480, 0.560]"
-    assert numerals.estimate(est(0.52, 0.04), share=True) == "52.0\u202f% [48.0, 56.0]"
-    assert numerals.estimate(est(1.5)) == "1.50"
-    assert numerals.estimate(est(1.0, 0.2)) == "1.00 [0.80, 1.20]"
+    assert numerals.estimate(Estimate(0.52, 0.48, 0.56, 447)) == "0.520 [0.480, 0.560]"
+    assert numerals.estimate(Estimate(0.52, 0.48, 0.56, 447), share=True) == "52.0\u202f% [48.0, 56.0]"
+    assert numerals.estimate(Estimate(1.5, None, None, 447)) == "1.50"
+    assert numerals.estimate(Estimate(1.0, 0.8, 1.2, 447)) == "1.00 [0.80, 1.20]"
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_same_results_give_the_same_bytes(name, pages):
-    write, results = PAGES[name]
-    assert write(results()) == pages[name]
-    assert MARKDOWN[name](results()) == MARKDOWN[name](results())
+    assert PAGES[name][0](made(name)) == pages[name]
+    assert MARKDOWN[name](made(name)) == MARKDOWN[name](made(name))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_results_go_to_json_and_back(name):
+    """The file holds what was measured, under the keys that it always had, and nothing else."""
+    given = PAGES[name][1]()
+    assert read(KINDS[name], json.loads(json.dumps(plain(made(name))))) == made(name)
+    held = plain(made(name))
+    assert {key: held[key] for key in given} == given
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_results_are_left_as_they_were(name):
-    write, results = PAGES[name]
-    given = results()
-    write(given)
+    given = made(name)
+    PAGES[name][0](given)
     MARKDOWN[name](given)
-    assert given == results()
+    assert given == made(name)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -267,7 +283,7 @@ def test_every_number_appears(name, pages):
         }
         ways |= {numerals.number(value, places) for places in (0, 1, 3)}
         assert any(way in text for way in ways), (key, value)
-    short = MARKDOWN[name](results)
+    short = MARKDOWN[name](made(name))
     for key in ("headline", "title"):
         said = results.get(key) or results.get("verdict", {}).get(key)
         assert said is None or markdown.text(said) in short
@@ -314,7 +330,7 @@ def test_figures_and_tables_have_names(name, pages):
 @pytest.mark.parametrize("name", PAGES)
 def test_completions_never_break_out(name, pages):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in pages[name] and "<script" not in pages[name]
-    short = MARKDOWN[name](PAGES[name][1]())
+    short = MARKDOWN[name](made(name))
     assert "<script" not in short and "https://example" not in short
     lines = [line for line in short.splitlines() if "one" in line and "two" in line]
     assert len(lines) == 1 and r"one \| two" in lines[0] and len(re.findall(r"(?<!\\)\|", lines[0])) == 4
@@ -330,11 +346,11 @@ def test_a_failed_arm_is_shown(pages):
     results = comparison_results()
     results["settings"][0] |= {"kl": None, "reward": None, "gold": None, "win_rate": {}}
     results["settings"][0]["runs"] = [{"seed": s, "status": "failed", "error": "killed"} for s in range(3)]
-    del results["failed"]
-    text = comparison_page.html(results)
+    results["failed"] += [f"PPO, kl_coef 0.4, seed {s}: killed" for s in range(3)]
+    text = comparison_page.html(read(ComparisonResults, results))
     Reader(text)
     assert "4 runs failed" in text and "1 setting without a measurement not drawn" in text
-    assert "PPO, kl\\_coef 0.4, seed 2: killed" in comparison_page.markdown(results)
+    assert "PPO, kl\\_coef 0.4, seed 2: killed" in comparison_page.markdown(read(ComparisonResults, results))
 
 
 WITHOUT = [
@@ -351,9 +367,10 @@ def test_a_comparison_without(keys):
     results = comparison_results()
     for key in keys.split():
         del results[key]
+    results = read(ComparisonResults, results)
     text = comparison_page.html(results)
-    read = Reader(text)
-    assert {attributes["href"][1:] for tag, attributes in read.tags if tag == "a"} <= set(read.ids)
+    page = Reader(text)
+    assert {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"} <= set(page.ids)
     assert not re.search(r">\s*None\s*<", text) and "None" not in comparison_page.markdown(results)
     sections = {
         "fits": "away",
@@ -363,7 +380,7 @@ def test_a_comparison_without(keys):
         "samples": "samples",
         "notes": "notes",
     }
-    assert not {sections[key] for key in keys.split() if key in sections} & set(read.ids)
+    assert not {sections[key] for key in keys.split() if key in sections} & set(page.ids)
 
 
 def test_a_comparison_without_gold_or_with_a_third_method():
@@ -379,11 +396,11 @@ def test_a_comparison_without_gold_or_with_a_third_method():
     for s in more:
         s |= {"method": "RLOO", "label": s["label"].replace("PPO", "RLOO")}
     results["settings"] += more
-    text = comparison_page.html(results)
-    read = Reader(text)
+    text = comparison_page.html(read(ComparisonResults, results))
+    page = Reader(text)
     assert (
         "Gold score against" not in text
-        and "frontier-reward-title" in read.ids
+        and "frontier-reward-title" in page.ids
         and "reward (reward model's units)" in html.unescape(text)
     )
     assert "RLOO, kl_coef 0.4" in text and "var(--green)" in text
@@ -393,25 +410,28 @@ def test_a_comparison_without_gold_or_with_a_third_method():
 def test_an_evaluation_without(key):
     results = evaluation_results()
     del results[key]
+    results = read(EvaluationResults, results)
     Reader(evaluation_page.html(results))
     assert "None" not in evaluation_page.markdown(results)
 
 
 def test_an_evaluation_with_hardly_anything():
-    results = {"title": "x", "models": {"base": {"path": "p", "sampled": {"reward": None, "length": est(3.0)}}}}
+    bare = {"path": "p", "recipe": "sft", "hash": "", "sampled": {"length": est(3.0), "n": 1}}
+    scored = {**bare, "sampled": {"reward": est(1.0), "n": 1}}
+    results = read(EvaluationResults, {"title": "x", "models": {"base": bare, "other": scored}})
     text = evaluation_page.html(results)
     assert '<td class="num">—</td>' in text and "Personas" not in text and "Reward model" not in text
-    assert "| reward | — |" in evaluation_page.markdown(results)
+    assert "| reward | — | 1.00 |" in evaluation_page.markdown(results)
 
 
 def test_over_optimisation_by_hand():
     """d (alpha - beta log d) at d = e, alpha 1, beta 0.5 is e (1 - 0.5); it turns at exp(alpha / beta - 1) = e."""
-    fit = {"alpha": 1.0, "beta": 0.5}
-    assert series.curve(fit, math.e) == pytest.approx(math.e / 2)
-    assert series.curve(fit, 0.0) == 0
-    near = series.curve(fit, [math.e - 0.1, math.e, math.e + 0.1])
+    fit = Fit(1.0, 0.5, math.e, 3.0, 3)
+    assert fit.at(math.e) == pytest.approx(math.e / 2)
+    assert fit.at(0.0) == 0
+    near = fit.at([math.e - 0.1, math.e, math.e + 0.1])
     assert near[1] == max(near)
-    text = comparison_page.html(comparison_results())
+    text = comparison_page.html(made("comparison"))
     assert (
         "turns at √KL = 1.38; the verdict says if that is more than noise" in text
     )  # PPO's gold: exp(0.62 / 0.47 - 1)
@@ -428,14 +448,17 @@ def test_personas(pages):
     results = evaluation_results()
     results["models"]["ppo"]["personas"]["ratings"].pop()
     with pytest.raises(ValueError, match="personas of ppo: ratings"):
-        evaluation_page.html(results)
+        evaluation_page.html(read(EvaluationResults, results))
 
 
 def test_a_shift_is_the_difference():
     """6 - 5 is +1; where either is missing there is no shift."""
-    base = {"topics": ["t"], "personas": ["a", "b"], "measurable": True, "ratings": [[5.0, None]]}
-    assert heatmaps.shift({**base, "ratings": [[6.0, 2.0]]}, base) == [[1.0, None]]
-    assert heatmaps.shift({**base, "personas": ["a", "c"]}, base) is None
+    base = PersonaRatings(
+        measurable=True, why="", topics=["t"], personas=["a", "b"], ratings=[[5.0, None]], generated=[[5.0, None]],
+        intervals=[], mass=[], counts={}, cells=[],
+    )  # fmt: skip
+    assert heatmaps.shift(replace(base, ratings=[[6.0, 2.0]]), base) == [[1.0, None]]
+    assert heatmaps.shift(replace(base, personas=["a", "c"]), base) is None
 
 
 CONTRAST = """() => {

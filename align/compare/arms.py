@@ -1,4 +1,4 @@
-"""The arms of a comparison: which runs there must be, training those that are missing, refusing what does not compare.
+"""The arms of a comparison: which runs there must be, and training those that are missing.
 
 An arm is one method at one strength with one seed. It is an ordinary run of a recipe, in `<output_dir>/arms/<name>`.
 """
@@ -12,40 +12,59 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from align.compare.config import CompareConfig
-from align.models.checkpoints import load_tokenizer
 from align.run import lineage, pipeline, record
 from align.run.arguments import DataArguments
 from align.run.errors import ConfigError
 from align.run.lineage import identity
 
-KNOBS = {"PPO": "kl_coef", "DPO": "beta", "RLOO": "beta"}
+KNOBS = {"ppo": "kl_coef", "dpo": "beta", "rloo": "beta"}
 
 
 @dataclass
 class Arm:
     """One run: trained here, or taken from elsewhere."""
 
-    method: str
+    recipe: str  # ppo, dpo or rloo
     strength: float
     seed: int
     folder: Path
     stage: pipeline.Stage | None  # None: taken
+    config: dict[str, Any] = field(default_factory=dict)  # what it is trained with; of a taken one, as it was
     error: str | None = None
+
+    @property
+    def knob(self) -> str:
+        """The setting that the strength is of."""
+        return KNOBS[self.recipe]
+
+    @property
+    def losses(self) -> list[str]:
+        """The terms of DPO's loss; TRL's default is the sigmoid of Rafailov et al. 2023 alone."""
+        found = self.config.get("loss_type") or "sigmoid"
+        return list(found) if isinstance(found, list) else [found]
+
+    @property
+    def method(self) -> str:
+        """`PPO`, `DPO`, or where DPO's loss is another one what it is: `DPO + SFT`, `DPO (ipo)`."""
+        if self.recipe != "dpo":
+            return self.recipe.upper()
+        first, *more = self.losses
+        own = "DPO" if first == "sigmoid" else f"DPO ({first})"
+        return " + ".join([own, *("SFT" if term == "sft" else term for term in more)])
 
     @property
     def label(self) -> str:
         """`PPO, kl_coef 0.05`: the setting, without the seed."""
-        return f"{self.method}, {KNOBS[self.method]} {self.strength:g}"
+        return f"{self.method}, {self.knob} {self.strength:g}"
 
     @property
     def record(self) -> dict[str, Any]:
@@ -53,8 +72,12 @@ class Arm:
         return lineage.read_record(self.folder) or {}
 
 
-def plan(args: CompareConfig, prompts: DataArguments) -> list[Arm]:
-    """Every arm, method by method, strength by strength, seed by seed; taken runs come as they are."""
+def plan(args: CompareConfig, prompts: DataArguments, recipes: Path) -> list[Arm]:
+    """Every arm, method by method, strength by strength, seed by seed; taken runs come as they are.
+
+    Args:
+        recipes: the folder that holds the programs `ppo.py`, `dpo.py` and `rloo.py`.
+    """
     if args.take:
         taken = [_taken(path) for path in args.take]
         twice = [arm for arm in taken if [(a.label, a.seed) for a in taken].count((arm.label, arm.seed)) > 1]
@@ -62,13 +85,14 @@ def plan(args: CompareConfig, prompts: DataArguments) -> list[Arm]:
             raise ConfigError(f"take: {twice[0].label} with seed {twice[0].seed} is there more than once: {args.take}")
         return taken
     grid = [
-        ("PPO", args.ppo_config, args.kl_coefs, args.ppo),
-        ("DPO", args.dpo_config, args.betas, args.dpo),
-        ("RLOO", args.rloo_config, args.rloo_betas, args.rloo),
+        ("ppo", args.ppo_config, args.kl_coefs, args.ppo),
+        ("dpo", args.dpo_config, args.betas, args.dpo),
+        ("rloo", args.rloo_config, args.rloo_betas, args.rloo),
     ]
+    programs = recipes.relative_to(Path.cwd()) if recipes.is_relative_to(Path.cwd()) else recipes
     return [
-        _planned(args, prompts, method, config, strength, seed, over)
-        for method, config, strengths, over in grid
+        _planned(args, prompts, programs / f"{recipe}.py", config, strength, seed, over)
+        for recipe, config, strengths, over in grid
         if config
         for strength in strengths
         for seed in args.seeds
@@ -77,42 +101,48 @@ def plan(args: CompareConfig, prompts: DataArguments) -> list[Arm]:
 
 def _taken(path: str) -> Arm:
     run = lineage.read_record(path) or {}
-    method = str(run.get("recipe")).upper()
-    if method not in KNOBS:
-        raise ConfigError(f"take: {path} is a run of {run.get('recipe')}; PPO, DPO and RLOO runs can be compared")
-    return Arm(method, float(run["config"][KNOBS[method]]), int(run["seed"]), Path(path), None)
+    recipe = str(run.get("recipe"))
+    if recipe not in KNOBS:
+        raise ConfigError(f"take: {path} is a run of {recipe}; PPO, DPO and RLOO runs can be compared")
+    return Arm(recipe, float(run["config"][KNOBS[recipe]]), int(run["seed"]), Path(path), None, run["config"])
 
 
 def _planned(
-    args: CompareConfig, prompts: DataArguments, method: str, config: str, strength: float, seed: int, over: dict
+    args: CompareConfig, prompts: DataArguments, program: Path, config: str, strength: float, seed: int, over: dict
 ) -> Arm:
-    """Work out an arm's command line, and the hash of everything that goes into it."""
+    """Work out an arm's configuration, and the hash of everything that goes into it."""
+    recipe = program.stem
     if not Path(config).is_file():
-        raise ConfigError(f"{method.lower()}_config {config}: no such file")
-    folder = Path(str(args.output_dir)) / "arms" / f"{method.lower()}-{KNOBS[method]}-{strength:g}-seed-{seed}"
+        raise ConfigError(f"{recipe}_config {config}: no such file")
+    folder = Path(str(args.output_dir)) / "arms" / f"{recipe}-{KNOBS[recipe]}-{strength:g}-seed-{seed}"
     settings: dict[str, Any] = {"model_name_or_path": args.model_name_or_path, "output_dir": str(folder)}
-    if method == "DPO":
+    if recipe == "dpo":
         settings["dataset_name"] = args.rankings
     else:
-        plain = asdict(DataArguments())  # what is not said here is the arm's own YAML's to say
-        settings |= {key: value for key, value in asdict(prompts).items() if value != plain[key]}
+        unsaid = asdict(DataArguments())  # what is not said here is the arm's own YAML's to say
+        settings |= {key: value for key, value in asdict(prompts).items() if value != unsaid[key]}
         settings |= {"reward_model_path": args.reward_model_path}
-        settings["response_length" if method == "PPO" else "max_completion_length"] = args.max_new_tokens
+        settings["response_length" if recipe == "ppo" else "max_completion_length"] = args.max_new_tokens
         settings["temperature"] = args.temperature
     if args.accept_failed:
         settings["accept_failed"] = args.accept_failed
-    settings |= {**over, KNOBS[method]: strength, "seed": seed}
-    argv = ["--config", config]
-    for key, value in settings.items():
-        if value is not None:
-            argv += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    settings |= {**over, KNOBS[recipe]: strength, "seed": seed}
+    own = yaml.safe_load(Path(config).read_text()) or {}
+    rows = ("dataset_name", "datasets")  # the comparison says which; the arm's own YAML may name others
+    whole = {key: value for key, value in own.items() if key not in rows}
+    whole |= {key: value for key, value in settings.items() if value is not None}
     parents = [args.model_name_or_path]
-    parents += [args.rankings] if method == "DPO" else [args.reward_model_path, prompts.dataset_name]
-    inputs = [method, settings, yaml.safe_load(Path(config).read_text()), [identity(str(p)) for p in parents if p]]
+    parents += [args.rankings] if recipe == "dpo" else [args.reward_model_path, *prompts.parents().values()]
+    inputs = [recipe.upper(), settings, own, [identity(str(p)) for p in parents if p]]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    program = [f"recipes/{method.lower()}.py"]
-    stage = pipeline.Stage(folder.name, program, folder, argv, args.launch, {}, True, digest)
-    return Arm(method, strength, seed, folder, stage)
+    argv = ["--config", str(_config_of(folder))]
+    stage = pipeline.Stage(folder.name, [str(program)], folder, argv, args.launch, {}, True, digest)
+    return Arm(recipe, strength, seed, folder, stage, whole)
+
+
+def _config_of(folder: Path) -> Path:
+    """Where an arm's whole configuration is written: YAML, since a mixture of rows cannot be said on a command line."""
+    return folder.with_name(folder.name + ".yaml")
 
 
 def train(arms: list[Arm], args: CompareConfig) -> None:
@@ -168,6 +198,7 @@ def _run(arm: Arm, extra: list[str]) -> str:
     assert arm.stage is not None
     log = arm.folder.with_name(arm.folder.name + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
+    _config_of(arm.folder).write_text(yaml.safe_dump(arm.config, sort_keys=False, allow_unicode=True))
     pipeline.execute(arm.stage, extra, log=log)  # its own record says how it ended
     run = arm.record
     if run.get("status") != "complete":
@@ -181,89 +212,3 @@ def _last_words(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines or ["it left no message"])[-1].removeprefix("error: ")[:300]
-
-
-def check(arms: list[Arm], args: CompareConfig, prompts: DataArguments) -> None:
-    """Refuse to compare runs that differ in anything but method, strength and seed.
-
-    Raises:
-        ConfigError: naming every run and in what it differs.
-    """
-    wanted = lineage.parents(
-        {"model": args.model_name_or_path, "reward_model": args.reward_model_path, "prompts": prompts.dataset_name,
-         "rankings": args.rankings}
-    )  # fmt: skip
-    problems = _reward_model_problems(args, wanted)
-    template = _template(str(args.model_name_or_path))
-    others: dict[str, list[tuple[Arm, dict[str, Any]]]] = {}
-    rows: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for arm in arms:
-        run = arm.record
-        if arm.error or run.get("status") != "complete":
-            continue
-        parents = run.get("parents", {})
-        roles = {"model": "model", "data": "rankings" if arm.method == "DPO" else "prompts"}
-        if arm.method != "DPO":
-            roles["reward_model"] = "reward_model"
-        for role, name in roles.items():
-            mine, theirs = parents.get(role) or {}, wanted.get(name) or {}
-            if _who(mine) != _who(theirs):
-                problems.append(f"{arm.folder}: its {name} is {_named(mine)}, not {_named(theirs)}")
-        if _template(str(arm.folder)) != template:
-            problems.append(f"{arm.folder}: its chat template differs from that of {args.model_name_or_path}")
-        length = run["config"].get("response_length" if arm.method == "PPO" else "max_completion_length")
-        if arm.method != "DPO" and length != args.max_new_tokens:
-            problems.append(f"{arm.folder}: trained on answers of {length} tokens, judged on {args.max_new_tokens}")
-        heat = run["config"].get("temperature")
-        if arm.method != "DPO" and heat != args.temperature:
-            problems.append(f"{arm.folder}: trained at temperature {heat}, judged at {args.temperature}")
-        rows[("rankings" if arm.method == "DPO" else "prompts", arm.method)].add(run["data"]["train"]["fingerprint"])
-        others.setdefault(arm.method, []).append((arm, settings_of(run, arm.method)))
-    for method, members in others.items():
-        keys = {k for _, one in members for k in one if one[k] != members[0][1].get(k)}
-        if keys:
-            problems.append(f"{method}: the runs differ in {', '.join(sorted(keys))}, not only in strength and seed")
-    for (what, method), found in rows.items():
-        if len(found) > 1:
-            problems.append(f"{method}: the runs were trained on different rows of the {what}")
-    if problems:
-        raise ConfigError("these runs cannot be compared:\n" + "\n".join(f"  - {problem}" for problem in problems))
-
-
-def _reward_model_problems(args: CompareConfig, wanted: dict[str, Any]) -> list[str]:
-    """PPO's reward model and DPO must have seen the same rankings, and start from the same SFT model."""
-    run = lineage.read_record(str(args.reward_model_path)) if args.reward_model_path else None
-    if run is None:
-        return []
-    problems: list[str] = []
-    for role, name in (("data", "rankings"), ("model", "model")):
-        mine, theirs = run.get("parents", {}).get(role) or {}, wanted.get(name) or {}
-        if theirs and _who(mine) != _who(theirs):
-            problems.append(
-                f"{args.reward_model_path}: the reward model's {name} is {_named(mine)}, not {_named(theirs)}"
-            )
-    return problems
-
-
-def _who(parent: dict[str, Any]) -> str | None:
-    """A parent by its hash; a hub id, which has none here, by its name."""
-    return parent.get("hash") or parent.get("path")
-
-
-def _named(parent: dict[str, Any]) -> str:
-    return f"{parent.get('path')} ({str(parent.get('hash'))[:12]})"
-
-
-def _template(path: str) -> str:
-    """A checkpoint's chat template."""
-    file = Path(path) / "chat_template.jinja"
-    return file.read_text() if file.is_file() else str(load_tokenizer(path).chat_template)
-
-
-def settings_of(run: dict[str, Any], method: str) -> dict[str, Any]:
-    """A run's configuration without what may differ between the arms of one method."""
-    return {k: v for k, v in run["config"].items() if k not in (*OWN_KEYS, KNOBS[method])}
-
-
-OWN_KEYS = ("seed", "data_seed", "output_dir", "logging_dir", "run_name", "overwrite", "resume_from_checkpoint",
-            "hub_model_id", "exp_name", "accept_failed")  # fmt: skip

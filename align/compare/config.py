@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from align.evaluate.policy import MeasureArguments
+from align.evaluate.config import MeasureArguments
 from align.run.lineage import parent_problem
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from align.compare import results as parts
+from align.compare import numbers, settings
 from align.compare.arms import Arm
+from align.compare.comparison import BestOfN, ComparisonResults, SettingResult, Verdict
 from align.compare.config import CompareConfig
 from align.compare.page import page
 from align.compare.verdict import best_settings, gold_is_trained_on, halves, verdict
-from align.data import prepare
+from align.data import splits
 from align.evaluate import policy
 from align.evaluate.held_out import check
 from align.evaluate.policy import Bench, Rows
-from align.evaluate.program import setup, short_hash, write_report
+from align.evaluate.program import need_scipy, setup, short_hash, write_report
+from align.evaluate.results import Gate, Sampled, plain, read
 from align.judge.endpoint import Endpoint
 from align.judge.protocol import JudgeConfig
 from align.models import checkpoints
@@ -32,7 +35,8 @@ def parents(args: CompareConfig, prompts: DataArguments) -> dict[str, Any]:
 
 
 def check_models(args: CompareConfig) -> None:
-    """Judge the checkpoints by their files, before one is loaded."""
+    """Check the checkpoints by their files, and what else is needed, before one is loaded."""
+    need_scipy("intervals over seeds")
     checkpoints.check(str(args.model_name_or_path))
     for path in filter(None, [args.reward_model_path, args.gold_model_path]):
         checkpoints.check(path, reward_model=True)
@@ -45,9 +49,10 @@ def held_out(rows: Rows, prompts: DataArguments, args: CompareConfig) -> tuple[R
         DataError: where there is no test split.
         RunError: where some were trained on, unless `leave_out_leaks` or `accept_leaks` says what to do.
     """
-    if prepare.load_splits(prompts, seed=args.seed)["test"] is None or prompts.test_split_size:
+    if splits.read(prompts, seed=args.seed)["test"] is None or prompts.test_split_size:
+        named = " + ".join(str(path) for path in prompts.parents().values())
         raise DataError(
-            f"{prompts.dataset_name} has no test split, so the arms would be judged on prompts that they were trained "
+            f"{named} has no test split, so the arms would be measured on prompts that they were trained "
             "on: give a folder or hub data set with train and test, or name the split with --dataset_test_split"
         )
     arms = {"every PPO arm": prompts}
@@ -57,46 +62,59 @@ def held_out(rows: Rows, prompts: DataArguments, args: CompareConfig) -> tuple[R
     return check(rows, filter(None, models), args, arms)
 
 
-def compare(arms: list[Arm], bench: Bench, judge: JudgeConfig) -> dict[str, Any]:
+def compare(arms: list[Arm], bench: Bench, judge: JudgeConfig) -> ComparisonResults:
     """Measure the arms that finished, the SFT model and best-of-n, and say what can be said."""
     args = bench.args
     assert isinstance(args, CompareConfig)
-    finished = [arm for arm in arms if arm.error is None and arm.record.get("status") == "complete"]
-    if gold_is_trained_on(args, [arm.record for arm in finished]):
-        raise ConfigError("the gold grader is part of a run's training reward, so it cannot judge; give another one")
-    print(f"measuring {len(finished)} runs, the SFT model and best-of-n on {len(bench.rows)} prompts", flush=True)
+    done = finished(arms)
+    if gold_is_trained_on(args, [arm.record for arm in done]):
+        raise ConfigError("the gold grader is part of a run's training reward, so it cannot decide; give another one")
+    print(f"measuring {len(done)} runs, the SFT model and best-of-n on {len(bench.rows)} prompts", flush=True)
     sft = policy.cached(bench, bench.reference_path, "sft", seed=args.seed)
     rows: dict[Path, Rows] = {
-        arm.folder: policy.cached(bench, str(arm.folder), _name(arm), seed=args.seed) for arm in finished
+        arm.folder: policy.cached(bench, str(arm.folder), _name(arm), seed=args.seed) for arm in done
     }
     endpoint = Endpoint(judge, Path(str(args.output_dir)) / "judge.sqlite") if judge.judge_url else None
-    settings = parts.settings_of(arms, rows)
-    entries = [parts.of_setting(setting, sft, rows, endpoint) for setting in settings]
-    found: dict[str, Any] = {"title": args.title, "made": datetime.date.today().isoformat()}
-    found["reference"] = {"name": "SFT", **policy.summary(sft)}
-    found["settings"] = entries
-    found["best_of_n"] = parts.best_of_n(bench, args.best_of_n)
-    found["fits"] = parts.fits(entries, found["reference"])
-    found["failed"] = [f"{a.label}, seed {a.seed}: {a.error or 'unfinished'}" for a in arms if a not in finished]
+    measured = settings.settings_of(arms, rows)
+    entries = tuple(settings.of_setting(setting, sft, rows, endpoint) for setting in measured)
+    reference = replace(policy.summary(sft), name="SFT")
+    found = ComparisonResults(
+        title=args.title,
+        made=datetime.date.today().isoformat(),
+        reference=reference,
+        settings=entries,
+        best_of_n=tuple(numbers.best_of_n(bench, args.best_of_n)),
+        fits=numbers.fits(entries, reference),
+        failed=tuple(f"{a.label}, seed {a.seed}: {a.error or 'unfinished'}" for a in arms if a not in done),
+        verdict=Verdict(""),
+        cost=tuple(numbers.cost(entries, reference, args)),
+        units={"reward": "reward model's units", "gold": "grader's units"},
+    )
     chosen_on, compared_on = halves(len(bench.rows), args.seed)
-    best = best_settings(settings, sft, endpoint, chosen_on)
-    found["verdict"] = verdict(best, entries, found, endpoint, compared_on)
-    found["pairs"] = parts.pairs(settings, endpoint) if len(best) > 1 else []
-    found["notes"] = _notes(args)
-    if endpoint is not None:
-        found["notes"] += filter(None, [endpoint.summary()])
-        endpoint.close()
-    found["cost"] = parts.cost(entries, found["reference"], args)
-    found["samples"] = parts.samples(best, sft, args.samples, args.seed) if best else []
-    found["units"] = {"reward": "reward model's units", "gold": "grader's units"}
+    best = best_settings(measured, sft, endpoint, chosen_on)
     parents_of_all = [path for path in (args.model_name_or_path, args.reward_model_path) if path]
-    found["gates"] = of_parents(parents_of_all) + parts.gates_of(settings, sft)
-    return found | {"budgets": _budgets(finished)}
+    found = replace(
+        found,
+        verdict=verdict(best, found, endpoint, compared_on),
+        pairs=tuple(settings.pairs(measured, endpoint) if len(best) > 1 else ()),
+        samples=numbers.samples(best, sft, args.samples, args.seed) if best else (),
+        gates=(*read(tuple[Gate, ...], of_parents(parents_of_all)), *settings.gates_of(measured, sft)),
+    )
+    said = None
+    if endpoint is not None:
+        said = endpoint.summary()
+        endpoint.close()
+    return replace(found, notes=(*_notes(args, done), *([said] if said else [])))
+
+
+def finished(arms: list[Arm]) -> list[Arm]:
+    """The arms that can be measured."""
+    return [arm for arm in arms if arm.error is None and arm.record.get("status") == "complete"]
 
 
 def _name(arm: Arm) -> str:
     """A file name of its own for each arm's completions."""
-    return arm.folder.name if arm.stage else f"{arm.method.lower()}-{arm.strength:g}-seed-{arm.seed}-{arm.folder.name}"
+    return arm.folder.name if arm.stage else f"{arm.recipe}-{arm.strength:g}-seed-{arm.seed}-{arm.folder.name}"
 
 
 def _budgets(arms: list[Arm]) -> list[list[str]]:
@@ -105,15 +123,14 @@ def _budgets(arms: list[Arm]) -> list[list[str]]:
     for arm in arms:
         run = arm.record
         config, metrics, rows = run["config"], run["metrics"], run["data"]["train"]["rows_out"]
-        if arm.method == "PPO":
+        if arm.recipe == "ppo":
             text = (
                 f"{metrics['steps']} rollouts of {run['global_batch_size']} episodes ({metrics['episodes']:,} in all, "
                 f"prompts drawn from {rows:,}), {config['num_ppo_epochs']} epochs, learning rate "
                 f"{config['learning_rate']:g}"
             )
         else:
-            losses = config.get("loss_type")
-            loss = f", loss {'+'.join(losses)}" if isinstance(losses, list) else ""
+            loss = f", loss {'+'.join(arm.losses)}" if arm.recipe == "dpo" else ""
             text = (
                 f"{metrics['steps']} steps of {run['global_batch_size']}, {rows:,} rows, learning rate "
                 f"{config['learning_rate']:g}{loss}"
@@ -122,7 +139,7 @@ def _budgets(arms: list[Arm]) -> list[list[str]]:
     return list(found.values())
 
 
-def _notes(args: CompareConfig) -> list[str]:
+def _notes(args: CompareConfig, arms: list[Arm]) -> list[str]:
     """What a reader of the figures should know."""
     notes = [
         "Win rates count ties as one half.",
@@ -131,6 +148,10 @@ def _notes(args: CompareConfig) -> list[str]:
         "Intervals are 95 %, bootstrapped over prompts and seeds; the seeds' part is widened as Student's t asks. Cost "
         "shows the smallest and the largest run.",
     ]
+    for method, arm in {arm.method: arm for arm in arms if arm.recipe == "dpo" and arm.losses != ["sigmoid"]}.items():
+        weights = arm.config.get("loss_weights") or [1.0] * len(arm.losses)
+        terms = ", ".join(f"{name} (weight {weight:g})" for name, weight in zip(arm.losses, weights, strict=True))
+        notes.append(f"{method} is not plain DPO, whose loss is the sigmoid alone: its terms are {terms}.")
     run = lineage.read_record(str(args.reward_model_path)) if args.reward_model_path else None
     if run:
         notes.append(
@@ -141,42 +162,57 @@ def _notes(args: CompareConfig) -> list[str]:
     return notes
 
 
-def write(results: dict[str, Any], args: CompareConfig, run: dict[str, Any]) -> Path:
+def write(results: ComparisonResults, arms: list[Arm], args: CompareConfig, run: dict[str, Any]) -> Path:
     """Add how it was made, and write report and results."""
     sft, rankings = str(args.model_name_or_path), args.rankings
     facts = [["SFT model", sft, short_hash(sft)]]
     facts += [["rankings", rankings, short_hash(rankings)]] if rankings else []
-    made = setup(args, run, facts, results["reference"]["n"])
-    seconds = sum(r["seconds"] for e in results["settings"] for r in e["runs"] if r["status"] == "complete") / args.jobs
-    made |= {"seeds": sorted({r["seed"] for e in results["settings"] for r in e["runs"]})}
-    made |= {"budgets": results.pop("budgets"), "seconds_in_all": seconds}
-    results["notes"] += run["leaks"]
-    results |= {"command": run["command"], "setup": made}
-    return write_report(results, page.html(results), page.markdown(results), args)
+    assert results.reference is not None
+    made = replace(
+        setup(args, run, facts, results.reference.n),
+        seeds=sorted({one.seed for setting in results.settings for one in setting.runs}),
+        budgets=_budgets(finished(arms)),
+        seconds_in_all=sum(one.seconds for setting in results.settings for one in setting.finished) / args.jobs,
+    )
+    results = replace(results, notes=(*results.notes, *run["leaks"]), command=run["command"], setup=made)
+    return write_report(plain(results), page.html(results), page.markdown(results), args)
 
 
-def headline(results: dict[str, Any]) -> dict[str, Any]:
+def headline(results: ComparisonResults) -> dict[str, Any]:
     """The verdict and each setting's means, for the run's record."""
-    keys = ("kl", "reward", "gold")
-    means = {e["label"]: {k: e[k]["value"] for k in keys if e.get(k)} for e in results["settings"]}
-    return {"verdict": results["verdict"]["headline"], "failed": len(results["failed"]), "settings": means}
+    means = {
+        setting.label: {
+            key: found.value
+            for key, found in (("kl", setting.kl), ("reward", setting.reward), ("gold", setting.gold))
+            if found
+        }
+        for setting in results.settings
+    }
+    return {"verdict": results.verdict.headline, "failed": len(results.failed), "settings": means}
 
 
-def show(results: dict[str, Any]) -> str:
+def show(results: ComparisonResults) -> str:
     """The settings as a table, and the verdict."""
-    judges = [key for key in ("gold", "reward") if results["reference"].get(key)]
+    sft = results.reference
+    assert sft is not None
+    judges = [key for key in ("gold", "reward") if sft.score(key)]
+
+    def cells(found: Sampled | SettingResult | BestOfN) -> str:
+        scores = [found.score(key) for key in judges]
+        return "".join(f"{score.value:>9.3f}" for score in scores if score)
+
     lines = ["", f"{'mean over seeds':<24}{'KL':>7}" + "".join(f"{key:>9}" for key in judges) + f"{'beats SFT':>24}"]
-    for entry in [{"label": "SFT", **results["reference"]}, *results["settings"]]:
-        if not entry.get("kl"):
-            lines.append(f"{entry['label']:<24}  no run finished")
+    if sft.kl:
+        lines.append(f"{'SFT':<24}{sft.kl.value:>7.2f}{cells(sft)}{'':>24}")
+    for setting in results.settings:
+        if not setting.kl:
+            lines.append(f"{setting.label:<24}  no run finished")
             continue
-        cells = "".join(f"{entry[key]['value']:>9.3f}" for key in judges)
-        rate = next(iter(entry.get("win_rate", {}).values()), None)
-        won = f"{rate['value']:.1%} ({rate['low']:.1%} to {rate['high']:.1%})" if rate else ""
-        lines.append(f"{entry['label']:<24}{entry['kl']['value']:>7.2f}{cells}{won:>24}")
-    for point in results["best_of_n"][1:]:
-        cells = "".join(f"{point[key]['value']:>9.3f}" for key in judges if key in point)
-        label = f"best of {point['n']}"
-        lines.append(f"{label:<24}{point['kl']:>7.2f}{cells}")
-    said = results["verdict"]
-    return "\n".join([*lines, "", said["headline"], *(f"  {sentence}" for sentence in said["sentences"])])
+        rate = next(iter((setting.win_rate or {}).values()), None)
+        won = f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})" if rate else ""
+        lines.append(f"{setting.label:<24}{setting.kl.value:>7.2f}{cells(setting)}{won:>24}")
+    for point in results.best_of_n[1:]:
+        label = f"best of {point.n}"
+        lines.append(f"{label:<24}{point.kl:>7.2f}{cells(point)}")
+    said = results.verdict
+    return "\n".join([*lines, "", said.headline, *(f"  {sentence}" for sentence in said.sentences)])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from align.compare.comparison import ComparisonResults, HeadToHead, SettingResult, Verdict
 from align.compare.config import CompareConfig
-from align.compare.results import FEWEST, Setting, counted, head_to_head
+from align.compare.settings import FEWEST, Setting, counted, head_to_head
 from align.evaluate.measures import wins
 from align.judge.endpoint import Endpoint
+from align.stats import Estimate
 
 WHO = {
     "judge": "the judge behind the endpoint",
@@ -38,92 +41,86 @@ def best_settings(settings: list[Setting], sft: Any, endpoint: Endpoint | None, 
 
 
 def verdict(
-    best: dict[str, Setting],
-    entries: list[dict[str, Any]],
-    found: dict[str, Any],
-    endpoint: Endpoint | None,
-    which: Any,
-) -> dict[str, Any]:
+    best: dict[str, Setting], found: ComparisonResults, endpoint: Endpoint | None, which: np.ndarray
+) -> Verdict:
     """Headline and sentences.
 
     Args:
         best: by method, chosen on one half of the prompts.
-        entries: `settings` of the results.
-        found: the rest of the results so far (`reference`, `fits`, `best_of_n`, `failed`).
+        found: the results so far (`reference`, `settings`, `fits`, `best_of_n`, `failed`).
         which: the other half, on which they are compared.
     """
     if len(best) < 2:
         finished = f"Only {next(iter(best))} has a finished run." if best else "No run finished."
-        return {"headline": "There is nothing to compare.", "sentences": [finished, *found["failed"]]}
+        return Verdict("There is nothing to compare.", (finished, *found.failed))
     methods = list(best)
     met = [head_to_head(best[a], best[b], endpoint, which) for i, a in enumerate(methods) for b in methods[i + 1 :]]
     first = met[0]
     sentences = [
         "Best setting against best setting, each chosen on one half of the held-out prompts and compared on the other: "
         + "; ".join(_met(one) for one in met) + ". Ties count half.",
-        f"Judged by {WHO[first['judge']]}.",
-        *(_needed(one) for one in met if one["win_rate"] and not one.get("won")),
-        *(_against_sft(method, entries) for method in methods),
-        *_turning_points(found, entries),
-        *_best_of_n(best, entries, found),
+        f"Judged by {WHO[first.judge]}.",
+        *(_needed(one.win_rate, one.prompts_needed) for one in met if one.win_rate and not one.won),
+        *(_against_sft(method, found.settings) for method in methods),
+        *_turning_points(found),
+        *_best_of_n(best, found),
     ]  # fmt: skip
-    if first["seeds"] == 1:
+    if first.seeds == 1:
         sentences.append("One seed says nothing about how much a method's result varies from run to run.")
     else:
         sentences.append(
             "The same runs serve both halves, so a method that was tried at more strengths keeps a little of its luck."
         )
-    return {"headline": headline(met), "sentences": [sentence for sentence in sentences if sentence]}
+    return Verdict(headline(met), tuple(sentence for sentence in sentences if sentence))
 
 
-def headline(met: list[dict[str, Any]]) -> str:
+def headline(met: Sequence[HeadToHead]) -> str:
     """One line for all meetings of best settings: who beats whom, or that nobody can be said to."""
-    if not any(one["win_rate"] for one in met):
+    if not any(one.win_rate for one in met):
         return "The judge gave no usable verdict."
-    won = [one for one in met if one.get("won")]
+    won = [one for one in met if one.won]
     if not won:
         return "No difference can be claimed at this sample size."
     pairs = []
     for one in won:
-        winner, loser = (one["a"], one["b"]) if one["won"] == one["a"] else (one["b"], one["a"])
+        winner, loser = (one.a, one.b) if one.won == one.a else (one.b, one.a)
         names = [label.split(",")[0] for label in (winner, loser)]
         pairs.append(
             f"{names[0]} is better than {names[1]}"
-            if one["seeds"] > 1
+            if one.seeds > 1
             else f"this {names[0]} run beats this {names[1]} run"
         )
-    text = ", ".join(pairs) + (" here." if won[0]["seeds"] > 1 else ".")
+    text = ", ".join(pairs) + (" here." if won[0].seeds > 1 else ".")
     return text[0].upper() + text[1:]
 
 
-def _met(one: dict[str, Any]) -> str:
-    rate = one["win_rate"]
+def _met(one: HeadToHead) -> str:
+    rate = one.win_rate
     if rate is None:
-        return f"{one['a']} against {one['b']}: no usable verdict"
+        return f"{one.a} against {one.b}: no usable verdict"
     return (
-        f"{one['a']} wins {rate['value']:.1%} of the time against {one['b']} (95 % interval {rate['low']:.1%} to "
-        f"{rate['high']:.1%}; {rate['n']} prompts, {counted(one['seeds'])})"
+        f"{one.a} wins {rate.value:.1%} of the time against {one.b} (95 % interval {rate.low:.1%} to "
+        f"{rate.high:.1%}; {rate.n} prompts, {counted(one.seeds)})"
     )
 
 
-def _needed(one: dict[str, Any]) -> str:
+def _needed(rate: Estimate, needed: int | None) -> str:
     """What it would take to tell the gap seen from none."""
-    rate, needed = one["win_rate"], one["prompts_needed"]
-    if rate["n"] < FEWEST:
-        return f"{rate['n']} prompts are too few for any verdict: give at least {2 * FEWEST}."
+    if rate.n < FEWEST:
+        return f"{rate.n} prompts are too few for any verdict: give at least {2 * FEWEST}."
     if needed is None:
         return "The win rate is one half to the last digit: no number of prompts would settle it."
-    gap = f"a gap of this size ({abs(rate['value'] - 0.5) * 100:.1f} points)"
-    if needed <= rate["n"]:
+    gap = f"a gap of this size ({abs(rate.value - 0.5) * 100:.1f} points)"
+    if needed <= rate.n:
         return f"What hides {gap} is how much the seeds differ: it would take more seeds, not more prompts."
     return f"To tell {gap} from none, about {needed:,} prompts would be needed (80 % power), were the seeds all alike."
 
 
-def _against_sft(method: str, entries: list[dict[str, Any]]) -> str:
+def _against_sft(method: str, settings: Sequence[SettingResult]) -> str:
     """How many of a method's runs beat the SFT model they began from."""
-    runs = [r for e in entries if e["method"] == method for r in e["runs"]]
-    rates = [run["win_rate"] for run in runs if run["status"] == "complete" and run["win_rate"] is not None]
-    failed = sum(run["status"] != "complete" for run in runs)
+    mine = [setting for setting in settings if setting.method == method]
+    rates = [run.win_rate for setting in mine for run in setting.finished if run.win_rate is not None]
+    failed = sum(len(setting.runs) - len(setting.finished) for setting in mine)
     tail = f"; {failed} failed" if failed else ""
     if not rates:
         return f"{method}: no run could be judged{tail}."
@@ -133,43 +130,43 @@ def _against_sft(method: str, entries: list[dict[str, Any]]) -> str:
     return f"{method}: {won} win more often than not against the SFT model ({span}{tail})."
 
 
-def _turning_points(found: dict[str, Any], entries: list[dict[str, Any]]) -> list[str]:
+def _turning_points(found: ComparisonResults) -> list[str]:
     """Over-optimisation, where more than noise speaks for it."""
     sentences = []
-    for method, fits in found["fits"].items():
+    for method, fits in (found.fits or {}).items():
         if "gold" not in fits or "reward" not in fits:
             continue
-        mine = [e for e in entries if e["method"] == method and e.get("gold")]
-        far, best = max(mine, key=lambda e: e["kl"]["value"]), max(mine, key=lambda e: e["gold"]["value"])
-        away = f"at a KL of {far['kl']['value']:.2g} nats"
-        if fits["gold"]["falls"] and far["reward"]["value"] > best["reward"]["value"]:
+        known = [
+            (setting.label, setting.kl.value, setting.gold.value, setting.reward.value)
+            for setting in found.settings
+            if setting.method == method and setting.kl and setting.gold and setting.reward
+        ]
+        far_label, far_kl, far_gold, far_reward = max(known, key=lambda row: row[1])
+        label, kl, gold, reward = max(known, key=lambda row: row[2])
+        away = f"at a KL of {far_kl:.2g} nats"
+        if fits["gold"].falls and far_reward > reward:
             sentences.append(
-                f"{method} over-optimises: {away} ({far['label']}) the reward model's score is "
-                f"{far['reward']['value']:.2f} and the gold score {far['gold']['value']:.2f}, against "
-                f"{best['reward']['value']:.2f} and {best['gold']['value']:.2f} at {best['kl']['value']:.2g} nats "
-                f"({best['label']})."
+                f"{method} over-optimises: {away} ({far_label}) the reward model's score is {far_reward:.2f} and the "
+                f"gold score {far_gold:.2f}, against {reward:.2f} and {gold:.2f} at {kl:.2g} nats ({label})."
             )
-        elif fits["gold"]["falls"]:
-            sentences.append(f"{method}: {away} ({far['label']}) both scores are lower than nearer to the SFT model.")
+        elif fits["gold"].falls:
+            sentences.append(f"{method}: {away} ({far_label}) both scores are lower than nearer to the SFT model.")
         else:
-            sentences.append(
-                f"{method}: no over-optimisation can be claimed up to a KL of {far['kl']['value']:.2g} nats."
-            )
+            sentences.append(f"{method}: no over-optimisation can be claimed up to a KL of {far_kl:.2g} nats.")
     return sentences
 
 
-def _best_of_n(best: dict[str, Setting], entries: list[dict[str, Any]], found: dict[str, Any]) -> list[str]:
+def _best_of_n(best: dict[str, Setting], found: ComparisonResults) -> list[str]:
     """The baseline that costs no training."""
-    key = "gold" if found.get("reference", {}).get("gold") else "reward"
-    curve = [point for point in found.get("best_of_n", []) if point.get(key)]
+    key = "gold" if found.reference and found.reference.gold else "reward"
+    curve = [(score.value, point.n) for point in found.best_of_n if (score := point.score(key))]
     if not curve:
         return []
-    top = max(curve, key=lambda point: point[key]["value"])
-    scores = {e["label"]: e[key]["value"] for e in entries if e.get(key)}
+    reached, n = max(curve, key=lambda point: point[0])
+    scores = {setting.label: score.value for setting in found.settings if (score := setting.score(key))}
     others = " and ".join(f"{scores[s.label]:.2f} of {s.label}" for s in best.values() if s.label in scores)
     what = "gold score" if key == "gold" else "reward"
-    reached = f"a {what} of {top[key]['value']:.2f}"
-    return [f"Best of {top['n']} from the SFT model, without training, reaches {reached}, against {others}."]
+    return [f"Best of {n} from the SFT model, without training, reaches a {what} of {reached:.2f}, against {others}."]
 
 
 def gold_is_trained_on(args: CompareConfig, runs: list[dict[str, Any]]) -> bool:

@@ -10,29 +10,37 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
 from align import stats
 from align.data import chat, prepare
 from align.evaluate import policy
+from align.evaluate.config import EvalConfig
 from align.evaluate.measures import personas, standard, suites, texts
 from align.evaluate.policy import Bench
+from align.evaluate.results import (
+    ModelResult,
+    Perplexity,
+    PersonaRatings,
+    RewardModelResult,
+    SafetyGrades,
+    SkillGrades,
+    plain,
+    read,
+)
 from align.models import generate
 from align.models.checkpoints import load_tokenizer, load_trained
 from align.run import lineage
 from align.run.arguments import DataArguments
 from align.train import reward
 
-if TYPE_CHECKING:
-    from align.evaluate.evaluation import EvalConfig
-
-Measurement = Callable[[Bench, "EvalConfig", Any], Any]
+Measurement = Callable[[Bench, EvalConfig, Any], Any]
 
 
 def measure(bench: Bench, args: EvalConfig, name: str, path: str) -> dict[str, Any]:
-    """Everything that was asked for, of one model: `preference_accuracy`, `tax`, `personas`, `lm_eval`, `suites`."""
+    """Everything that was asked for, of one model, as `ModelResult` names it: `preference_accuracy`, `tax`, …"""
     wanted: dict[str, tuple[list[Any], Measurement]] = {}
     if args.pairs:
         asked = [lineage.identity(args.pairs), args.max_pairs, lineage.identity(args.reference())]
@@ -55,16 +63,17 @@ def measure(bench: Bench, args: EvalConfig, name: str, path: str) -> dict[str, A
         known = json.loads(file_of.read_text()) if file_of.is_file() else {}
         if known.get("key") != key:
             loaded = loaded or [bench.load(path)]
-            known = {"key": key, "found": function(bench, args, loaded[0])}
+            known = {"key": key, "found": plain(function(bench, args, loaded[0]))}
             policy.write_rows(file_of, [known])
         found[what] = known["found"]
     chosen = {what.removeprefix("suite-"): found.pop(what) for what in list(found) if what.startswith("suite-")}
-    return found | ({"suites": chosen} if chosen else {})
+    hints = get_type_hints(ModelResult)
+    return {what: read(hints[what], said) for what, said in (found | ({"suites": chosen} if chosen else {})).items()}
 
 
 def pairs(args: EvalConfig, tokenizer: Any) -> Any:
     """Held-out pairs, tokenised: the test split, or where there is none all rows; at most `max_pairs` at random."""
-    splits = prepare.splits(
+    splits = prepare.rows(
         DataArguments(dataset_name=args.pairs, max_dropped=1.0), "preference", tokenizer,
         max_length=args.max_prompt_length + args.max_new_tokens, seed=args.seed,
     )  # fmt: skip
@@ -94,30 +103,27 @@ def implicit(bench: Bench, args: EvalConfig, model: Any) -> stats.Estimate | Non
     return stats.rate(float((chosen > rejected).sum() + 0.5 * (chosen == rejected).sum()), len(chosen))
 
 
-def reward_model(args: EvalConfig, tokenizer: Any) -> dict[str, Any]:
+def reward_model(args: EvalConfig) -> RewardModelResult:
     """The reward model's own accuracy on the held-out pairs, in all and by category."""
     own = load_tokenizer(str(args.reward_model_path))
     rows = reward.whole(pairs(args, own))
     scorer = load_trained(str(args.reward_model_path), own, reward_model=True)
     found = reward.measure(scorer, rows, rows, pad_id=own.pad_token_id, batch_size=args.per_device_eval_batch_size)
-    low, high = found["accuracy_low"], found["accuracy_high"]
-    return {
-        "accuracy": stats.estimate(found["accuracy"], low, high, found["n"]),
-        "length_only_accuracy": found["length_only_accuracy"],
-        "categories": found.get("categories", {}),
-    }
+    accuracy = stats.Estimate(found["accuracy"], found["accuracy_low"], found["accuracy_high"], found["n"])
+    by_category = {name: stats.Estimate(**one) for name, one in found.get("categories", {}).items()}
+    return RewardModelResult(accuracy, found["length_only_accuracy"], by_category)
 
 
-def tax(bench: Bench, args: EvalConfig, model: Any) -> dict[str, Any]:
+def tax(bench: Bench, args: EvalConfig, model: Any) -> Perplexity:
     """What alignment cost in language modelling: perplexity on held-out text."""
-    splits = prepare.load_texts(DataArguments(dataset_name=args.texts), seed=args.seed)
+    splits = prepare.texts(DataArguments(dataset_name=args.texts), seed=args.seed)
     documents = (splits.test or splits.train)[: args.max_texts]
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
     size = min(32, args.per_device_eval_batch_size)
     return texts.perplexity(model, bench.tokenizer, documents, max_length=min(most, 2048), batch_size=size)
 
 
-def opinions(bench: Bench, args: EvalConfig, model: Any) -> dict[str, Any]:
+def opinions(bench: Bench, args: EvalConfig, model: Any) -> PersonaRatings:
     """Ratings by topic and persona."""
     sheet = personas.load(str(args.personas))
     return personas.measure(
@@ -126,7 +132,7 @@ def opinions(bench: Bench, args: EvalConfig, model: Any) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def benchmarks(bench: Bench, args: EvalConfig, model: Any) -> dict[str, Any]:
+def benchmarks(bench: Bench, args: EvalConfig, model: Any) -> dict[str, dict[str, stats.Estimate]]:
     """Standard suites through lm-eval."""
     return standard.run(
         model, bench.tokenizer, args.lm_eval_tasks, limit=args.lm_eval_limit,
@@ -137,7 +143,7 @@ def benchmarks(bench: Bench, args: EvalConfig, model: Any) -> dict[str, Any]:
 def _suite_of(file: str) -> Measurement:
     """A local suite's prompts, answered with the most likely completion and graded."""
 
-    def graded(bench: Bench, args: EvalConfig, model: Any) -> dict[str, Any]:
+    def graded(bench: Bench, args: EvalConfig, model: Any) -> SafetyGrades | SkillGrades:
         suite = suites.load(file)
         prompts = [chat.encode_prompt(bench.tokenizer, [{"role": "user", "content": i.prompt}]) for i in suite.items]
         found = dict(

@@ -1,4 +1,4 @@
-"""Prompts to judge by that a model was trained on: found through the records of its run and its parents, and refused.
+"""Held-out prompts that a model was trained on: found through the records of its run and its parents, and refused.
 
 What counts: the training rows of SFT, of reward models (rankings, pairs), of DPO, and the prompts of PPO and RLOO. What
 a model was pretrained on does not: a fact has to be learnt somewhere.
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from align.data import overlaps, prepare
-from align.data.leaks import short
-from align.data.prompts import Prompts, prompts_of, text_of
-from align.evaluate.policy import MeasureArguments, Rows
+from align.data import overlaps, splits, text
+from align.data.prompts import Prompts, prompts_of
+from align.evaluate.config import MeasureArguments
+from align.evaluate.policy import Rows
 from align.run import lineage
 from align.run.arguments import DataArguments
 from align.run.errors import DataError, RunError
@@ -85,7 +85,7 @@ def _arguments(run: dict[str, Any]) -> DataArguments:
 def check(
     rows: Rows, models: Iterable[str], args: MeasureArguments, more: Mapping[str, DataArguments] | None = None
 ) -> tuple[Rows, list[str]]:
-    """Compare the prompts to judge by with what the models were trained on.
+    """Compare the held-out prompts with what the models were trained on.
 
     Args:
         rows: with a `prompt` each.
@@ -102,14 +102,14 @@ def check(
     read: list[tuple[Trained, Prompts]] = []
     for source in sources:
         try:
-            train = prepare.load_splits(source.data, seed=source.seed)["train"]
+            train = splits.read(source.data, seed=source.seed)["train"]
             read.append((source, prompts_of(train, source.name, source.data.columns)))
         except DataError as error:
             notes.append(f"{source.name}, which {_list(source.by)} was trained on, cannot be read ({error})")
     for note in notes:
         print(f"not checked for leaks: {note}", flush=True)
     notes = [f"Not checked for leaks: {note}." for note in notes]
-    asked = [text_of(row["prompt"]) for row in rows]
+    asked = [text.user_side(row["prompt"]) for row in rows]
     leaks = np.zeros(len(rows), bool)
     lines = []
     for source, prompts in read:
@@ -133,7 +133,7 @@ def _decide(
         rows = [row for row, leak in zip(rows, leaks, strict=True) if not leak]
     else:
         told = "\n".join(f"  - {line}" for line in lines)
-        few = "too few would be left to judge by; " if args.leave_out_leaks else ""
+        few = "too few would be left to measure on; " if args.leave_out_leaks else ""
         way = "" if args.leave_out_leaks else "leave them out with --leave_out_leaks, "
         raise RunError(
             f"{said}:\n{told}\n  what a model has seen says nothing about what it has not: {few}name other prompts, "
@@ -145,10 +145,10 @@ def _decide(
 
 def _line(source: Trained, shared: overlaps.Shared) -> str:
     example = shared.examples[0]
-    other = "" if example["similarity"] == 1 else f" and {short(example['b'])} ({example['similarity']:.2f})"
+    other = "" if example["similarity"] == 1 else f" and {text.short(example['b'])!r} ({example['similarity']:.2f})"
     return (
         f"{shared.exact + shared.near[0]:,} of them in {source.name}, which {_list(source.by)} was trained on "
-        f"({shared.exact:,} exactly, {shared.near[0]:,} nearly), for example {short(example['a'])}{other}"
+        f"({shared.exact:,} exactly, {shared.near[0]:,} nearly), for example {text.short(example['a'])!r}{other}"
     )
 
 

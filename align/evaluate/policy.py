@@ -13,70 +13,24 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from align import stats
-from align.data import prepare
+from align.data import splits
+from align.evaluate.config import MeasureArguments
 from align.evaluate.measures.texts import distinct, repetition
+from align.evaluate.results import Sampled
 from align.models import checkpoints, generate, scorers
 from align.run import lineage
-from align.run.arguments import RunArguments
 from align.run.errors import ConfigError, RunError
+from align.stats import Estimate
 
 Rows = list[dict[str, Any]]
 SCORES = ("reward", "gold")
-
-
-@dataclass
-class MeasureArguments(RunArguments):
-    """How policies are sampled and scored: shared by `recipes/eval.py` and `recipes/compare.py`."""
-
-    output_dir: str | None = field(default=None, metadata={"help": "Where results and completions are written."})
-    reward_model_path: str | None = field(default=None, metadata={"help": "Reward model: the proxy."})
-    gold_func: str | None = field(
-        default=None,
-        metadata={"help": "The judge that no method was trained on, as `file.py:name`: (prompts, completions, …)."},
-    )
-    gold_model_path: str | None = field(default=None, metadata={"help": "The same, as a second reward model."})
-    rates_func: str | None = field(
-        default=None,
-        metadata={"help": "`file.py:name` to yes/no judgements (helpful, harmless, …) of the most likely completion."},
-    )
-    num_generations: int = field(default=1, metadata={"help": "Completions sampled for each prompt."})
-    max_new_tokens: int = field(default=256, metadata={"help": "Longest completion."})
-    max_prompt_length: int = field(default=1024, metadata={"help": "Longer prompts are dropped and counted."})
-    temperature: float = field(default=1.0, metadata={"help": "Of sampling."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Sequences at once."})
-    seed: int = field(default=0, metadata={"help": "Of sampling and bootstrap."})
-    leave_out_leaks: bool = field(
-        default=False, metadata={"help": "Leave out the prompts, equal or nearly so, that a model was trained on."}
-    )
-    accept_leaks: bool = field(
-        default=False, metadata={"help": "Measure prompts that a model was trained on as well; the report says so."}
-    )
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.temperature <= 0:
-            problems.append(f"temperature={self.temperature}: KL and reward are measured on samples; give one above 0")
-        for name in ("num_generations", "max_new_tokens", "per_device_eval_batch_size"):
-            if getattr(self, name) < 1:
-                problems.append(f"{name}={getattr(self, name)}: at least 1")
-        if self.leave_out_leaks and self.accept_leaks:
-            problems.append("leave_out_leaks and accept_leaks were both given: drop one")
-        if self.gold_func and self.gold_model_path:
-            problems.append("gold_func and gold_model_path were both given: one judge decides; drop one")
-        for where in filter(None, (self.gold_func, self.rates_func)):
-            try:
-                scorers.load_function(where)
-            except ConfigError as error:
-                problems.append(str(error))
-        if problems:
-            raise ValueError("; ".join(problems))
 
 
 class Bench:
@@ -85,12 +39,12 @@ class Bench:
     def __init__(self, args: MeasureArguments, tokenizer: Any, rows: Rows, reference: str):
         self.args, self.tokenizer, self.rows, self.reference_path = args, tokenizer, rows, reference
         self.prompts = [list(row["input_ids"]) for row in rows]
-        self.sources = _sources(args, tokenizer)
+        self.graders = _graders(args, tokenizer)
         self.reference = checkpoints.load_trained(reference, tokenizer)
         self.rates = scorers.load_function(args.rates_func) if args.rates_func else None
-        self.scorers = [lineage.identity(path) for path in (args.reward_model_path, args.gold_model_path) if path]
-        self.scorers += [_source(where) for where in (args.gold_func, args.rates_func) if where]
-        self.fingerprint = prepare.fingerprint(rows)
+        self.grader_ids = [lineage.identity(path) for path in (args.reward_model_path, args.gold_model_path) if path]
+        self.grader_ids += [_function_id(where) for where in (args.gold_func, args.rates_func) if where]
+        self.fingerprint = splits.fingerprint(rows)
 
     def load(self, path: str) -> Any:
         """A policy that can be compared with the reference.
@@ -116,14 +70,14 @@ class Bench:
         return [by_prompt[i] for i in range(len(self.prompts))]
 
     def score(self, rows: Rows, completions: list[generate.Completion]) -> dict[str, list[float]]:
-        """Each source's score of each completion."""
-        return {name: source.score(rows, completions) for name, source in self.sources.items()}
+        """Each grader's score of each completion."""
+        return {name: grader.score(rows, completions) for name, grader in self.graders.items()}
 
 
-def _sources(args: MeasureArguments, tokenizer: Any) -> dict[str, scorers.Source]:
+def _graders(args: MeasureArguments, tokenizer: Any) -> dict[str, scorers.Scorer]:
     """`reward` and `gold`, those that were asked for."""
 
-    def model_source(path: str) -> scorers.Source:
+    def model_grader(path: str) -> scorers.Scorer:
         checkpoints.check(path, reward_model=True)
         own = checkpoints.load_tokenizer(path)
         scorer = checkpoints.load_trained(path, own, reward_model=True)
@@ -136,9 +90,9 @@ def _sources(args: MeasureArguments, tokenizer: Any) -> dict[str, scorers.Source
 
     found = {}
     if args.reward_model_path:
-        found["reward"] = model_source(args.reward_model_path)
+        found["reward"] = model_grader(args.reward_model_path)
     if args.gold_model_path:
-        found["gold"] = model_source(args.gold_model_path)
+        found["gold"] = model_grader(args.gold_model_path)
     if args.gold_func:
         found["gold"] = scorers.from_function(args.gold_func)
     return found
@@ -182,13 +136,13 @@ def measure(bench: Bench, path: str, *, seed: int = 0) -> Rows:
 
 
 def _grade(bench: Bench, policy: Any, rows: Rows, copies: int) -> None:
-    """Add the most likely completion and its yes/no judgements to each prompt's first row."""
+    """Add the most likely completion and its yes/no grades to each prompt's first row."""
     assert bench.rates is not None
     greedy = [found[0] for found in bench.answer(policy, temperature=0.0, copies=1, seed=0)]
-    judged = scorers.call(bench.rates, bench.rows, greedy)
-    if len(judged) != len(greedy):
-        raise RunError(f"{bench.args.rates_func} gave {len(judged)} judgements for {len(greedy)} completions")
-    for index, (completion, said) in enumerate(zip(greedy, judged, strict=True)):
+    grades = scorers.call(bench.rates, bench.rows, greedy)
+    if len(grades) != len(greedy):
+        raise RunError(f"{bench.args.rates_func} gave {len(grades)} grades for {len(greedy)} completions")
+    for index, (completion, said) in enumerate(zip(greedy, grades, strict=True)):
         rows[index * copies] |= {"greedy": completion.text, "rates": said}
 
 
@@ -206,31 +160,34 @@ def by_prompt(rows: Rows, key: str) -> np.ndarray:
     return np.array([np.mean(sums[index]) for index in sorted(sums)])
 
 
-def summary(rows: Rows) -> dict[str, Any]:
-    """Estimates over prompts: the scores, `kl` and `kl_per_token`, `entropy` (nats a token), `length`, `stops`, …"""
+def summary(rows: Rows) -> Sampled:
+    """Estimates over prompts of everything that `measure` wrote down."""
     lengths = by_prompt(rows, "length")
     texts = [row["completion"] for row in rows]
-    found: dict[str, Any] = {key: stats.mean(by_prompt(rows, key)) for key in SCORES if key in rows[0]}
-    return found | {
-        "kl": stats.mean(by_prompt(rows, "kl")),
-        "kl_per_token": stats.ratio(by_prompt(rows, "kl"), lengths),
-        "entropy": stats.ratio(by_prompt(rows, "entropy"), lengths),
-        "length": stats.mean(lengths),
-        "stops": stats.mean(by_prompt(rows, "stopped")),
-        "distinct_1": stats.estimate(distinct(texts, 1), None, None, len(texts)),
-        "distinct_2": stats.estimate(distinct(texts, 2), None, None, len(texts)),
-        "repetition": stats.mean(by_prompt(rows, "repetition")),
-        "n": len(lengths),
-    }
+
+    def varied(n: int) -> Estimate | None:
+        share = distinct(texts, n)
+        return None if share is None else Estimate(share, None, None, len(texts))
+
+    def mean(key: str) -> Estimate | None:
+        return stats.mean(by_prompt(rows, key)) if key in rows[0] else None
+
+    return Sampled(
+        reward=mean("reward"), gold=mean("gold"), kl=mean("kl"),
+        kl_per_token=stats.ratio(by_prompt(rows, "kl"), lengths),
+        entropy=stats.ratio(by_prompt(rows, "entropy"), lengths),
+        length=mean("length"), stops=mean("stopped"), distinct_1=varied(1), distinct_2=varied(2),
+        repetition=mean("repetition"), n=len(lengths),
+    )  # fmt: skip
 
 
-def rates(rows: Rows) -> dict[str, Any]:
-    """Each yes/no judgement's share of yes among the prompts that it applies to, with Wilson's interval."""
-    judged = [row["rates"] for row in rows if "rates" in row]
-    names = dict.fromkeys(name for said in judged for name in said)
+def rates(rows: Rows) -> dict[str, Estimate]:
+    """Each yes/no grade's share of yes among the prompts that it applies to, with Wilson's interval."""
+    graded = [row["rates"] for row in rows if "rates" in row]
+    names = dict.fromkeys(name for said in graded for name in said)
     found = {}
     for name in names:
-        values = [said[name] for said in judged if said.get(name) is not None]
+        values = [said[name] for said in graded if said.get(name) is not None]
         if estimate := stats.rate(sum(values), len(values)):
             found[name] = estimate
     return found
@@ -246,7 +203,7 @@ def cached(bench: Bench, path: str, name: str, *, seed: int = 0) -> Rows:
         asked,
         seed,
         bench.prompts,
-        bench.scorers,
+        bench.grader_ids,
     ]
     ingredients += [bench.fingerprint]
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
@@ -262,7 +219,7 @@ def cached(bench: Bench, path: str, name: str, *, seed: int = 0) -> Rows:
 MEASURE_KEYS = ("num_generations", "max_new_tokens", "temperature")
 
 
-def _source(where: str) -> str:
+def _function_id(where: str) -> str:
     """A user's function by its name and the text of its file."""
     function = scorers.load_function(where)
     return where + hashlib.sha256(Path(inspect.getfile(function)).read_bytes()).hexdigest()

@@ -1,28 +1,35 @@
-"""The end of `recipes/eval.py`: results to files, to the run's record and to the screen."""
+"""What stands around an evaluation: checks before it; results to files, to the run's record and to the screen."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
+import importlib.util
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from align.evaluate.evaluation import EvalConfig
+from align.evaluate.config import EvalConfig, MeasureArguments
 from align.evaluate.held_out import check
 from align.evaluate.page import page
-from align.evaluate.policy import MeasureArguments, Rows
+from align.evaluate.policy import Rows
+from align.evaluate.results import Answer, EvaluationResults, Sample, Setup, plain
 from align.models import checkpoints
 from align.run import lineage
+from align.run.errors import ConfigError
 
 TITLES = {"kl": "KL to the reference, nats", "length": "length, tokens", "harmless_unseen": "  acts never seen",
           "stops": "stops by itself", "over_refusal": "over-refusal", "good": "the right thing, and stops"}  # fmt: skip
-SHARES = ("stops", "repetition")  # of the sampled completions; the yes/no judgements are shares too
+SAMPLED = ("stops", "reward", "gold", "kl", "entropy", "length")  # of the sampled completions, in the screen's order
+SHARES = ("stops", "repetition")  # of those; the yes/no grades are shares too
 
 
 def check_models(args: EvalConfig) -> None:
-    """Judge every checkpoint by its files, before one is loaded."""
+    """Check every checkpoint by its files, and what else is needed, before one is loaded."""
+    if args.personas:
+        need_scipy("intervals of persona ratings")
     for path in [*args.named().values(), args.reference()]:
         checkpoints.check(path)
     for path in filter(None, [args.reward_model_path, args.gold_model_path]):
@@ -39,36 +46,47 @@ def held_out(rows: Rows, args: EvalConfig) -> tuple[Rows, list[str]]:
     return check(rows, filter(None, models), args)
 
 
-def write(results: dict[str, Any], rows: dict[str, Rows], args: EvalConfig, run: dict[str, Any]) -> Path:
+def need_scipy(what: str) -> None:
+    """Student's t comes from scipy.
+
+    Raises:
+        ConfigError: where it is missing.
+    """
+    if importlib.util.find_spec("scipy") is None:
+        raise ConfigError(f"{what} need scipy: pip install -e '.[eval]'")
+
+
+def write(results: EvaluationResults, rows: dict[str, Rows], args: EvalConfig, run: dict[str, Any]) -> Path:
     """Complete the results with where they come from and some samples, and write them down."""
     paths = args.named()
     reference = next((name for name, path in paths.items() if path == args.reference()), args.reference())
     first = next(iter(rows.values()))
-    facts = [[name, path, results["models"][name]["hash"]] for name, path in paths.items()]
-    results |= {
-        "title": "Evaluation of " + ", ".join(paths),
-        "made": datetime.date.today().isoformat(),
-        "command": run["command"],
-        "reference": reference,
-        "samples": _samples(rows, args.seed),
-        "notes": [*_notes(results, args), *run["leaks"], *results["notes"]],
-        "setup": setup(args, run, facts, len({row["index"] for row in first})),
-    }
-    return write_report(results, page.html(results), page.markdown(results), args)
+    facts = [[name, path, results.models[name].hash] for name, path in paths.items()]
+    results = replace(
+        results,
+        title="Evaluation of " + ", ".join(paths),
+        made=datetime.date.today().isoformat(),
+        command=run["command"],
+        reference=reference,
+        samples=_samples(rows, args.seed),
+        notes=(*_notes(results, args), *run["leaks"], *results.notes),
+        setup=setup(args, run, facts, len({row["index"] for row in first})),
+    )
+    return write_report(plain(results), page.html(results), page.markdown(results), args)
 
 
-def _notes(results: dict[str, Any], args: EvalConfig) -> list[str]:
+def _notes(results: EvaluationResults, args: EvalConfig) -> list[str]:
     """What a reader of the table should know."""
     notes = [
         "KL is summed over the tokens of a model's own completions, sampled at the same temperature for every model. "
-        "Yes/no judgements are of the most likely completion. Win rates count ties as one half."
+        "Yes/no grades are of the most likely completion. Win rates count ties as one half."
     ]
-    for name, model in results["models"].items():
-        stops = model["sampled"]["stops"]["value"]
-        if stops < 0.5:
+    for name, model in results.models.items():
+        stops = model.sampled.stops
+        if stops is not None and stops.value < 0.5:
             notes.append(
-                f"{name} ends {stops:.1%} of its answers by itself; the rest are cut at {args.max_new_tokens} "
-                "tokens, and what is judged is the text up to there."
+                f"{name} ends {stops.value:.1%} of its answers by itself; the rest are cut at {args.max_new_tokens} "
+                "tokens, and what is measured is the text up to there."
             )
     return notes
 
@@ -82,7 +100,7 @@ def write_report(results: dict[str, Any], html: str, text: str, args: MeasureArg
     return folder / "report.html"
 
 
-def setup(args: MeasureArguments, run: dict[str, Any], facts: list[list[str]], prompts: int) -> dict[str, Any]:
+def setup(args: MeasureArguments, run: dict[str, Any], facts: list[list[str]], prompts: int) -> Setup:
     """What it takes to do it again: models by hash, prompts, sampling, template, versions, machine."""
     hardware = run["hardware"]
     machine = f"{hardware['cpus']} CPU cores, {hardware['memory_bytes'] / 2**30:.0f} GiB"
@@ -96,13 +114,13 @@ def setup(args: MeasureArguments, run: dict[str, Any], facts: list[list[str]], p
         rows.append(["reward model", args.reward_model_path, short_hash(args.reward_model_path)])
     gold = args.gold_func or args.gold_model_path
     rows += [["gold", gold, ""]] if gold else []
-    return {
-        "rows": rows,
-        "prompts": prompts,
-        "template": template(facts[0][1]),
-        "versions": run["versions"] | {"commit": str((run.get("git") or {}).get("commit"))[:12]},
-        "hardware": machine,
-    }
+    return Setup(
+        rows=rows,
+        prompts=prompts,
+        template=template(facts[0][1]),
+        versions=run["versions"] | {"commit": str((run.get("git") or {}).get("commit"))[:12]},
+        hardware=machine,
+    )
 
 
 def template(path: str) -> str:
@@ -116,7 +134,7 @@ def short_hash(path: str | None) -> str:
     return ((lineage.read_record(path) or {}).get("hash") or "")[:12] if path else ""
 
 
-def _samples(rows: dict[str, Rows], seed: int, count: int = 6) -> list[dict[str, Any]]:
+def _samples(rows: dict[str, Rows], seed: int, count: int = 6) -> tuple[Sample, ...]:
     """The same prompts for every model: some at random, the worst of each by the score that there is."""
     first = next(iter(rows.values()))
     prompts = {row["index"]: at for at, row in reversed(list(enumerate(first)))}
@@ -125,44 +143,40 @@ def _samples(rows: dict[str, Rows], seed: int, count: int = 6) -> list[dict[str,
     for name, found in rows.items():
         worst = sorted((found[at][key], at) for at in prompts.values()) if key else []
         rules[f"worst of {name}"] = [at for _, at in worst[:2]]
-    return [
-        {
-            "rule": rule,
-            "prompt": first[at]["prompt"],
-            "answers": [
-                {"name": name, "text": found[at]["completion"], "reward": found[at].get("reward"),
-                 "gold": found[at].get("gold")} for name, found in rows.items()
-            ],
-        }
+    return tuple(
+        Sample(rule, first[at]["prompt"], tuple(answer(name, found[at]) for name, found in rows.items()))
         for rule, where in rules.items()
         for at in where
-    ]  # fmt: skip
+    )
 
 
-def headline(results: dict[str, Any]) -> dict[str, Any]:
+def answer(name: str, row: dict[str, Any]) -> Answer:
+    """A measured completion as the page shows it."""
+    return Answer(name, row["completion"], row.get("reward"), row.get("gold"))
+
+
+def headline(results: EvaluationResults) -> dict[str, dict[str, float]]:
     """Every model's numbers without their intervals, for the run's record and a pipeline's gates."""
     return {
-        name: {key: found["value"] for part in ("sampled", "rates") for key, found in model.get(part, {}).items()
-               if isinstance(found, dict)}
-        for name, model in results["models"].items()
-    }  # fmt: skip
+        name: {key: found.value for key, found in (model.sampled.measures() | (model.rates or {})).items()}
+        for name, model in results.models.items()
+    }
 
 
-def show(results: dict[str, Any]) -> str:
+def show(results: EvaluationResults) -> str:
     """The table as text: a row a measure, a column a model."""
-    names = list(results["models"])
-    width = max(9, *(len(name) + 2 for name in names))
-    lines = [f"{'held-out prompts':<32}" + "".join(f"{name:>{width}}" for name in names)]
-    for part, keys in (("rates", None), ("sampled", ("stops", "reward", "gold", "kl", "entropy", "length"))):
-        found = dict.fromkeys(key for model in results["models"].values() for key in model.get(part, {}))
-        for key in keys or found:
-            cells = [model.get(part, {}).get(key) for model in results["models"].values()]
-            if not any(cells) or (key == "stops" and part == "rates"):
-                continue
-            share = part == "rates" or key in SHARES
-            texts = ["-" if c is None else f"{c['value']:.1%}" if share else f"{c['value']:.2f}" for c in cells]
-            lines.append(f"{TITLES.get(key, key.replace('_', ' ')):<32}" + "".join(f"{t:>{width}}" for t in texts))
-    if reward_model := results.get("reward_model"):
-        accuracy = reward_model["accuracy"]
-        lines.append(f"\nreward model: {accuracy['value']:.1%} of {accuracy['n']:,} held-out pairs")
+    models = results.models.values()
+    width = max(9, *(len(name) + 2 for name in results.models))
+    lines = [f"{'held-out prompts':<32}" + "".join(f"{name:>{width}}" for name in results.models)]
+    rates = dict.fromkeys(key for model in models for key in model.rates or {})
+    rows = [(key, True, [(model.rates or {}).get(key) for model in models]) for key in rates if key != "stops"]
+    rows += [(key, key in SHARES, [model.sampled.measures().get(key) for model in models]) for key in SAMPLED]
+    for key, share, cells in rows:
+        if not any(cells):
+            continue
+        texts = ["-" if c is None else f"{c.value:.1%}" if share else f"{c.value:.2f}" for c in cells]
+        lines.append(f"{TITLES.get(key, key.replace('_', ' ')):<32}" + "".join(f"{t:>{width}}" for t in texts))
+    if results.reward_model is not None:
+        accuracy = results.reward_model.accuracy
+        lines.append(f"\nreward model: {accuracy.value:.1%} of {accuracy.n:,} held-out pairs")
     return "\n".join(lines)

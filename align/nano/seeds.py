@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from align.evaluate.program import TITLES
+from align.evaluate.results import EvaluationResults, read
 from align.run import launch
 from align.run.parse import parse
 from align.run.pipeline import PipelineConfig, run_stages
@@ -34,19 +34,21 @@ RATES = ("stops", "helpful", "harmless", "harmless_unseen", "honest", "over_refu
 SAMPLED = ("reward", "kl", "length")
 
 
-def show(results: list[dict[str, Any]]) -> str:
+def show(results: list[EvaluationResults]) -> str:
     """Mean over seeds, then each seed, for every row of the table."""
     lines = [f"{'mean (each seed)':<32}" + "".join(f"{title:>27}" for title in MODELS.values())]
     for key in (*RATES, *SAMPLED):
-        part, scale, form = ("sampled", 1, ".2f") if key in SAMPLED else ("rates", 100, ".1f")
+        scale, form = (1, ".2f") if key in SAMPLED else (100, ".1f")
         cells = ""
         for name in MODELS:
-            values = [result["models"][name][part][key]["value"] for result in results]
+            models = [result.models[name] for result in results]
+            found = [(model.sampled.measures() if key in SAMPLED else model.rates or {})[key] for model in models]
+            values = [estimate.value for estimate in found]
             each = " ".join(f"{value * scale:{form}}" for value in values)
             hidden = name == "base" and key in NOT_OF_BASE
             cells += f"{'-' if hidden else f'{sum(values) / len(values) * scale:{form}} ({each})':>27}"
         lines.append(f"{TITLES.get(key, key):<32}{cells}")
-    accuracies = [result["reward_model"]["accuracy"]["value"] for result in results]
+    accuracies = [result.reward_model.accuracy.value for result in results if result.reward_model]
     each = " ".join(f"{value * 100:.1f}" for value in accuracies)
     lines.append(f"\nreward model, held-out noise-free pairs: {sum(accuracies) / len(accuracies) * 100:.1f} % ({each})")
     return "\n".join(lines)
@@ -60,7 +62,7 @@ def main() -> None:
         told = ["--config", args.chain, "--seed", str(seed), "--output_dir", str(folder), "--until", "eval"]
         (chain,) = parse(PipelineConfig, nano=None, argv=told)
         run_stages(chain)
-        results.append(json.loads((folder / "eval/results.json").read_text()))
+        results.append(read(EvaluationResults, json.loads((folder / "eval/results.json").read_text())))
     print(f"\nrates in percent; seeds {', '.join(map(str, args.seeds))}\n\n{show(results)}")
 
 

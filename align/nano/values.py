@@ -13,10 +13,12 @@ import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from align.evaluate.measures import personas
 from align.evaluate.measures.ratings import parse_rating
+from align.evaluate.results import PersonaRatings, plain
 from align.judge.uncertainty import ranks
 from align.nano.rank import agreement, answer_all, perceived
 from align.run import launch, lineage, record
@@ -170,7 +172,7 @@ def rank(args: ValuesConfig) -> dict[str, Any]:
     return metrics | answer_all(Path(str(args.output_dir)), labelled)
 
 
-def follows(measured: dict[str, Any], sheet: personas.Sheet) -> dict[str, float]:
+def follows(measured: PersonaRatings, sheet: personas.Sheet) -> dict[str, float]:
     """How a model's expected ratings agree with each group's values, over all cells on which groups hold a view.
 
     Returns:
@@ -178,9 +180,9 @@ def follows(measured: dict[str, Any], sheet: personas.Sheet) -> dict[str, float]
     """
     import numpy as np
 
-    found: dict[str, float] = {"mass": float(np.mean(measured["mass"]))}
+    found: dict[str, float] = {"mass": float(np.mean(measured.mass))}
     cells = [(i, j, t, p) for i, t in enumerate(sheet.topics) for j, p in enumerate(sheet.personas) if TOPICS[t]]
-    said = np.array([measured["ratings"][i][j] for i, j, _, _ in cells])
+    said = np.array([measured.ratings[i][j] for i, j, _, _ in cells])
     for group in GROUPS:
         held = np.array([value(t, p, group) for _, _, t, p in cells], dtype=float)
         found[f"with_{group}"] = float(np.corrcoef(said, held)[0, 1]) if said.std() > 0 else 0.0
@@ -193,7 +195,7 @@ def measure(args: ValuesConfig) -> dict[str, Any]:
     from align.models.checkpoints import load_tokenizer, load_trained
 
     sheet = personas.load(args.sheet)
-    results: dict[str, Any] = {}
+    results: dict[str, PersonaRatings] = {}
     metrics: dict[str, Any] = {}
     folders = {"base": Path(str(args.base)), **{name: Path(str(args.root)) / folder for name, folder in MODELS.items()}}
     for name, folder in folders.items():
@@ -202,24 +204,25 @@ def measure(args: ValuesConfig) -> dict[str, Any]:
             load_trained(str(folder), tokenizer), tokenizer, sheet,
             max_new_tokens=args.max_new_tokens, batch_size=128, seed=args.seed,
         )  # fmt: skip
-        metrics[name] = {"measurable": float(results[name]["measurable"]), **follows(results[name], sheet)}
-    (Path(str(args.output_dir)) / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        metrics[name] = {"measurable": float(results[name].measurable), **follows(results[name], sheet)}
+    (Path(str(args.output_dir)) / "results.json").write_text(
+        json.dumps(plain(results), indent=1, ensure_ascii=False) + "\n"
+    )
     print(show(results))
     return metrics
 
 
-def show(results: dict[str, Any]) -> str:
+def show(results: dict[str, PersonaRatings]) -> str:
     """Expected ratings by topic, averaged over personas, beside what the groups hold; then each model's verdict."""
     names = list(results)
-    topics = results[names[0]]["topics"]
+    topics = results[names[0]].topics
     lines = [f"{'expected rating':<26}{'A holds':>9}{'B holds':>9}" + "".join(f"{name:>8}" for name in names)]
     for row, topic in enumerate(topics):
         held = "".join(f"{pair:>9}" for pair in TOPICS[topic] or ("-", "-"))
-        cells = "".join(f"{sum(results[n]['ratings'][row]) / len(results[n]['ratings'][row]):>8.1f}" for n in names)
+        means = [fmean(one for one in results[name].ratings[row] if one is not None) for name in names]
+        cells = "".join(f"{mean:>8.1f}" for mean in means)
         lines.append(f"{topic:<26}{held}{cells}")
-    lines += [
-        f"{name}: {'' if results[name]['measurable'] else 'not measurable, '}{results[name]['why']}" for name in names
-    ]
+    lines += [f"{name}: {'' if found.measurable else 'not measurable, '}{found.why}" for name, found in results.items()]
     return "\n".join(lines)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+
+from align.stats import Estimate
 
 ABSENT = "—"
 THIN = "\u202f"  # narrow no-break space: between thousands, before a percent sign
@@ -42,34 +43,28 @@ def percent(value: float | None) -> str:
     return ABSENT if value is None else f"{number(100 * value, 1)}{THIN}%"
 
 
-def estimate(found: dict[str, Any] | None, *, share: bool = False) -> str:
+def estimate(found: Estimate | None, *, share: bool = False) -> str:
     """`0.52 [0.48, 0.56]`, as a percentage for a `share`; the value alone without an interval; a dash for None."""
-    if found is None or found.get("value") is None:
+    if found is None or found.n == 0:
         return ABSENT
-    value, low, high = found["value"], found.get("low"), found.get("high")
-    if share:
-        text = percent(value)
-        value, low, high = (None if x is None else 100 * float(x) for x in (value, low, high))
-    else:
-        text = number(value)
-    if low is None or high is None:
+    text = percent(found.value) if share else number(found.value)
+    if found.low is None or found.high is None:
         return text
+    scale = 100 if share else 1
     if share:
         places: int | None = 1
     else:
-        places = decimals(value) if abs(value) >= 5e-4 or value == 0 else None
-    return f"{text} [{number(low, places)}, {number(high, places)}]"
+        places = decimals(found.value) if abs(found.value) >= 5e-4 or found.value == 0 else None
+    return f"{text} [{number(scale * found.low, places)}, {number(scale * found.high, places)}]"
 
 
-def bounds(found: dict[str, Any] | None) -> tuple[float, float]:
+def bounds(found: Estimate | None) -> tuple[float, float]:
     """The distances from an estimate's value down to its low end and up to its high end, 0 where unknown."""
-    if found is None or found.get("low") is None or found.get("high") is None:
+    if found is None or found.low is None or found.high is None:
         return 0.0, 0.0
-    return max(found["value"] - found["low"], 0.0), max(found["high"] - found["value"], 0.0)
+    return max(found.value - found.low, 0.0), max(found.high - found.value, 0.0)
 
 
-def value(found: dict[str, Any] | None) -> float | None:
+def value(found: Estimate | None) -> float | None:
     """An estimate's value, or None where it was not measured or is not finite."""
-    if found is None or found.get("value") is None or not math.isfinite(found["value"]):
-        return None
-    return float(found["value"])
+    return found.value if found is not None and math.isfinite(found.value) else None

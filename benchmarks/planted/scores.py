@@ -93,12 +93,12 @@ def near_duplicate_scores(
             pairs.append((measured[0][2], not {*members} <= kept))
     removed = len(closest)
     precision = {
-        name: stats.rate(sum(j >= least for j in closest.values()), removed) for name, least in READINGS.items()
-    } | {"linked": stats.rate(sum(j >= NEAR for j in linked.values()), removed)}
+        name: _rate(sum(j >= least for j in closest.values()), removed) for name, least in READINGS.items()
+    } | {"linked": _rate(sum(j >= NEAR for j in linked.values()), removed)}
     found = [s_curve(j) for j, _ in pairs]
     above = sum(p for p, (j, _) in zip(found, pairs, strict=True) if j >= NEAR)
     return {
-        "recall": stats.rate(expected - beyond, expected), "precision": precision,
+        "recall": _rate(expected - beyond, expected), "precision": precision,
         "linked_expected": above / sum(found) if found else None, "removed": removed, "expected": expected,
         "clusters_left_empty": emptied, "unlike_anything_left": sum(j < 0.5 for j in closest.values()),
         "not_graded": len(other | unknown), "bands": list(_bands(pairs)),
@@ -110,8 +110,14 @@ def _bands(pairs: list[tuple[float, bool]]) -> Iterator[dict[str, Any]]:
         inside = [(j, hit) for j, hit in pairs if low <= j < high]
         if inside:
             curve = sum(s_curve(j) for j, _ in inside) / len(inside)
-            found = stats.rate(sum(hit for _, hit in inside), len(inside))
+            found = _rate(sum(hit for _, hit in inside), len(inside))
             yield {"from": low, "to": high, "found": found, "curve": curve}
+
+
+def _rate(right: float, n: int) -> dict[str, Any] | None:
+    """A share with its interval, as JSON holds it."""
+    found = stats.rate(right, n)
+    return found and found.as_dict()
 
 
 def rule_scores(
@@ -149,14 +155,14 @@ def rule_scores(
     for kind, row in kinds.items():
         gone, stays = row.pop("gone", []), row.pop("stays", [])
         if kind in KEPT:
-            row["recall"] = stats.rate(sum(gone), len(gone))
-            row["spared"] = stats.rate(sum(stays), len(stays))
+            row["recall"] = _rate(sum(gone), len(gone))
+            row["spared"] = _rate(sum(stays), len(stays))
         elif kind == "excused":
-            row["recall"] = stats.rate(row["waiting"], row["documents"])
+            row["recall"] = _rate(row["waiting"], row["documents"])
         elif kind == "exact":
             row["recall"] = _exact(kept, truth)
         elif kind != "near":
-            row["recall"] = stats.rate(row["documents"] - row["kept"] - row["waiting"], row["documents"])
+            row["recall"] = _rate(row["documents"] - row["kept"] - row["waiting"], row["documents"])
         row["steps"] = dict(row["steps"].most_common())
     graded = {}
     for step, counts in steps.items():
@@ -164,7 +170,7 @@ def rule_scores(
         pairwise = step.startswith(("near", "exact"))
         graded[step] = {
             "taken": total, "kinds": dict(counts.most_common()),
-            "precision": None if pairwise else stats.rate(total - wrong, total),
+            "precision": None if pairwise else _rate(total - wrong, total),
         }  # fmt: skip
     return kinds, graded
 
@@ -177,7 +183,7 @@ def _exact(kept: Mapping[str, str], truth: Mapping[str, Any]) -> Any:
             groups.setdefault(fact["of"], [fact["of"]]).append(name)
     copies = sum(len(group) - 1 for group in groups.values())
     beyond = sum(max(0, sum(name in kept for name in group) - 1) for group in groups.values())
-    return stats.rate(copies - beyond, copies)
+    return _rate(copies - beyond, copies)
 
 
 def outcome(folder: Path, rows: list[Row]) -> tuple[dict[str, str], dict[str, str]]:

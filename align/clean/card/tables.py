@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from align import stats
 from align.report.markup import Table
 from align.report.numerals import ABSENT, estimate, number, percent
 
@@ -208,7 +209,8 @@ def review(card: dict[str, Any]) -> Table | None:
     rules = card["review"].get("rules") or []
     body = [
         [words(row["rule"]), number(row.get("flagged")), number(row.get("reviewed")),
-         estimate(row.get("precision"), share=True), estimate(row.get("recall"), share=True)]
+         *(estimate(stats.Estimate(**found) if found else None, share=True)
+           for found in (row.get("precision"), row.get("recall")))]
         for row in rules
     ]  # fmt: skip
     note = (

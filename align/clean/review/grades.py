@@ -68,7 +68,7 @@ def quality(rows: Iterable[Mapping[str, Any]], decisions: Decided) -> list[dict[
     return found
 
 
-def _share(items: list[tuple[float, bool]]) -> stats.Estimate | None:
+def _share(items: list[tuple[float, bool]]) -> dict[str, Any] | None:
     """A weighted share with Wilson's interval at the effective number of items; None of nothing."""
     if not items:
         return None
@@ -76,4 +76,4 @@ def _share(items: list[tuple[float, bool]]) -> stats.Estimate | None:
     share = sum(weight for weight, yes in items if yes) / total
     effective = total**2 / sum(weight**2 for weight, _ in items)
     low, high = stats.wilson(share * effective, effective)  # type: ignore[arg-type]
-    return stats.estimate(share, low, high, len(items))
+    return stats.Estimate(share, low, high, len(items)).as_dict()

@@ -1,13 +1,13 @@
 """The page of a comparison, PPO against DPO: one HTML file with nothing outside it, or Markdown for a model card.
 
-The same results give the same bytes. An estimate is `{"value", "low", "high", "n"}` with a 95 % interval.
+The same results give the same bytes.
 """
 
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
+from align.compare.comparison import ComparisonResults
 from align.compare.page import figures, tables
 from align.evaluate.page import passages, sections
 from align.report import markdown as md
@@ -15,10 +15,10 @@ from align.report import markup
 from align.report.markup import Section
 
 
-def _verdict(results: dict[str, Any]) -> Section:
-    verdict = results["verdict"]
-    body = f'<p class="headline">{escape(verdict["headline"])}</p>\n{markup.paragraphs(verdict.get("sentences", []))}'
-    return Section("verdict", "Verdict", body + sections.failed(tables.failures(results)))
+def _verdict(results: ComparisonResults) -> Section:
+    verdict = results.verdict
+    body = f'<p class="headline">{escape(verdict.headline)}</p>\n{markup.paragraphs(verdict.sentences)}'
+    return Section("verdict", "Verdict", body + sections.failed(results.failed))
 
 
 def _plotted(name: str, heading: str, plots: list[markup.Plot], intro: str, after: str = "") -> Section | None:
@@ -27,82 +27,83 @@ def _plotted(name: str, heading: str, plots: list[markup.Plot], intro: str, afte
     return Section(name, heading, f"<p>{escape(intro)}</p>\n{markup.figures(plots)}\n{after}")
 
 
-def _frontier(results: dict[str, Any]) -> Section | None:
+def _frontier(results: ComparisonResults) -> Section | None:
     intro = (
-        f"What each method gains for how far it moves from {tables.reference_name(results)}. At the same KL, "
+        f"What each method gains for how far it moves from {results.reference_name}. At the same KL, "
         "the higher curve is the better method."
     )
     return _plotted("frontier", "Score against KL", figures.frontiers(results), intro)
 
 
-def _away(results: dict[str, Any]) -> Section | None:
-    if not results.get("fits"):
+def _away(results: ComparisonResults) -> Section | None:
+    if not results.fits:
         return None
     intro = (
         "The reward model is a proxy that training climbs. Where the gold score turns down while the reward goes on "
         "rising, the policy exploits the proxy."
     )
-    if not any("gold" in fit for fit in results["fits"].values()):
+    if not any("gold" in fit for fit in results.fits.values()):
         intro = "Reward gained as the policy moves away. Without a gold grader, over-optimisation cannot be seen here."
     plots = figures.over_optimisations(results)
     return _plotted("away", "Proxy and gold", plots, intro, markup.table(tables.fits(results)))
 
 
-def _wins(results: dict[str, Any]) -> Section | None:
-    name = tables.reference_name(results)
+def _wins(results: ComparisonResults) -> Section | None:
+    name = results.reference_name
     intro = f"How often a setting's completion is judged better than {name}'s for the same prompt, by each judge."
     return _plotted("wins", f"Win rates against {name}", figures.forests(results), intro)
 
 
-def _pairs(results: dict[str, Any]) -> Section | None:
-    if not results.get("pairs"):
+def _pairs(results: ComparisonResults) -> Section | None:
+    if not results.pairs:
         return None
     return Section("pairs", "Head to head", markup.table(tables.pairs(results)))
 
 
-def _cost(results: dict[str, Any]) -> Section | None:
+def _cost(results: ComparisonResults) -> Section | None:
     plots = figures.qualities(results)
-    table = markup.table(tables.cost(results)) if results.get("cost") else ""
+    table = markup.table(tables.cost(results)) if results.cost else ""
     if not plots and not table:
         return None
     return Section("cost", "Cost", f"{table}\n{markup.figures(plots)}")
 
 
-def _settings(results: dict[str, Any]) -> Section:
+def _settings(results: ComparisonResults) -> Section:
     body = f"{markup.table(tables.settings(results))}\n{markup.table(tables.runs(results))}"
     return Section("settings", "Every setting, every seed", body)
 
 
-def html(results: dict[str, Any]) -> str:
+def html(results: ComparisonResults) -> str:
     """The HTML page of a comparison of methods over strengths and seeds; what was not measured leaves itself out."""
     parts: list[Section | None] = []
-    if results.get("settings"):
+    if results.settings:
         parts += [part(results) for part in (_frontier, _away, _wins)]
     parts.append(_pairs(results))
-    if results.get("settings"):
+    if results.settings:
         parts += [_cost(results), _settings(results)]
-    parts += [part(results) for part in (sections.samples, sections.gates, sections.origin, sections.notes)]
-    found = [part for part in parts if part]
-    return markup.document(results["title"], results.get("made", ""), _verdict(results), found)
+    parts += [sections.samples(results.samples), sections.gates(results.gates)]
+    parts += [sections.origin(results.command, results.setup), sections.notes(results.notes)]
+    return markup.document(results.title, results.made, _verdict(results), [part for part in parts if part])
 
 
-def markdown(results: dict[str, Any]) -> str:
+def markdown(results: ComparisonResults) -> str:
     """A comparison in Markdown."""
-    verdict = results["verdict"]
-    parts = [*passages.opening(results), "## Verdict", f"**{md.text(verdict['headline'])}**"]
-    parts += [md.text(sentence) for sentence in verdict.get("sentences", [])]
-    if failed := tables.failures(results):
-        parts.append("\n".join(["Failed runs:", "", *(f"- {md.text(line)}" for line in failed)]))
-    if results.get("settings"):
+    verdict = results.verdict
+    parts = [*passages.opening(results.title, results.made), "## Verdict", f"**{md.text(verdict.headline)}**"]
+    parts += [md.text(sentence) for sentence in verdict.sentences]
+    if results.failed:
+        parts.append("\n".join(["Failed runs:", "", *(f"- {md.text(line)}" for line in results.failed)]))
+    if results.settings:
         parts += ["## Settings", md.table(tables.settings(results))]
         if tables.judges(results):
             parts.append(md.table(tables.win_rates(results)))
-        if results.get("fits"):
+        if results.fits:
             parts += ["## Proxy and gold", md.table(tables.fits(results))]
-    if results.get("pairs"):
+    if results.pairs:
         parts += ["## Head to head", md.table(tables.pairs(results))]
-    if results.get("cost"):
+    if results.cost:
         parts += ["## Cost", md.table(tables.cost(results))]
-    if results.get("settings"):
+    if results.settings:
         parts += ["## Every run", md.table(tables.runs(results))]
-    return passages.document([*parts, *passages.closing(results)])
+    parts += [*passages.samples(results.samples), *passages.gates(results.gates)]
+    return passages.document([*parts, *passages.origin(results.command, results.setup), *passages.notes(results.notes)])

@@ -1,38 +1,68 @@
-"""What a comparison's figures and tables are made of: settings by method, seeds, gains, fitted curves."""
+"""What a comparison's figures and tables are made of: settings by method, seeds, gains, how far a fit reaches."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from align.compare.comparison import ComparisonResults, SettingResult
 from align.report import numerals
+from align.stats import Estimate, Fit
 
 WIDE = 12  # from this ratio of largest to smallest KL on, the KL axis is a square-root one
+SCORES = {"reward": "reward", "gold": "gold score"}  # in words
 
 
-def methods(results: dict[str, Any]) -> list[str]:
+@dataclass(frozen=True)
+class Point:
+    """A setting whose KL and score were measured, with its seeds' (KL, score)."""
+
+    setting: SettingResult
+    kl: Estimate
+    score: Estimate
+    seeds: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A setting's distance d = sqrt(KL) and its gain over the reference, and the seeds' (d, gain)."""
+
+    label: str
+    d: float
+    gain: float
+    ends: tuple[float, float]  # of the interval, from the gain down and up
+    seeds: list[tuple[float, float]]
+
+
+def methods(results: ComparisonResults) -> list[str]:
     """The methods in the order of their settings."""
-    return list(dict.fromkeys(setting["method"] for setting in results["settings"]))
+    return list(dict.fromkeys(setting.method for setting in results.settings))
 
 
-def of_method(results: dict[str, Any], method: str) -> list[dict[str, Any]]:
+def of_method(results: ComparisonResults, method: str) -> list[SettingResult]:
     """A method's settings by strength."""
-    return sorted((s for s in results["settings"] if s["method"] == method), key=lambda s: s["strength"])
+    return sorted((s for s in results.settings if s.method == method), key=lambda s: s.strength)
 
 
-def measured(settings: Sequence[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    """The settings whose KL and `key` were measured."""
-    return [s for s in settings if numerals.value(s.get("kl")) is not None and numerals.value(s.get(key)) is not None]
+def points(settings: Sequence[SettingResult], key: str) -> list[Point]:
+    """The settings whose KL and `key` (`reward` or `gold`) were measured."""
+    found = []
+    for setting in settings:
+        kl, score = setting.kl, setting.score(key)
+        if kl and score and numerals.value(kl) is not None and numerals.value(score) is not None:
+            found.append(Point(setting, kl, score, seed_points(setting, "kl", key)))
+    return found
 
 
-def finite_runs(setting: dict[str, Any], x: str, y: str) -> list[tuple[float, float]]:
-    """The seeds' (x, y) where both were measured."""
-    pairs = [(run.get(x), run.get(y)) for run in setting.get("runs", [])]
-    return [(a, b) for a, b in pairs if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)]
+def seed_points(setting: SettingResult, x: str, key: str) -> list[tuple[float, float]]:
+    """The seeds' (x, score) where both are finite; `x` is `kl` or `seconds`."""
+    pairs = [(run.seconds if x == "seconds" else run.kl, run.score(key)) for run in setting.finished]
+    return [(a, b) for a, b in pairs if b is not None and math.isfinite(a) and math.isfinite(b)]
 
 
 def signed_root(x: Any) -> Any:
@@ -45,16 +75,15 @@ def signed_square(x: Any) -> Any:
     return np.sign(x) * np.square(x)
 
 
-def wide(results: dict[str, Any]) -> bool:
+def wide(results: ComparisonResults) -> bool:
     """Whether the KLs of the settings span so much that their axis is a square-root one."""
-    found = [abs(v) for s in results["settings"] if (v := numerals.value(s.get("kl")))]
+    found = [abs(v) for s in results.settings if (v := numerals.value(s.kl))]
     return bool(found) and max(found) / min(found) >= WIDE
 
 
-def axis_label(results: dict[str, Any], key: str) -> str:
+def axis_label(results: ComparisonResults, key: str) -> str:
     """What an axis of `key` shows, with its units."""
-    units = results.get("units", {}).get(key, "")
-    what = {"reward": "reward", "gold": "gold score"}[key]
+    units, what = (results.units or {}).get(key, ""), SCORES[key]
     inside = units.removeprefix(what).strip() if units.startswith(f"{what} (") else units
     if inside and not inside.startswith("("):
         inside = f"({inside})"
@@ -62,34 +91,28 @@ def axis_label(results: dict[str, Any], key: str) -> str:
     return f"{what} {signed}".strip()
 
 
-def gains(results: dict[str, Any], method: str, key: str) -> list[dict[str, Any]]:
-    """A method's settings with `d` and the gain over the reference in `key`, by strength."""
-    start = numerals.value(results.get("reference", {}).get(key))
+def gains(results: ComparisonResults, method: str, key: str) -> list[Gain]:
+    """A method's settings by strength, as gains over the reference; none where the reference was not measured."""
+    start = numerals.value(results.reference.score(key)) if results.reference else None
     if start is None:
         return []
     return [
-        {
-            "label": s["label"],
-            "d": float(signed_root(s["kl"]["value"])),
-            "gain": s[key]["value"] - start,
-            "ends": numerals.bounds(s[key]),
-            "seeds": [(float(signed_root(a)), b - start) for a, b in finite_runs(s, "kl", key)],
-        }
-        for s in measured(of_method(results, method), key)
+        Gain(
+            point.setting.label,
+            float(signed_root(point.kl.value)),
+            point.score.value - start,
+            numerals.bounds(point.score),
+            [(float(signed_root(kl)), score - start) for kl, score in point.seeds],
+        )
+        for point in points(of_method(results, method), key)
     ]
 
 
-def reach(fit: dict[str, Any], rows: Sequence[dict[str, Any]]) -> float:
+def reach(fit: Fit, rows: Sequence[Gain]) -> float:
     """The largest sqrt(KL) that a fit rests on."""
-    return float(fit.get("d_max") or max(row["d"] for row in rows))
+    return fit.d_max or max(row.d for row in rows)
 
 
-def curve(fit: dict[str, Any], d: Any) -> Any:
-    """Gain at distance d = sqrt(KL): d (alpha - beta log d), 0 at 0 (Gao et al. 2023, arXiv 2210.10760, eq. 1)."""
-    d = np.asarray(d, dtype=float)
-    return d * (fit["alpha"] - fit["beta"] * np.log(np.where(d > 0, d, 1.0)))
-
-
-def rate(setting: dict[str, Any], judge: str) -> dict[str, Any] | None:
+def rate(setting: SettingResult, judge: str) -> Estimate | None:
     """A setting's win rate by a judge, or None."""
-    return (setting.get("win_rate") or {}).get(judge)
+    return (setting.win_rate or {}).get(judge)

@@ -24,14 +24,13 @@ from typing import Any
 import numpy as np
 
 from align.evaluate.measures.ratings import classify
+from align.evaluate.results import Cell, PersonaRatings
 from align.run.errors import ConfigError
 from align.stats import t95
 
 LEAST_MASS = 1e-3  # below one rating in a thousand answers, the numbers describe a tail that nobody would ever see
 ALPHA = 0.05  # the customary level
 PERMUTATIONS = 2000  # a p-value of 0.05 is then known to 0.005
-
-Table = list[list[float | None]]
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def dependence(shares: np.ndarray, ratings: list[int], samples: int, seed: int) 
     return min(1.0, 2 * float(beaten.min()) / (PERMUTATIONS + 1)), float(share)
 
 
-def _verdict(mass: np.ndarray, shares: np.ndarray, sheet: Sheet, seed: int) -> tuple[bool, str]:
+def _measurable(mass: np.ndarray, shares: np.ndarray, sheet: Sheet, seed: int) -> tuple[bool, str]:
     """Is there an opinion to measure, and why (not)?"""
     if mass.mean() < LEAST_MASS:
         return False, (
@@ -221,7 +220,7 @@ def _generated(model: Any, tokenizer: Any, sheet: Sheet, prompts: list[Any], **s
 
 def measure(
     model: Any, tokenizer: Any, sheet: Sheet, *, max_new_tokens: int, batch_size: int, seed: int
-) -> dict[str, Any]:
+) -> PersonaRatings:
     """Ask a frozen model the whole sheet.
 
     Args:
@@ -230,17 +229,14 @@ def measure(
         seed: of the samples and of the test; the same seed gives the same result.
 
     Returns:
-        `method`, `measurable`, `why`, `topics`, `personas`; `ratings` (expected values), `generated` (means of sampled
-        ratings), `intervals` (of those means) and `mass` (probability of all ratings together), each [T][P]; `counts`
-        over all cells, and `cells` with their counts and answers, by topic and then persona. A rating is given for
-        every cell: where `mass` is small it is what a model that would not rate would rate.
+        Ratings by topic and persona, with what they rest on.
     """
     where = [(topic, persona) for topic in sheet.topics for persona in sheet.personas]
     prompts = [sheet.prompt(topic, persona) for topic, persona in where]
     shape = (len(sheet.topics), len(sheet.personas))
     logps = rating_logps(model, tokenizer, prompts, sheet.ratings, batch_size=batch_size)
     ratings, mass, shares = expected(logps.reshape(*shape, -1), sheet.ratings)
-    measurable, why = _verdict(mass, shares, sheet, seed)
+    measurable, why = _measurable(mass, shares, sheet, seed)
     cells = _generated(
         model, tokenizer, sheet, prompts, max_new_tokens=max_new_tokens,
         batch_size=max(1, batch_size // sheet.samples), seed=seed,
@@ -250,16 +246,15 @@ def measure(
     def table(entries: list[Any]) -> list[list[Any]]:
         return [entries[row * shape[1] : (row + 1) * shape[1]] for row in range(shape[0])]
 
-    return {
-        "method": "expected value",
-        "measurable": measurable,
-        "why": why,
-        "topics": list(sheet.topics),
-        "personas": list(sheet.personas),
-        "ratings": ratings.tolist(),
-        "generated": table([float(np.mean(v)) if v else None for v in values]),
-        "intervals": table([interval(v, sheet.scale) for v in values]),
-        "mass": mass.tolist(),
-        "counts": {kind: sum(cell[kind] for cell in cells) for kind in ("rated", "refused", "unparsable")},
-        "cells": [{"topic": t, "persona": p, **cell} for (t, p), cell in zip(where, cells, strict=True)],
-    }
+    return PersonaRatings(
+        measurable=measurable,
+        why=why,
+        topics=list(sheet.topics),
+        personas=list(sheet.personas),
+        ratings=ratings.tolist(),
+        generated=table([float(np.mean(v)) if v else None for v in values]),
+        intervals=table([interval(v, sheet.scale) for v in values]),
+        mass=mass.tolist(),
+        counts={kind: sum(cell[kind] for cell in cells) for kind in ("rated", "refused", "unparsable")},
+        cells=[Cell(topic, persona, **cell) for (topic, persona), cell in zip(where, cells, strict=True)],
+    )

@@ -23,7 +23,7 @@ SHARES = re.compile(r"(acc|accuracy|exact_match|em|f1|prompt_level|inst_level)(_
 
 
 def run(
-    path_or_model: Any,
+    model: Any,
     tokenizer: Any,
     tasks: list[str],
     *,
@@ -31,18 +31,16 @@ def run(
     batch_size: int,
     chat_template: bool,
     seed: int,
-    include_path: str | None = None,
 ) -> dict[str, dict[str, stats.Estimate]]:
     """Measure a frozen model on standard suites.
 
     Args:
-        path_or_model: a checkpoint or adapter, or a loaded causal language model (adapters merged), in eval mode.
+        model: a causal language model (adapters merged), in eval mode.
         tokenizer: the model's.
         tasks: names of tasks, groups (`mmlu`) or tags (`truthfulqa`) of the harness, or YAML files.
         limit: use at most so many rows of each task; None for all.
         chat_template: put each question into the tokenizer's template as a user's turn.
         seed: of few-shot examples, sampling and the harness's bootstrap; the global generators are seeded with it.
-        include_path: a folder with more task YAMLs; they go before the harness's own.
 
     Returns:
         `{task: {metric: estimate}}`, an entry for each task and, where a group has a mean of its own, for the group.
@@ -60,14 +58,10 @@ def run(
 
     if chat_template and not tokenizer.chat_template:
         raise ConfigError("chat_template was asked for, but the tokenizer has none; see --chat_template_path")
-    manager = _manager(tasks, include_path)
+    manager = _manager(tasks)
     loaded = _load(manager, tasks)
-    if isinstance(path_or_model, (str, Path)):
-        from align.models.checkpoints import load_trained
-
-        path_or_model = load_trained(str(path_or_model), tokenizer)
     found = simple_evaluate(
-        HFLM(pretrained=path_or_model, tokenizer=tokenizer, batch_size=batch_size),
+        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
         tasks=_roots(loaded),
         limit=limit,
         bootstrap_iters=BOOTSTRAP,
@@ -91,23 +85,21 @@ def _check_installed() -> None:
 
 
 @functools.cache
-def _index(include_path: str | None, own: bool) -> Any:
+def _index(own: bool) -> Any:
     """The tasks that the harness knows; its `own` are thousands of files, which take many seconds to read."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=include_path, include_defaults=own)
+    return TaskManager(include_defaults=own)
 
 
-def _manager(tasks: list[str], include_path: str | None) -> Any:
+def _manager(tasks: list[str]) -> Any:
     """An index in which all of `tasks` are."""
     if not tasks:
         raise ConfigError("no standard suite was named: truthfulqa_mc1, bbq, gsm8k …")
-    if include_path is not None and not Path(include_path).is_dir():
-        raise ConfigError(f"include_path {include_path}: no such folder; it should hold the tasks' YAML files")
-    manager = _index(include_path, False)
+    manager = _index(False)
     if not _unknown(manager, tasks):
         return manager
-    manager = _index(include_path, True)
+    manager = _index(True)
     problems = []
     for name in _unknown(manager, tasks):
         close = difflib.get_close_matches(name, manager.all_tasks, n=3, cutoff=0.5)
@@ -158,5 +150,5 @@ def _estimates(task: str, values: dict[str, Any]) -> dict[str, stats.Estimate]:
             if SHARES.match(metric) and 0 <= value <= 1:
                 low, high = max(0.0, low), min(1.0, high)
         name = metric if kind == "none" else key
-        out[name] = stats.estimate(float(value), low, high, int(values["sample_len"]))
+        out[name] = stats.Estimate(float(value), low, high, int(values["sample_len"]))
     return out

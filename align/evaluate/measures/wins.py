@@ -5,8 +5,6 @@ S seeds, N prompts, K completions per prompt. Two completions meet that are of t
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from align import stats
@@ -17,15 +15,15 @@ from align.judge.endpoint import Endpoint
 JUDGES = ("judge", "gold", "reward")  # who decides, the first that is there
 
 
-def verdicts(a: Rows, b: Rows, key: str, endpoint: Endpoint | None = None) -> np.ndarray:
-    """1 where `a`'s completion is better, 0.5 for a tie, 0 where `b`'s is, NaN for no verdict: [N K]."""
+def choices(a: Rows, b: Rows, key: str, endpoint: Endpoint | None = None) -> np.ndarray:
+    """1 where `a`'s completion is better, 0.5 for a tie, 0 where `b`'s is, NaN where the judge chose none: [N K]."""
     if key == "judge":
         assert endpoint is not None
         prompts = [row["prompt"] for row in a]
         found = endpoint.compare(prompts, [row["completion"] for row in a], [row["completion"] for row in b]).choices
     else:
         found = by_score([row[key] for row in a], [row[key] for row in b])
-    return np.array([np.nan if verdict is None else verdict for verdict in found])
+    return np.array([np.nan if choice is None else choice for choice in found])
 
 
 def judges(rows: Rows, endpoint: Endpoint | None) -> list[str]:
@@ -34,7 +32,7 @@ def judges(rows: Rows, endpoint: Endpoint | None) -> list[str]:
 
 
 def _per_prompt(values: np.ndarray, rows: Rows) -> np.ndarray:
-    """Mean over a prompt's completions: [N]; NaN where none was judged."""
+    """Mean over a prompt's completions: [N]; NaN where none has a value."""
     where = np.array([row["index"] for row in rows])
     known = ~np.isnan(values)
     size = int(where.max()) + 1
@@ -44,23 +42,23 @@ def _per_prompt(values: np.ndarray, rows: Rows) -> np.ndarray:
 
 
 def table(a: list[Rows], b: list[Rows], key: str, endpoint: Endpoint | None = None) -> np.ndarray:
-    """Verdicts for each seed and prompt: [S, N]. Seed s of `a` meets seed s of `b`, or its only one."""
+    """The judge's choices for each seed and prompt: [S, N]. Seed s of `a` meets seed s of `b`, or its only one."""
     others = b if len(b) == len(a) else [b[0]] * len(a)
     assert len(others) == len(a) or len(b) == 1, (len(a), len(b))
-    return np.stack([_per_prompt(verdicts(x, y, key, endpoint), x) for x, y in zip(a, others, strict=True)])
+    return np.stack([_per_prompt(choices(x, y, key, endpoint), x) for x, y in zip(a, others, strict=True)])
 
 
-def win_rates(a: list[Rows], b: list[Rows], endpoint: Endpoint | None = None) -> dict[str, Any]:
+def win_rates(a: list[Rows], b: list[Rows], endpoint: Endpoint | None = None) -> dict[str, stats.Estimate | None]:
     """Win rate of `a` over `b` by each judge, with intervals over prompts and seeds, and `length_controlled` by the one
     that decides, with an interval over prompts."""
-    found: dict[str, Any] = {}
+    found: dict[str, stats.Estimate | None] = {}
     for key in judges(a[0], endpoint):
         found[key] = stats.over_seeds(table(a, b, key, endpoint), within=stats.SHARE)
     if found:
         first = next(iter(found))
         others = b if len(b) == len(a) else [b[0]] * len(a)
         pairs = list(zip(a, others, strict=True))
-        every = np.concatenate([verdicts(x, y, first, endpoint) for x, y in pairs])
+        every = np.concatenate([choices(x, y, first, endpoint) for x, y in pairs])
         longer = np.array([r["length"] - o["length"] for x, y in pairs for r, o in zip(x, y, strict=True)])
         found["length_controlled"] = stats.length_controlled(every, longer, [r["index"] for x, _ in pairs for r in x])
     return found

@@ -6,39 +6,36 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from align.evaluate.results import EvaluationResults, Grid, PersonaRatings
 from align.report.markup import Table, scroll
 from align.report.numerals import ABSENT, number
 
-Grid = list[list[float | None]]
 
-
-def check(name: str, found: dict[str, Any]) -> None:
+def check(name: str, found: PersonaRatings) -> None:
     """Refuse ratings that are not one row a topic and one column a persona.
 
     Raises:
         ValueError: with the two shapes.
     """
-    wanted = (len(found["topics"]), len(found["personas"]))
-    for key in ("ratings", "generated"):
-        rows = found.get(key)
-        if rows is not None and (len(rows) != wanted[0] or any(len(row) != wanted[1] for row in rows)):
+    wanted = (len(found.topics), len(found.personas))
+    for key, rows in (("ratings", found.ratings), ("generated", found.generated)):
+        if len(rows) != wanted[0] or any(len(row) != wanted[1] for row in rows):
             shape = (len(rows), sorted({len(row) for row in rows}))
             raise ValueError(
                 f"personas of {name}: {key} is {shape}; give one row a topic, one column a persona: {wanted}"
             )
 
 
-def shift(found: dict[str, Any], reference: dict[str, Any]) -> Grid | None:
+def shift(found: PersonaRatings, reference: PersonaRatings) -> Grid | None:
     """Ratings less the reference's; None where the two cannot be compared."""
-    alike = all(found[key] == reference[key] for key in ("topics", "personas"))
-    if not (alike and found.get("measurable") and reference.get("measurable")):
+    alike = found.topics == reference.topics and found.personas == reference.personas
+    if not (alike and found.measurable and reference.measurable):
         return None
-    pairs = zip(found["ratings"], reference["ratings"], strict=True)
+    pairs = zip(found.ratings, reference.ratings, strict=True)
     return [[None if a is None or b is None else a - b for a, b in zip(*rows, strict=True)] for rows in pairs]
 
 
@@ -75,11 +72,11 @@ def _signed(value: float) -> str:
     return f"+{text}" if value > 0 and text.strip("0.") else text
 
 
-def heat(caption: str, found: dict[str, Any], grid: Grid, ends: tuple[float, float], diverging: bool = False) -> str:
+def heat(caption: str, found: PersonaRatings, grid: Grid, ends: tuple[float, float], diverging: bool = False) -> str:
     """One heat map."""
-    head = "".join(f'<th scope="col">{escape(persona)}</th>' for persona in found["personas"])
+    head = "".join(f'<th scope="col">{escape(persona)}</th>' for persona in found.personas)
     rows = []
-    for topic, row in zip(found["topics"], grid, strict=True):
+    for topic, row in zip(found.topics, grid, strict=True):
         cells = []
         for value in row:
             if value is None:
@@ -100,42 +97,41 @@ def heat(caption: str, found: dict[str, Any], grid: Grid, ends: tuple[float, flo
     )
 
 
-def counted(found: dict[str, Any]) -> str:
+def counted(found: PersonaRatings) -> str:
     """How many ratings could be read, in words."""
-    counts = "; ".join(f"{name.replace('_', ' ')} {number(n)}" for name, n in (found.get("counts") or {}).items())
-    return f"Method: {found['method']}." + (f" Answers: {counts}." if counts else "")
+    counts = "; ".join(f"{name.replace('_', ' ')} {number(n)}" for name, n in found.counts.items())
+    return f"Method: {found.method}." + (f" Answers: {counts}." if counts else "")
 
 
-def section(results: dict[str, Any]) -> str:
+def section(results: EvaluationResults) -> str:
     """Heat maps of every model that has personas, and their shifts from the reference."""
-    having = {name: m["personas"] for name, m in results["models"].items() if m.get("personas")}
+    having = {name: model.personas for name, model in results.models.items() if model.personas}
     for name, found in having.items():
         check(name, found)
-    reference = having.get(results.get("reference", ""))
-    readable = [p for p in having.values() if p.get("measurable")]
-    ends = span([p["ratings"] for p in readable] + [p["generated"] for p in readable if p.get("generated")])
+    reference = having.get(results.reference)
+    readable = [found for found in having.values() if found.measurable]
+    ends = span([grid for found in readable for grid in (found.ratings, found.generated)])
     shifts = {name: shift(p, reference) for name, p in having.items() if reference is not None and p is not reference}
     across = span([grid for grid in shifts.values() if grid], diverging=True)
     parts = []
     for name, found in having.items():
         parts.append(f"<h3>{escape(name)}</h3>\n<p>{escape(counted(found))}</p>")
-        if not found.get("measurable"):
-            parts.append(f"<p><b>Not measurable:</b> {escape(found.get('why') or 'no reason was recorded')}</p>")
+        if not found.measurable:
+            parts.append(f"<p><b>Not measurable:</b> {escape(found.why)}</p>")
             continue
-        parts.append(heat(f"Ratings by {name}", found, found["ratings"], ends))
-        if found.get("generated"):
-            parts.append(heat(f"Ratings by {name}, read from generated answers", found, found["generated"], ends))
+        parts.append(heat(f"Ratings by {name}", found, found.ratings, ends))
+        parts.append(heat(f"Ratings by {name}, read from generated answers", found, found.generated, ends))
         grid = shifts.get(name)
         if grid is not None:
-            parts.append(heat(f"{name}: shift from {results['reference']}", found, grid, across, diverging=True))
+            parts.append(heat(f"{name}: shift from {results.reference}", found, grid, across, diverging=True))
         elif name in shifts:
-            parts.append(f"<p>No shift from {escape(results['reference'])}: the two have no ratings to compare.</p>")
+            parts.append(f"<p>No shift from {escape(results.reference)}: the two have no ratings to compare.</p>")
     return "\n".join(parts)
 
 
-def table(name: str, found: dict[str, Any]) -> Table:
+def table(name: str, found: PersonaRatings) -> Table:
     """A model's ratings without colours."""
     check(name, found)
     body = [[topic, *(number(v, None if v is None else 2) for v in row)] for topic, row in zip(
-        found["topics"], found["ratings"], strict=True)]  # fmt: skip
-    return Table(f"Ratings by {name}", ["topic", *found["personas"]], body, counted(found))
+        found.topics, found.ratings, strict=True)]  # fmt: skip
+    return Table(f"Ratings by {name}", ["topic", *found.personas], body, counted(found))

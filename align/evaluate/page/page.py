@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from align.evaluate.page import heatmaps, passages, sections, tables
+from align.evaluate.results import EvaluationResults
 from align.report import markdown as md
 from align.report import markup
 from align.report.markup import Section
 
 
-def html(results: dict[str, Any]) -> str:
+def html(results: EvaluationResults) -> str:
     """The HTML page of an evaluation: a row a measure, a column a model; personas, samples, gates, origin."""
     parts: list[Section | None] = [Section("measures", "Measures", markup.table(tables.measures(results)))]
-    if results.get("reward_model"):
+    if results.reward_model:
         parts.append(Section("reward-model", "Reward model", markup.table(tables.reward_model(results))))
-    if any(model.get("personas") for model in results["models"].values()):
+    if any(model.personas for model in results.models.values()):
         intro = "<p>How each model rates topics when it speaks as a persona.</p>\n"
         parts.append(Section("personas", "Personas", intro + heatmaps.section(results)))
-    parts += [part(results) for part in (sections.samples, sections.gates, sections.origin, sections.notes)]
-    return markup.document(results["title"], results.get("made", ""), None, [part for part in parts if part])
+    parts += [sections.samples(results.samples), sections.gates(results.gates)]
+    parts += [sections.origin(results.command, results.setup, results.models), sections.notes(results.notes)]
+    return markup.document(results.title, results.made, None, [part for part in parts if part])
 
 
-def markdown(results: dict[str, Any]) -> str:
+def markdown(results: EvaluationResults) -> str:
     """An evaluation in Markdown."""
-    parts = [*passages.opening(results), "## Measures", md.table(tables.measures(results))]
-    if results.get("reward_model"):
+    parts = [*passages.opening(results.title, results.made), "## Measures", md.table(tables.measures(results))]
+    if results.reward_model:
         parts += ["## Reward model", md.table(tables.reward_model(results))]
-    having = {name: m["personas"] for name, m in results["models"].items() if m.get("personas")}
+    having = {name: model.personas for name, model in results.models.items() if model.personas}
     if having:
         parts.append("## Personas")
     for name, found in having.items():
-        if found.get("measurable"):
+        if found.measurable:
             parts.append(md.table(heatmaps.table(name, found)))
         else:
-            why = md.text(found.get("why") or "no reason was recorded")
+            why = md.text(found.why)
             parts.append(f"**{md.text(name)}**: not measurable: {why}. {md.text(heatmaps.counted(found))}")
-    return passages.document([*parts, *passages.closing(results)])
+    parts += [*passages.samples(results.samples), *passages.gates(results.gates)]
+    parts += passages.origin(results.command, results.setup, results.models)
+    return passages.document([*parts, *passages.notes(results.notes)])

@@ -2,51 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from align.evaluate.page import tables
+from align.evaluate.results import Gate, ModelResult, Sample, Setup
 from align.report import markdown
 from align.report.markup import Table
 
 
-def _samples(results: dict[str, Any]) -> list[str]:
-    if not results.get("samples"):
-        return []
-    parts = ["## Samples"]
-    for rule, found in tables.by_rule(results["samples"]).items():
+def opening(title: str, made: str) -> list[str]:
+    """The title, and when it was made."""
+    return [f"# {markdown.text(title)}", *([markdown.text(made)] if made else [])]
+
+
+def samples(found: Sequence[Sample]) -> list[str]:
+    """Completions side by side, by the rule that picked them."""
+    parts = ["## Samples"] if found else []
+    for rule, picked in tables.by_rule(found).items():
         parts.append(f"### {markdown.text(rule[:1].upper() + rule[1:])}")
-        for sample in found:
-            rows = [[a["name"], tables.scores(a), a["text"] or "(empty)"] for a in sample["answers"]]
-            parts.append(markdown.table(Table("Prompt", ["model", "scores", "completion"], rows, sample["prompt"])))
+        for sample in picked:
+            rows = [[answer.name, tables.scores(answer), answer.text or "(empty)"] for answer in sample.answers]
+            parts.append(markdown.table(Table("Prompt", ["model", "scores", "completion"], rows, sample.prompt)))
     return parts
 
 
-def _origin(results: dict[str, Any]) -> list[str]:
-    setup = results.get("setup") or {}
-    parts = []
-    if results.get("command"):
-        parts.append(f"Command: {markdown.text(results['command'])}")
-    if found := tables.made(setup):
-        parts.append("\n".join(f"- {markdown.text(name)}: {markdown.text(value)}" for name, value in found))
-    if "models" in results:
-        parts.append(markdown.table(tables.models(results)))
-    parts += [markdown.table(content) for content in tables.origin(setup)]
+def gates(found: Sequence[Gate]) -> list[str]:
+    """What was checked first."""
+    return ["## Gates", markdown.table(tables.gates(found))] if found else []
+
+
+def origin(command: str, setup: Setup | None, models: dict[str, ModelResult] | None = None) -> list[str]:
+    """How it was made: command, models, budgets, versions."""
+    parts = [f"Command: {markdown.text(command)}"] if command else []
+    if setup:
+        facts = tables.made(setup)
+        parts.append("\n".join(f"- {markdown.text(name)}: {markdown.text(value)}" for name, value in facts))
+    if models:
+        parts.append(markdown.table(tables.models(models)))
+    if setup:
+        parts += [markdown.table(content) for content in tables.origin(setup)]
     return ["## How it was made", *parts] if parts else []
 
 
-def closing(results: dict[str, Any]) -> list[str]:
-    """Samples, gates, origin and notes."""
-    gates = ["## Gates", markdown.table(tables.gates(results))] if results.get("gates") else []
-    notes = ["## Notes", *(markdown.text(note) for note in results["notes"])] if results.get("notes") else []
-    return [*_samples(results), *gates, *_origin(results), *notes]
+def notes(found: Sequence[str]) -> list[str]:
+    """Remarks."""
+    return ["## Notes", *(markdown.text(note) for note in found)] if found else []
 
 
-def opening(results: dict[str, Any]) -> list[str]:
-    """The title, and when it was made."""
-    made = [markdown.text(results["made"])] if results.get("made") else []
-    return [f"# {markdown.text(results['title'])}", *made]
-
-
-def document(parts: list[str]) -> str:
+def document(parts: Sequence[str]) -> str:
     """Passages as one text."""
     return "\n\n".join(parts) + "\n"

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from align.evaluate.results import (
+    UNASKED,
+    Answer,
+    EvaluationResults,
+    Gate,
+    ModelResult,
+    Sample,
+    Setup,
+)
 from align.report.markup import Table
 from align.report.numerals import ABSENT, estimate, number, percent
+from align.stats import Estimate
 
 # key, words, whether it is a share
 SAMPLED = (
@@ -37,8 +47,10 @@ SUITES = {
     "empty": "empty answers, count",
     "accuracy": "accuracy",
     "unparsable": "unparsable answers, count",
+    "repeating": "repeating",
 }
-Read = Callable[[dict[str, Any]], str]
+Models = dict[str, ModelResult]
+Read = Callable[[ModelResult], str]
 
 
 def _keys(found: Sequence[dict[str, Any]], order: Sequence[str]) -> list[str]:
@@ -51,159 +63,134 @@ def _words(key: str) -> str:
     return {"over_refusal": "over-refusal"}.get(key, key.replace("_", " "))
 
 
-def written(found: Any) -> str:
-    """An estimate of a share, or a count."""
-    return estimate(found, share=True) if isinstance(found, dict) else number(found) if found is not None else ABSENT
+def _share(found: Estimate | None) -> str:
+    return estimate(found, share=True)
 
 
-def _group(models: dict[str, Any], heading: str, rows: Sequence[tuple[str, Read]]) -> list[list[str]]:
+def _group(models: Models, heading: str, rows: Sequence[tuple[str, Read]]) -> list[list[str]]:
     body = [[words, *(read(model) for model in models.values())] for words, read in rows]
     return [[heading], *body] if body else []
 
 
-def _plain(models: dict[str, Any], part: str, heading: str, names: dict[str, str] | None = None) -> list[list[str]]:
-    """The rows of a part that maps keys to shares."""
-    names = names or {}
-    keys = _keys([m.get(part) or {} for m in models.values()], [*names, *RATES])
-
-    def reader(key: str) -> Read:
-        return lambda m: written((m.get(part) or {}).get(key))
-
-    return _group(models, heading, [(names.get(key, _words(key)), reader(key)) for key in keys])
+def _shares(heading: str, found: Sequence[dict[str, Estimate | None]], names: dict[str, str]) -> list[list[str]]:
+    """A group of rows from each model's mapping of keys to shares."""
+    body = [
+        [names.get(key, _words(key)), *(_share(mapping.get(key)) for mapping in found)]
+        for key in _keys(found, [*names, *RATES])
+    ]
+    return [[heading], *body] if body else []
 
 
-def _sampled(models: dict[str, Any]) -> list[list[str]]:
+def _sampled(models: Models) -> list[list[str]]:
     def reader(key: str, share: bool) -> Read:
-        return lambda m: estimate((m.get("sampled") or {}).get(key), share=share)
+        return lambda m: estimate(m.sampled.measures().get(key), share=share)
 
-    present = {key for m in models.values() for key in (m.get("sampled") or {})}
+    present = {key for m in models.values() for key in m.sampled.measures()}
     rows: list[tuple[str, Read]] = [(words, reader(k, share)) for k, words, share in SAMPLED if k in present]
-    if "n" in present:
-        rows.append(("completions", lambda m: number((m.get("sampled") or {}).get("n"))))
-    return _group(models, "Sampled completions", rows)
+    return _group(models, "Sampled completions", [*rows, ("completions", lambda m: number(m.sampled.n))])
 
 
-def _kept(models: dict[str, Any]) -> list[list[str]]:
-    """What the model knew before: perplexity, bits per byte, skills; and how well it tells chosen from rejected."""
-    parts = [m.get("tax") or {} for m in models.values()]
+def _kept(models: Models) -> list[list[str]]:
+    """What the model knew before: perplexity, bits per byte; and how well it tells chosen from rejected."""
     rows: list[tuple[str, Read]] = []
-
-    def plain(key: str) -> Read:
-        return lambda m: estimate((m.get("tax") or {}).get(key))
-
-    def skill(key: str) -> Read:
-        return lambda m: written(((m.get("tax") or {}).get("skills") or {}).get(key))
-
-    for key, words in (("perplexity", "perplexity"), ("bits_per_byte", "bits per byte")):
-        if any(key in part for part in parts):
-            rows.append((words, plain(key)))
-    rows += [(_words(key), skill(key)) for key in _keys([part.get("skills") or {} for part in parts], ())]
-    if any("preference_accuracy" in m for m in models.values()):
-        rows.append(("prefers chosen to rejected", lambda m: written(m.get("preference_accuracy"))))
+    if any(m.tax for m in models.values()):
+        rows.append(("perplexity", lambda m: estimate(m.tax.perplexity if m.tax else None)))
+        rows.append(("bits per byte", lambda m: estimate(m.tax.bits_per_byte if m.tax else None)))
+    if any(m.preference_accuracy is not UNASKED for m in models.values()):
+        rows.append(("prefers chosen to rejected", lambda m: _share(m.preference_accuracy)))
     return _group(models, "Alignment tax", rows)
 
 
-def _named(models: dict[str, Any], part: str, prefix: str = "") -> list[list[str]]:
-    """The rows of a part that maps names (of suites, of tasks) to mappings of keys to shares and counts."""
+def _suites(models: Models) -> list[list[str]]:
+    """A group of rows for each suite: shares, and counts of answers that no grade fits."""
     rows: list[list[str]] = []
 
     def reader(name: str, key: str) -> Read:
-        return lambda m: written(((m.get(part) or {}).get(name) or {}).get(key))
+        def written(model: ModelResult) -> str:
+            found = getattr((model.suites or {}).get(name), key, None)
+            return number(found) if isinstance(found, int) else _share(found)
 
-    for name in _keys([m.get(part) or {} for m in models.values()], ()):
-        found = [(m.get(part) or {}).get(name) or {} for m in models.values()]
-        keys = [key for key in _keys(found, tuple(SUITES)) if key != "kind"]
-        rows += _group(models, prefix + name, [(SUITES.get(key, _words(key)), reader(name, key)) for key in keys])
+        return written
+
+    for name in _keys([m.suites or {} for m in models.values()], ()):
+        graded = [m.suites[name] for m in models.values() if m.suites and name in m.suites]
+        keys = [key for key in SUITES if any(hasattr(found, key) for found in graded)]
+        rows += _group(models, name, [(SUITES[key], reader(name, key)) for key in keys])
     return rows
 
 
-def measures(results: dict[str, Any]) -> Table:
+def measures(results: EvaluationResults) -> Table:
     """Every measure of every model."""
-    models, reference = results["models"], results.get("reference", "the reference")
+    models = results.models
+    all_of = list(models.values())
     body = [
-        *_plain(models, "rates", "Judged answers"),
-        *_plain(models, "win_rate", f"Win rate against {reference}", JUDGES),
+        *_shares("Graded answers", [dict(m.rates or {}) for m in all_of], {}),
+        *_shares(f"Win rate against {results.reference}", [m.win_rate or {} for m in all_of], JUDGES),
         *_sampled(models),
         *_kept(models),
-        *_named(models, "suites"),
-        *_named(models, "lm_eval", "lm-eval: "),
+        *_suites(models),
     ]
-    note = f"With 95 % intervals. The reference is {reference}. A dash: not measured."
+    for task in _keys([m.lm_eval or {} for m in all_of], ()):
+        body += _shares(f"lm-eval: {task}", [dict((m.lm_eval or {}).get(task, {})) for m in all_of], {})
+    note = f"With 95 % intervals. The reference is {results.reference}. A dash: not measured."
     return Table("Every measure of every model", ["measure", *models], body, note)
 
 
-def models(results: dict[str, Any]) -> Table:
+def models(found: Models) -> Table:
     """Which models were measured."""
-    body = [
-        [name, model.get("path", ""), model.get("recipe", ""), (model.get("hash") or ABSENT)[:12]]
-        for name, model in results["models"].items()
-    ]
+    body = [[name, model.path, model.recipe, model.hash[:12] or ABSENT] for name, model in found.items()]
     return Table("Models", ["model", "path", "recipe", "hash"], body)
 
 
-def reward_model(results: dict[str, Any]) -> Table:
+def reward_model(results: EvaluationResults) -> Table:
     """How often the reward model prefers the chosen completion."""
-    found = results["reward_model"]
-    body = []
-    if "accuracy" in found:
-        body.append(["accuracy", written(found["accuracy"])])
-    if (alone := found.get("length_only_accuracy")) is not None:
-        body.append(["accuracy of length alone", written(alone) if isinstance(alone, dict) else percent(alone)])
-    body += [[_words(name), written(rate)] for name, rate in (found.get("categories") or {}).items()]
+    found = results.reward_model
+    assert found is not None
+    body = [["accuracy", _share(found.accuracy)], ["accuracy of length alone", percent(found.length_only_accuracy)]]
+    body += [[_words(name), _share(rate)] for name, rate in found.categories.items()]
     return Table("Agreement with held-out pairs", ["held-out pairs", "prefers chosen"], body)
 
 
-def gates(results: dict[str, Any]) -> Table:
+def gates(found: Sequence[Gate]) -> Table:
     """What was checked before anything was measured."""
-    body = []
-    for gate in results["gates"]:
-        for check in gate["checks"]:
-            said = "passed" if check["passed"] else "failed"
-            shown = check["value"]
-            shown = number(shown) if isinstance(shown, (int, float)) and not isinstance(shown, bool) else str(shown)
-            cells = [check["name"].replace("_", " "), shown, check.get("bound", ""), said, check.get("why", "")]
-            body.append([gate["run"], *cells])
+    body = [
+        [gate.run, check.name.replace("_", " "), number(check.value), check.bound,
+         "passed" if check.passed else "failed", check.why]
+        for gate in found
+        for check in gate.checks
+    ]  # fmt: skip
     return Table("Every check", ["run", "check", "value", "bound", "result", "why"], body)
 
 
-def origin(setup: dict[str, Any]) -> list[Table]:
+def origin(setup: Setup) -> list[Table]:
     """The tables of how it was made: what was used, budgets, versions."""
-    found = []
-    if rows := setup.get("rows"):
-        found.append(Table("What was used", ["what", "where", "hash"], [[str(cell) for cell in row] for row in rows]))
-    if rows := setup.get("budgets"):
-        found.append(Table("Budgets", ["method", "budget"], [[str(cell) for cell in row] for row in rows]))
-    if versions := setup.get("versions"):
-        found.append(Table("Versions", ["package", "version"], [[k, str(v)] for k, v in versions.items()]))
-    return found
+    found = [Table("What was used", ["what", "where", "hash"], setup.rows)]
+    if setup.budgets:
+        found.append(Table("Budgets", ["method", "budget"], setup.budgets))
+    versions = [[package, str(version)] for package, version in setup.versions.items()]
+    return [*found, Table("Versions", ["package", "version"], versions)]
 
 
-def made(setup: dict[str, Any]) -> list[tuple[str, str]]:
+def made(setup: Setup) -> list[tuple[str, str]]:
     """Short facts of how it was made."""
-    found = []
-    if setup.get("prompts") is not None:
-        found.append(("prompts", number(setup["prompts"])))
-    if setup.get("seeds") is not None:
-        found.append(("seeds", ", ".join(map(str, setup["seeds"]))))
-    if setup.get("template"):
-        found.append(("chat template", str(setup["template"])))
-    if hardware := setup.get("hardware"):
-        text = "; ".join(f"{k}: {v}" for k, v in hardware.items()) if isinstance(hardware, dict) else str(hardware)
-        found.append(("hardware", text))
-    if setup.get("seconds_in_all") is not None:
-        found.append(("time in all", f"{number(setup['seconds_in_all'])} seconds"))
+    found = [("prompts", number(setup.prompts))]
+    if setup.seeds is not None:
+        found.append(("seeds", ", ".join(map(str, setup.seeds))))
+    found += [("chat template", setup.template), ("hardware", setup.hardware)]
+    if setup.seconds_in_all is not None:
+        found.append(("time in all", f"{number(setup.seconds_in_all)} seconds"))
     return found
 
 
-def scores(answer: dict[str, Any]) -> str:
+def scores(answer: Answer) -> str:
     """A sampled answer's scores in words."""
-    named = [("reward", "reward"), ("gold", "gold score")]
-    return ", ".join(f"{words} {number(answer[key])}" for key, words in named if answer.get(key) is not None)
+    named = (("reward", answer.reward), ("gold score", answer.gold))
+    return ", ".join(f"{words} {number(score)}" for words, score in named if score is not None)
 
 
-def by_rule(samples: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def by_rule(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     """The samples by the rule that picked them."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Sample]] = {}
     for sample in samples:
-        found.setdefault(sample["rule"], []).append(sample)
+        found.setdefault(sample.rule, []).append(sample)
     return found
