@@ -33,7 +33,7 @@ def _estimate(values: list[float], bounds: tuple[float, float]) -> dict[str, Any
     if len(values) > 1:
         half = stats.t95(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     low, high = max(bounds[0], centre - half), min(bounds[1], centre + half)
-    return stats.estimate(centre, low, high, len(values))
+    return stats.Estimate(centre, low, high, len(values)).as_dict()
 
 
 def between(ranked: Iterable[tuple[dict[str, Ranks], dict[str, Ranks]]]) -> dict[str, Any]:

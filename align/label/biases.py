@@ -29,7 +29,7 @@ def position_bias(rows: Iterable[dict]) -> dict[str, Any] | None:
         best.append((seen[0] == min(seen)) / seen.count(min(seen)))
         chance.append(1 / len(seen))
     found = stats.rate(sum(best), len(best))
-    return None if found is None else {**found, "expected": fmean(chance)}
+    return None if found is None else {**found.as_dict(), "expected": fmean(chance)}
 
 
 def length_bias(rows: Iterable[dict]) -> dict[str, Any] | None:
@@ -47,7 +47,7 @@ def length_bias(rows: Iterable[dict]) -> dict[str, Any] | None:
     if not counted:
         return None
     share = longer / counted
-    return stats.estimate(share, *stats.wilson(share * used, used), used) | {"pairs": counted}
+    return stats.Estimate(share, *stats.wilson(share * used, used), used).as_dict() | {"pairs": counted}
 
 
 def pace(rows: Iterable[dict]) -> dict[str, Any] | None:

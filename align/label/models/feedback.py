@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,17 +70,14 @@ class FeedbackArguments(RunArguments):
 
 def rank_items(
     store: Store, judge: Judge, annotator: Annotator, notes: Notes, *, most: int | None = None
-) -> Counter[str]:
+) -> worth.JudgeRun:
     """Let a judge rank every item that it has not ranked yet, and write each batch down before the next.
 
     What people have ranked comes first, so that a judge stopped early, or by `most`, can be compared with them. What
     the judge could not rank comes last, the longest ago first, so that it never keeps `most` from the others.
-
-    Returns:
-        `ranked`, `before` (ranked by an earlier run), and under `unranked: …` the others by reason.
     """
     known = {row["item"] for row in store.rankings(annotators=[annotator.name])}
-    counts = Counter(before=len(known))
+    found = worth.JudgeRun(before=len(known))
     todo = [item for item in store.items() if item["item"] not in known]
     failed = notes.failed()
     todo = sorted(todo, key=lambda item: (failed.get(item["item"], 0), not item["taken"]))[:most]
@@ -94,13 +90,13 @@ def rank_items(
             for judgement in judgements:
                 if judgement.ranking is None:
                     reason = reasons.setdefault(re.sub(r"\d+", "", judgement.problem), judgement.problem)
-                    counts[f"unranked: {reason}"] += 1
+                    found.unranked[reason] += 1
                 else:
                     _write(store, annotator, judgement)
-                    counts["ranked"] += 1
+                    found.ranked += 1
         if len(todo) > judge.at_once:
             print(f"  {start + len(some):,} of {len(todo):,} items", flush=True)
-    return counts
+    return found
 
 
 def _write(store: Store, annotator: Annotator, judgement: Judgement) -> None:
@@ -196,6 +192,7 @@ def _one_judge(args: FeedbackArguments, config: JudgeConfig) -> None:
 
 
 def main(argv: list[str]) -> None:
+    """`align judge SOURCE`, with a judge: rank the items, set priorities, say what the rankings are worth."""
     args, config = parse(FeedbackArguments, JudgeConfig, nano=None, required=("source",), argv=argv)
     _one_judge(args, config)
     launch.check(launch.ONE_PROCESS)
@@ -209,7 +206,7 @@ def main(argv: list[str]) -> None:
             annotator = store.annotator(name, kind="model")
             notes = Notes(folder, annotator.name, judge.identity)
             print(f"judge {annotator.name} ({judge.name}): ranks the items of {path}", flush=True)
-            counts = rank_items(store, judge, annotator, notes, most=args.max_items)
+            became = rank_items(store, judge, annotator, notes, most=args.max_items)
         said = read_notes(folder)
         items = {item["item"]: item for item in store.items()}
         ranked: dict[str, dict[str, list[int]]] = {}
@@ -219,7 +216,7 @@ def main(argv: list[str]) -> None:
         order = priorities(items, said, {key: list(found.values()) for key, found in ranked.items()})
         if args.prioritise:
             store.prioritise(order)
-        print(worth.report(annotator.name, counts, items, said.get(annotator.name, {}), list(store.rankings())))
+        print(worth.report(annotator.name, became, items, said.get(annotator.name, {}), list(store.rankings())))
         print(_asked_first(items, order, len({n for found in ranked.values() for n in found}), args.prioritise))
 
 

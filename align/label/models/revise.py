@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -200,6 +199,11 @@ def open_chat(args: ReviseArguments, config: JudgeConfig, folder: Path) -> Itera
 
 
 def main(argv: list[str]) -> None:
+    """`align revise SOURCE --output_dir …`.
+
+    Raises:
+        RunError: no answer could be revised, or the server is down for good; the same command goes on from there.
+    """
     args, config = parse(ReviseArguments, JudgeConfig, nano=None, required=("source", "output_dir"), argv=argv)
     principles = _check(args, config)
     launch.check(launch.ONE_PROCESS)
@@ -212,22 +216,20 @@ def main(argv: list[str]) -> None:
             min(args.completions_per_prompt, len(row["completions"])) for rows in splits.values() for row in rows
         )
         print(f"at most {asked:,} answers, {args.revisions} revision(s) each: {2 * asked * args.revisions:,} questions")
-        counts: dict[str, Counter[str]] = {}
-        done, joined = {}, {}
+        done = {}
         with open_chat(args, config, folder) as chat:
             for split, rows in splits.items():
                 part = _open_part(folder, split, _settings(args, chat, principles, rows))
                 done[split] = revise_split(chat, rows, split, principles, args, part)
-        for split, rows in splits.items():
-            joined[split], counts[split] = revision_files.write(folder, split, rows, done[split])
-        if not any(found["revisions"] for found in counts.values()):
-            reasons = {key.partition(": ")[2] for found in counts.values() for key in found if key.startswith("failed")}
+        revised = {split: revision_files.write(folder, split, rows, done[split]) for split, rows in splits.items()}
+        if not any(found.counts["revisions"] for found in revised.values()):
+            reasons = {why for found in revised.values() for why in found.failed}
             raise RunError(f"no answer could be revised ({'; '.join(sorted(reasons))}); is this a chat model?")
-        added = _add(args.label_dir, joined) if args.label_dir else None
+        added = _add(args.label_dir, revised) if args.label_dir else None
         for part in (folder / "data").glob(".*.part"):
             part.unlink()
-        run.finish("complete", metrics={split: dict(found) for split, found in counts.items()})
-    print(revision_files.report(folder, splits, done, counts, added))
+        run.finish("complete", metrics={split: found.metrics() for split, found in revised.items()})
+    print(revision_files.report(folder, splits, done, revised, added))
 
 
 def _settings(args: ReviseArguments, chat: Chat, principles: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -240,10 +242,12 @@ def _settings(args: ReviseArguments, chat: Chat, principles: Any, rows: list[dic
     return found | {"model": chat.identity, "rows": splits.fingerprint(rows), "principles": principles}
 
 
-def _add(label_dir: str, joined: dict[str, list[dict[str, Any]]]) -> int:
+def _add(label_dir: str, revised: dict[str, revision_files.Revised]) -> int:
     """Add the rows to labels that are there, wanted and repeated as often as those. Returns how many are new."""
     with Store(stored(label_dir), create=False) as store:
         shared_by, repeats = store.settings() or (SHARED_BY, REPEATS)
         with store.transaction():
-            added = (store.add(rows, split=s, shared_by=shared_by, repeats=repeats) for s, rows in joined.items())
-            return sum(added)
+            return sum(
+                store.add(found.rows, split=split, shared_by=shared_by, repeats=repeats)
+                for split, found in revised.items()
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +17,61 @@ from align.run.errors import recipe
 LONGEST = 240  # characters of a text that is shown as a sample
 
 
-def write(folder: Path, split: str, rows: list[dict[str, Any]], done: Done) -> tuple[list[dict[str, Any]], Counter]:
-    """Write one split's `data`, `sft` and `revisions`.
+@dataclass
+class Revised:
+    """What became of the prompts of one split."""
 
-    Returns:
-        The rows with their completions, and counts: `prompts`, `answers` (revised at least once), `revisions`,
-        `identical`, `left_out`, `alone` (prompts with fewer than two differing answers in the end; not in `data`),
-        `demonstrations`, and under `failed: …` the chains that ended early by reason.
-    """
-    counts: Counter[str] = Counter(prompts=len(rows))
-    joined, taught, steps = [], [], []
+    rows: list[dict[str, Any]] = field(default_factory=list)  # with all completions, to be ranked
+    # `prompts`, `answers` (revised at least once), `revisions`, `identical`, `left_out`, `demonstrations`, and `alone`:
+    # prompts with fewer than two differing answers in the end, which are not among the rows
+    counts: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)  # chains that ended early, by reason
+
+    def metrics(self) -> dict[str, int]:
+        """The counts as the run's record has them."""
+        return {**self.counts, **{f"failed: {why}": count for why, count in self.failed.items()}}
+
+
+def write(folder: Path, split: str, rows: list[dict[str, Any]], done: Done) -> Revised:
+    """Write one split's `data`, `sft` and `revisions`."""
+    out = Revised(counts=Counter(prompts=len(rows)))
+    counts, taught, steps = out.counts, [], []
     for index, row in enumerate(rows):
         chains = done[index]
         new, found = join(row, chains)
         counts += found
         counts["answers"] += sum(bool(chain.steps) for chain in chains)
         counts["revisions"] += sum(len(chain.steps) for chain in chains)
-        counts.update(f"failed: {chain.problem}" for chain in chains if chain.problem)
+        out.failed.update(chain.problem for chain in chains if chain.problem)
         if len(set(texts_of(new))) > 1:
-            joined.append(new)
+            out.rows.append(new)
         else:
             counts["alone"] += 1
         taught += demonstrations(row, chains)
         steps += [{"prompt": row["prompt"], **asdict(chain)} for chain in chains]
     counts["demonstrations"] = len(taught)
-    for name, lines in (("revisions", steps), ("sft", taught), ("data", joined)):
+    for name, lines in (("revisions", steps), ("sft", taught), ("data", out.rows)):
         (folder / name).mkdir(exist_ok=True)
         file = folder / name / f"{split}.jsonl"
         part = file.with_name(file.name + ".part")
         part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         part.replace(file)
-    return joined, counts
+    return out
 
 
 def report(
-    folder: Path, splits: dict[str, Any], done: dict[str, Done], counts: dict[str, Counter], added: int | None
+    folder: Path, splits: dict[str, Any], done: dict[str, Done], revised: dict[str, Revised], added: int | None
 ) -> str:
     """Counts, and two answers before and after."""
     lines = []
-    for split, found in counts.items():
+    for split, became in revised.items():
+        found = became.counts
         new = found["revisions"] - found["identical"]
         lines.append(
             f"{split}: {found['prompts']:,} prompts, {found['answers']:,} answers, {found['revisions']:,} revisions: "
             f"{new:,} new completions, {found['identical']:,} identical to one that was there (dropped)"
         )
-        for key, count in found.items():
-            if key.startswith("failed"):
-                lines.append(f"  {count:,} failed, {key.partition(': ')[2]}")
+        lines += [f"  {count:,} failed, {why}" for why, count in became.failed.items()]
         if found["left_out"]:
             lines.append(f"  {found['left_out']:,} sampled completions left out: at most {MOST} are ranked")
         if found["alone"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from align import stats
@@ -11,6 +12,15 @@ from align.judge.choices import order_effect, settle
 from align.judge.rankers import Judgement, Rankable, texts_of
 from align.judge.uncertainty import contradicts, decided, pairs_of, spread
 from align.label import agreement
+
+
+@dataclass
+class JudgeRun:
+    """What became of the items that a judge was given."""
+
+    ranked: int = 0
+    before: int = 0  # ranked by an earlier run
+    unranked: Counter[str] = field(default_factory=Counter)  # the others, by reason
 
 
 def same_order(one: Iterable[dict], others: Iterable[dict], items: Mapping[str, Rankable]) -> dict[str, Any] | None:
@@ -40,7 +50,7 @@ def same_order(one: Iterable[dict], others: Iterable[dict], items: Mapping[str, 
                 total[key] += len(said)
     shared = sorted(key for key, count in total.items() if count)
     found = stats.ratio([right[key] for key in shared], [total[key] for key in shared]) if shared else None
-    return None if found is None else {**found, "pairs": total.total()}
+    return None if found is None else {**found.as_dict(), "pairs": total.total()}
 
 
 def _ranks(row: Mapping[str, Any]) -> bool:
@@ -49,20 +59,19 @@ def _ranks(row: Mapping[str, Any]) -> bool:
 
 
 def report(
-    name: str, counts: Counter[str], items: Mapping[str, Rankable], said: Mapping[str, Judgement], rows: list[dict]
+    name: str, became: JudgeRun, items: Mapping[str, Rankable], said: Mapping[str, Judgement], rows: list[dict]
 ) -> str:
     """The lines that `align judge` prints.
 
     Args:
         name: the judge's, among the annotators.
-        counts: of `feedback.rank_items`.
+        became: what `feedback.rank_items` gives.
         items: by id.
         said: the judge's judgements by item.
         rows: all rankings of the labels file.
     """
-    reasons = {key.partition(": ")[2]: count for key, count in counts.items() if key.startswith("unranked")}
-    lines = [f"{counts['ranked']:,} of {len(items):,} items ranked now, {counts['before']:,} before"]
-    lines += [f"  {count:,} not ranked: {reason} (the next run tries again)" for reason, count in reasons.items()]
+    lines = [f"{became.ranked:,} of {len(items):,} items ranked now, {became.before:,} before"]
+    lines += [f"  {count:,} not ranked: {why} (the next run tries again)" for why, count in became.unranked.items()]
     lines += filter(None, [_consistency(said), _margins(items, said)])
     mine = [row for row in rows if row["annotator"] == name]
     for kind, who in (("person", "people"), ("simulated", "simulated labelers")):
