@@ -13,9 +13,10 @@ import torch
 from conftest import ROOT, make_checkpoint, write_rows
 
 from align import stats
-from align.compare import arms, comparable, settings, verdict
+from align.compare import arms, comparable, program, settings, verdict
 from align.compare.arms import Arm
 from align.compare.comparison import ComparisonResults, RunResult, SettingResult, Verdict
+from align.compare.page import page
 from align.evaluate import policy
 from align.evaluate.config import MeasureArguments
 from align.evaluate.measures import wins
@@ -358,6 +359,69 @@ def test_arms_of_one_method_have_one_configuration(chain):
     chain.args.take = [chain.args.take[0]] * 2
     with pytest.raises(ConfigError, match="is there more than once"):
         comparable.check(arms.plan(chain.args, chain.prompts, RECIPES), chain.args, chain.prompts)
+
+
+def test_a_mixture_of_prompts_is_followed(chain):
+    """The parents of its parts are compared, in any order; the arm is told of the mixture and of no other rows."""
+    more = fake_run(chain.tmp / "more", "world", {})
+    mixture = DataArguments(datasets=[{"path": chain.prompts.dataset_name}, {"path": more}])
+    common = {
+        "model": chain.parent(chain.args.model_name_or_path),
+        "reward_model": chain.parent(chain.args.reward_model_path),
+    }
+    both = {"data_0": chain.parent(more), "data_1": chain.parent(chain.prompts.dataset_name)}
+    config = {"kl_coef": 0.1, "response_length": 24, "temperature": 1.0}
+    chain.args.take = [fake_run(chain.tmp / "ppo", "ppo", common | both, **config)]
+    comparable.check(arms.plan(chain.args, mixture, RECIPES), chain.args, mixture)
+    chain.args.take += [
+        fake_run(chain.tmp / "half", "ppo", common | {"data": both["data_1"]}, **config | {"kl_coef": 0.2})
+    ]
+    with pytest.raises(ConfigError) as error:
+        comparable.check(arms.plan(chain.args, mixture, RECIPES), chain.args, mixture)
+    assert "half: its prompts is" in str(error.value) and f"{more} (moremoremore)" in str(error.value)
+    (chain.tmp / "ppo.yaml").write_text("dataset_name: elsewhere\nlearning_rate: 1.0e-4\n")
+    args = planned_arguments(chain, ppo_config=str(chain.tmp / "ppo.yaml"), kl_coefs=[0.1])
+    (arm,) = arms.plan(args, mixture, RECIPES)
+    assert arm.config["datasets"] == mixture.datasets and "dataset_name" not in arm.config
+    assert arm.config["learning_rate"] == 1e-4 and arm.config["kl_coef"] == 0.1
+    assert arm.stage.program == [str(RECIPES / "ppo.py")] or arm.stage.program == ["recipes/ppo.py"]
+    write_rows(chain.tmp / "more/train.jsonl", [{"prompt": "a new one"}])
+    assert arms.plan(args, mixture, RECIPES)[0].stage.inputs != arm.stage.inputs
+
+
+def planned_arguments(chain, **given):
+    """A comparison's arguments that train arms instead of taking them."""
+    empty = {"ppo_config": None, "dpo_config": None, "rloo_config": None, "kl_coefs": [], "betas": [], "rloo_betas": []}
+    more = {"take": [], "seeds": [0], "ppo": {}, "dpo": {}, "rloo": {}, "accept_failed": [], "launch": None}
+    return SimpleNamespace(**{**vars(chain.args), **empty, **more, **given})
+
+
+def test_an_arm_is_called_by_its_loss(chain):
+    """Plain DPO is the sigmoid alone; whatever is added to it, or stands in its place, is in the name."""
+
+    def method(name, **config):
+        return arms._taken(fake_run(chain.tmp / name, "dpo", {}, beta=0.1, **config)).method
+
+    assert method("a") == method("b", loss_type="sigmoid") == method("c", loss_type=["sigmoid"]) == "DPO"
+    assert method("d", loss_type=["sigmoid", "sft"]) == "DPO + SFT" and method("e", loss_type="ipo") == "DPO (ipo)"
+    (chain.tmp / "dpo.yaml").write_text("loss_type: [sigmoid, sft]\n")
+    args = planned_arguments(chain, dpo_config=str(chain.tmp / "dpo.yaml"), betas=[0.1])
+    (arm,) = arms.plan(args, chain.prompts, RECIPES)
+    assert arm.label == "DPO + SFT, beta 0.1" and arm.folder.name == "dpo-beta-0.1-seed-0"
+
+
+def test_tables_verdict_and_notes_name_the_loss(tmp_path):
+    rows = {"ppo": [[-1.0] * 60] * 3, "dpo": [[1.0] * 60] * 3}
+    made = [fake_setting(recipe, 0.1, rows[recipe], tmp=tmp_path, loss_type=["sigmoid", "sft"]) for recipe in rows]
+    best, said = decided(made, fake_rows([-1.0] * 60))
+    assert list(best) == ["PPO", "DPO + SFT"] and said.headline == "DPO + SFT is better than PPO here."
+    assert "DPO + SFT: 3 of 3 runs win" in " ".join(said.sentences)
+    found = ComparisonResults(title="x", verdict=said, settings=tuple(map(fake_result, made)))
+    assert "| DPO + SFT, beta 0.1 |" in page.markdown(found).replace("\\", "") and "DPO + SFT, beta" in page.html(found)
+    args = SimpleNamespace(reward_model_path=None, jobs=1)
+    notes = " ".join(program._notes(args, [arm for setting in made for arm in setting.arms]))
+    assert "DPO + SFT is not plain DPO" in notes and "sigmoid (weight 1), sft (weight 1)" in notes
+    assert notes.count("not plain") == 1
 
 
 def test_a_reward_model_from_other_rankings_is_refused(chain):
