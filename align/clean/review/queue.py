@@ -13,8 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from align.clean.config import COPIES
 from align.clean.review.decisions import Decisions
 from align.report.untrusted import apart, encodable, merge
@@ -30,6 +28,8 @@ STEP = 20_000  # characters that one click on a gap brings
 
 def rows(file: Path) -> Iterator[dict[str, Any]]:
     """The rows of a file of JSON lines, as a stream: of the queue, or of what the tasks left for it."""
+    import orjson  # of the extra `clean`; the page does without
+
     with file.open("rb") as stream:
         yield from map(orjson.loads, stream)
 
