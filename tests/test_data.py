@@ -9,7 +9,7 @@ import pytest
 from conftest import conversations, pairs, write_rows
 from datasets import Dataset
 
-from align.data import load, prepare, splits, schemas
+from align.data import load, prepare, schemas, splits
 from align.run import errors
 from align.run.arguments import DataArguments
 from align.run.errors import DataError

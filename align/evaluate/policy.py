@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from align import stats
-from align.data import splits
+from align.data import splits, text
 from align.evaluate.config import MeasureArguments
 from align.evaluate.measures.texts import distinct, repetition
 from align.evaluate.results import Sampled
@@ -120,7 +120,7 @@ def measure(bench: Bench, path: str, *, seed: int = 0) -> Rows:
     rows = [
         {
             "index": index,
-            "prompt": text_of(bench.rows[index]["prompt"]),
+            "prompt": text.contents(bench.rows[index]["prompt"]),
             "completion": completion.text,
             "stopped": completion.stopped,
             "length": len(completion.ids),
@@ -144,11 +144,6 @@ def _grade(bench: Bench, policy: Any, rows: Rows, copies: int) -> None:
         raise RunError(f"{bench.args.rates_func} gave {len(grades)} grades for {len(greedy)} completions")
     for index, (completion, said) in enumerate(zip(greedy, grades, strict=True)):
         rows[index * copies] |= {"greedy": completion.text, "rates": said}
-
-
-def text_of(prompt: Any) -> str:
-    """A prompt as a person reads it: its text, or its messages' one after the other."""
-    return prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
 
 
 def by_prompt(rows: Rows, key: str) -> np.ndarray:
