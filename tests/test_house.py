@@ -26,6 +26,24 @@ MOST_LINES, MOST_FILES = 300, 12
 # (c) Where SQL may be written
 SQL_ROOMS = ("align/label/store/", "align/judge/cache.py")
 
+# One word, one meaning (CONTRIBUTING.md): where an identifier may hold it
+WORDS = {
+    "judge": ("judge/", "compare/", "evaluate/", "label/models/", "label/store/", "run/gates.py"),
+    "verdict": ("compare/", "label/", "data/pairs.py"),  # the last two for the stored column of rankings
+    "ruling": ("clean/",),
+    "overlap": (
+        "data/",
+        "evaluate/held_out.py",
+        "label/config.py",
+        "label/program.py",
+        "label/store/rows.py",
+        "compare/page/marks.py",
+    ),  # label's flag, and a method of matplotlib's boxes
+    "classifier": ("clean/", "nano/"),
+    "queue": ("clean/",),
+    "planted": (),
+}
+
 # (f) Stems that every room may have
 SHARED_STEMS = {"__init__", "config", "page", "tables", "figures", "server", "program"}
 
@@ -232,6 +250,24 @@ def test_a_name_occurs_once():
                 classes[node.name].append(short(path))
     assert not {name: where for name, where in stems.items() if len(where) > 1}
     assert not {name: where for name, where in classes.items() if len(where) > 1}
+
+
+def identifiers(path: Path) -> set[str]:
+    """Names of functions, classes, arguments, variables and attributes."""
+    kinds = {ast.FunctionDef: "name", ast.ClassDef: "name", ast.arg: "arg", ast.Name: "id", ast.Attribute: "attr"}
+    return {getattr(n, kinds[type(n)]) for n in ast.walk(tree_of(path)) if type(n) in kinds}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_has_one_meaning(word):
+    """A name that holds it, as `judge_url` and `Judgement` do `judge`, is in the rooms that the word belongs to."""
+    used = {
+        short(path).removeprefix("align/")
+        for path in MODULES
+        if any(word in name.lower() for name in identifiers(path))
+    }
+    assert not [where for where in sorted(used) if not where.startswith(WORDS[word])]
+    assert used or not WORDS[word]
 
 
 def test_nothing_private_is_named():

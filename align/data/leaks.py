@@ -157,9 +157,9 @@ def show(result: dict[str, Any]) -> str:
     for pair in result["pairs"]:
         near, rows = (" / ".join(f"{n:,}" for n in pair[key]) for key in ("near", "rows"))
         leaks = pair["exact"] or any(pair["near"])
-        verdict = "allowed" if pair["allowed"] else "LEAK" if leaks else "none"
+        told = "allowed" if pair["allowed"] else "LEAK" if leaks else "none"
         name = " and ".join(pair["sets"])
-        lines.append(f"{name:<{width}}{pair['exact']:>8,}{near:>16}{rows:>18}{pair['share']:>8.1%}  {verdict}")
+        lines.append(f"{name:<{width}}{pair['exact']:>8,}{near:>16}{rows:>18}{pair['share']:>8.1%}  {told}")
     lines.append(f"near: similarity {result['threshold']:g} or more. Two numbers: of the first and of the second set")
     for pair in result["pairs"]:
         if pair["examples"]:

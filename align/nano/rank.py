@@ -61,8 +61,8 @@ def label(row: dict[str, Any], temperature: float, just_noticeable: float, rng: 
     texts = [completion[0]["content"] for completion in row["completions"]]
     gold: dict[tuple[str, bool], float] = {}
     for text, stopped in zip(texts, row["stopped"], strict=True):
-        judged = grade(kind=row["kind"], entity=row["entity"], answer=row["answer"], completion=text, stopped=stopped)
-        gold[(text, stopped)] = gold_score(judged)
+        graded = grade(kind=row["kind"], entity=row["entity"], answer=row["answer"], completion=text, stopped=stopped)
+        gold[(text, stopped)] = gold_score(graded)
     seen = dict(zip(gold, perceived(list(gold.values()), temperature, rng), strict=True))
     keys = list(zip(texts, row["stopped"], strict=True))
     return {

@@ -179,9 +179,9 @@ def check(args: PPOArguments, model_args: Any, kind: str) -> None:
         problems.append(
             "a reward is needed: --reward_model_path runs/mine/reward, or --reward_funcs my_rewards.py:score"
         )
-    sources = bool(args.reward_model_path) + len(args.reward_funcs)
-    if args.reward_weights and len(args.reward_weights) != sources:
-        problems.append(f"reward_weights has {len(args.reward_weights)} numbers for {sources} rewards: give one each")
+    rewards = bool(args.reward_model_path) + len(args.reward_funcs)
+    if args.reward_weights and len(args.reward_weights) != rewards:
+        problems.append(f"reward_weights has {len(args.reward_weights)} numbers for {rewards} rewards: give one each")
     if args.value_model == "adapter" and not lora:
         problems.append("value_model=adapter needs --use_peft; without it use head or full")
     if args.value_model == "full" and (model_args.load_in_4bit or model_args.load_in_8bit):
