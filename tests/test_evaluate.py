@@ -258,14 +258,14 @@ def test_an_interval_over_seeds_lies_where_the_values_can():
     assert stats.over_seeds(values).low < 0 == stats.over_seeds(values, within=stats.POSITIVE).low
 
 
-def test_a_judge_without_verdicts_is_said_so(tmp_path):
+def test_a_judge_without_choices_is_said_so(tmp_path):
     made = [fake_setting(m, 0.1, [[1.0] * 60] * 2, tmp=tmp_path) for m in ("ppo", "dpo")]
     for setting in made:
         for rows in setting.rows:
             for row in rows:
                 row["gold"] = float("nan")
     _, said = decided(made, fake_rows([1.0] * 60))
-    assert said.headline == "The judge gave no usable verdict."
+    assert said.headline == "The judge made no usable choice."
     patchy = np.array([[1.0, np.nan, 0.0, 1.0], [np.nan] * 4, [1.0, 1.0, 0.0, 1.0]])
     found = stats.over_seeds(patchy)
     assert found.n == 3 and found.value == pytest.approx(2 / 3)

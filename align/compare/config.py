@@ -1,4 +1,4 @@
-"""What `recipes/compare.py` takes: the common ground, the arms, and how much of the machine they may use."""
+"""What a comparison takes: the common ground, the arms, and how much of the machine they may use."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class CompareConfig(MeasureArguments):
     rankings: str | None = field(
         default=None, metadata={"help": "Rankings or pairs: DPO's data, and what the reward model was trained on."}
     )
-    ppo_config: str | None = field(default=None, metadata={"help": "YAML of recipes/ppo.py for all PPO arms."})
-    dpo_config: str | None = field(default=None, metadata={"help": "YAML of recipes/dpo.py for all DPO arms."})
-    rloo_config: str | None = field(default=None, metadata={"help": "YAML of recipes/rloo.py for all RLOO arms."})
+    ppo_config: str | None = field(default=None, metadata={"help": "YAML of the PPO recipe for all PPO arms."})
+    dpo_config: str | None = field(default=None, metadata={"help": "YAML of the DPO recipe for all DPO arms."})
+    rloo_config: str | None = field(default=None, metadata={"help": "YAML of the RLOO recipe for all RLOO arms."})
     kl_coefs: list[float] = field(
         default_factory=lambda: [0.01, 0.05, 0.2, 0.5], metadata={"help": "PPO's strengths: coefficients of the KL."}
     )

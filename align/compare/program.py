@@ -195,13 +195,13 @@ def show(results: ComparisonResults) -> str:
     """The settings as a table, and the verdict."""
     sft = results.reference
     assert sft is not None
-    judges = [key for key in ("gold", "reward") if sft.score(key)]
+    graders = [key for key in ("gold", "reward") if sft.score(key)]
 
     def cells(found: Sampled | SettingResult | BestOfN) -> str:
-        scores = [found.score(key) for key in judges]
+        scores = [found.score(key) for key in graders]
         return "".join(f"{score.value:>9.3f}" for score in scores if score)
 
-    lines = ["", f"{'mean over seeds':<24}{'KL':>7}" + "".join(f"{key:>9}" for key in judges) + f"{'beats SFT':>24}"]
+    lines = ["", f"{'mean over seeds':<24}{'KL':>7}" + "".join(f"{key:>9}" for key in graders) + f"{'beats SFT':>24}"]
     if sft.kl:
         lines.append(f"{'SFT':<24}{sft.kl.value:>7.2f}{cells(sft)}{'':>24}")
     for setting in results.settings:

@@ -131,7 +131,7 @@ def head_to_head(a: Setting, b: Setting, endpoint: Endpoint | None, which: Any =
     table = table if which is None else table[:, which]
     rate = stats.over_seeds(table, within=stats.SHARE)
     if rate is None:
-        return HeadToHead(a.label, b.label, a.kl, b.kl, key, None, seeds, None, None, "no usable verdict", None)
+        return HeadToHead(a.label, b.label, a.kl, b.kl, key, None, seeds, None, None, "no usable choice", None)
     whole = table[:, ~np.isnan(table).any(0)].mean(0)
     needed = stats.prompts_needed(rate.value - 0.5, float(whole.var()))
     won = None if rate.n < FEWEST else a.label if rate.above(0.5) else b.label if rate.below(0.5) else None

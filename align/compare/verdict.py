@@ -77,7 +77,7 @@ def verdict(
 def headline(met: Sequence[HeadToHead]) -> str:
     """One line for all meetings of best settings: who beats whom, or that nobody can be said to."""
     if not any(one.win_rate for one in met):
-        return "The judge gave no usable verdict."
+        return "The judge made no usable choice."
     won = [one for one in met if one.won]
     if not won:
         return "No difference can be claimed at this sample size."
@@ -97,7 +97,7 @@ def headline(met: Sequence[HeadToHead]) -> str:
 def _met(one: HeadToHead) -> str:
     rate = one.win_rate
     if rate is None:
-        return f"{one.a} against {one.b}: no usable verdict"
+        return f"{one.a} against {one.b}: no usable choice"
     return (
         f"{one.a} wins {rate.value:.1%} of the time against {one.b} (95 % interval {rate.low:.1%} to "
         f"{rate.high:.1%}; {rate.n} prompts, {counted(one.seeds)})"

@@ -98,25 +98,25 @@ def check(
     Raises:
         RunError: where prompts leak and nothing was said about it, or where too few would be left.
     """
-    sources, notes = trained_on(models, more or {})
+    sets, notes = trained_on(models, more or {})
     read: list[tuple[Trained, Prompts]] = []
-    for source in sources:
+    for trained in sets:
         try:
-            train = splits.read(source.data, seed=source.seed)["train"]
-            read.append((source, prompts_of(train, source.name, source.data.columns)))
+            train = splits.read(trained.data, seed=trained.seed)["train"]
+            read.append((trained, prompts_of(train, trained.name, trained.data.columns)))
         except DataError as error:
-            notes.append(f"{source.name}, which {_list(source.by)} was trained on, cannot be read ({error})")
+            notes.append(f"{trained.name}, which {_list(trained.by)} was trained on, cannot be read ({error})")
     for note in notes:
         print(f"not checked for leaks: {note}", flush=True)
     notes = [f"Not checked for leaks: {note}." for note in notes]
     asked = [text.user_side(row["prompt"]) for row in rows]
     leaks = np.zeros(len(rows), bool)
     lines = []
-    for source, prompts in read:
+    for trained, prompts in read:
         (shared,) = overlaps.find({"asked": asked, "trained": prompts.texts}, examples=1)
         if shared:
             leaks |= shared.rows[0]
-            lines.append(_line(source, shared))
+            lines.append(_line(trained, shared))
     return _decide(rows, leaks, lines, args, notes)
 
 
@@ -143,11 +143,11 @@ def _decide(
     return rows, [*notes, f"{note}: {'; '.join(lines)}."]
 
 
-def _line(source: Trained, shared: overlaps.Shared) -> str:
+def _line(trained: Trained, shared: overlaps.Shared) -> str:
     example = shared.examples[0]
     other = "" if example["similarity"] == 1 else f" and {text.short(example['b'])!r} ({example['similarity']:.2f})"
     return (
-        f"{shared.exact + shared.near[0]:,} of them in {source.name}, which {_list(source.by)} was trained on "
+        f"{shared.exact + shared.near[0]:,} of them in {trained.name}, which {_list(trained.by)} was trained on "
         f"({shared.exact:,} exactly, {shared.near[0]:,} nearly), for example {text.short(example['a'])!r}{other}"
     )
 

@@ -1,1 +1,6 @@
-"""Reports of a comparison or an evaluation: one self-contained HTML page (`page`), or Markdown (`markdown`)."""
+"""The kit of which pages are made: by the card of a cleaned corpus, by evaluations and by comparisons.
+
+`markup` is the HTML (tables, figures with their data, the document) and `markdown` the same for a model card;
+`numerals` writes numbers, `svg` makes matplotlib's figures fit for a page, `style` is the sheet, `untrusted` is for
+foreign text.
+"""
