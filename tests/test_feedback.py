@@ -417,7 +417,8 @@ def test_bad_sources(tmp_path):
 def test_agreement_by_hand():
     """a, b, c by the judge 1 2 3, by Ada 1 3 2, by Ben 1 1 2 (`c`'s copy is one with it). Judge and Ada: 2 of 3 pairs;
     judge and Ben decided (a, c) and (b, c) both: 2 of 2; in all 4 of 5. Ada and Ben: (a, c) right, (b, c) not: 1 of 2."""
-    from align.label.models.worth import JudgeRun, report, same_order
+    from align.label.models.worth import JudgeRun, SameOrder, report, same_order
+    from align.stats import Estimate
 
     items = {"x": {"item": "x", "prompt": "p", "completions": ["a", "b", "c", "c"]}}
 
@@ -427,8 +428,8 @@ def test_agreement_by_hand():
     mine = [row("m", "model", [1, 2, 3, 3])]
     people = [row("Ada", "person", [1, 3, 2, 2]), row("Ben", "person", [1, 1, 2, 2])]
     people += [row("Ada", "person", [3, 2, 1, 1], repeat=True), row("Cy", "person", None)]
-    assert same_order(mine, people, items) == {"value": 0.8, "low": 0.8, "high": 0.8, "n": 1, "pairs": 5}
-    assert same_order(people, people, items)["value"] == 0.5
+    assert same_order(mine, people, items) == SameOrder(Estimate(0.8, 0.8, 0.8, 1), pairs=5)
+    assert same_order(people, people, items).rate.value == 0.5
     assert same_order(mine, [row("Di", "person", [1, 1, 1, 1])], items) is None
     said = report("m", JudgeRun(ranked=1), items, {}, [*mine, *people, row("sim", "simulated", [1, 2, 3, 3])])
     assert "agreement with people, on 1 item:\n  the same order in 80% of 5 pairs" in said

@@ -162,7 +162,7 @@ def test_an_export_is_ranked_again_without_what_its_own_round_said(tmp_path):
         rows = list(second.rankings())
         assert not any(row["written"] for row in rows) and "votes" not in rows[0] and rows[0]["meta_votes"] == [1, 0, 0]
         assert all(len(opinions.ranks_of(row)) == 4 for row in rows)
-        assert agreement.summary(rows)["people"]["raw"]["value"] == 0.5, "3 of 6 pairs are ties to both"
+        assert agreement.summary(rows).people.raw.value == 0.5, "3 of 6 pairs are ties to both"
         export.write(second, tmp_path / "b")
     assert {row["completions"][-1][0]["content"] for row in rows_of(tmp_path / "b")} == {"Bob's own", "Cyd's own"}
 

@@ -10,10 +10,9 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from json import dumps
 from statistics import fmean, stdev
-from typing import Any
 
 from align import stats
 from align.data import pairs
@@ -22,10 +21,11 @@ from align.label.figures import columns, lines, table
 from align.label.opinions import Ranks, item_of, opinions, signs, who
 from align.label.reliability import alpha, tau_b
 from align.label.store import source
+from align.label.summary import Agreement, Alpha, OneAnnotator, Summary
 from align.run.parse import parse
 
 
-def _estimate(values: list[float], bounds: tuple[float, float]) -> dict[str, Any] | None:
+def _estimate(values: list[float], bounds: tuple[float, float]) -> stats.Estimate | None:
     """Mean of one value for each item, with Student's interval over items, kept within what is possible."""
     if not values:
         return None
@@ -33,16 +33,11 @@ def _estimate(values: list[float], bounds: tuple[float, float]) -> dict[str, Any
     if len(values) > 1:
         half = stats.t95(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     low, high = max(bounds[0], centre - half), min(bounds[1], centre + half)
-    return stats.Estimate(centre, low, high, len(values)).as_dict()
+    return stats.Estimate(centre, low, high, len(values))
 
 
-def between(ranked: Iterable[tuple[dict[str, Ranks], dict[str, Ranks]]]) -> dict[str, Any]:
-    """Agreement over items, each with the annotators of one side and of the other, everybody compared with everybody.
-
-    Returns:
-        `items` shared; `tau_b`, the mean over items of the mean over pairs of annotators; `raw`, the share of pairs of
-        completions on which two annotators say the same (better, worse, tie), likewise.
-    """
+def between(ranked: Iterable[tuple[dict[str, Ranks], dict[str, Ranks]]]) -> Agreement:
+    """Agreement over items, each with two sides: every annotator of the one compared with everybody of the other."""
     taus, raws = [], []
     for left, right in ranked:
         item_taus, item_raws = [], []
@@ -58,24 +53,24 @@ def between(ranked: Iterable[tuple[dict[str, Ranks], dict[str, Ranks]]]) -> dict
             item_taus += [] if tau is None else [tau]
         raws += [fmean(item_raws)] if item_raws else []
         taus += [fmean(item_taus)] if item_taus else []
-    return {"items": len(raws), "tau_b": _estimate(taus, (-1.0, 1.0)), "raw": _estimate(raws, (0.0, 1.0))}
+    return Agreement(len(raws), _estimate(taus, (-1.0, 1.0)), _estimate(raws, (0.0, 1.0)))
 
 
-def pair_alpha(ranked: Iterable[dict[str, Ranks]]) -> dict[str, float | None]:
+def pair_alpha(ranked: Iterable[dict[str, Ranks]]) -> Alpha:
     """Krippendorff's alpha on pairs of completions, a unit each, with the values better, tie and worse.
 
-    `nominal`, and `ordinal` (worse < tie < better). Which of the two completions is "a" is decided by their texts'
-    hashes, so that the values do not lean to one side because of the order in which completions were sampled.
+    Which of the two completions is "a" is decided by their texts' hashes, so that the values do not lean to one side
+    because of the order in which completions were sampled.
     """
     units: list[list[int]] = []
     for said in ranked:
         texts = sorted({text for one in said.values() for text in one}, key=pairs.digest)
         for a, b in itertools.combinations(texts, 2):
             units.append([signs(one, [(a, b)])[0] for one in said.values() if a in one and b in one])
-    return {"alpha": alpha(units), "alpha_ordinal": alpha(units, order=(-1, 0, 1))}
+    return Alpha(alpha(units), alpha(units, order=(-1, 0, 1)))
 
 
-def consistency(rows: Sequence[dict]) -> dict[str, Any]:
+def consistency(rows: Sequence[dict]) -> Agreement:
     """Agreement of an annotator's repeated rankings with their first ones: as `between`."""
     first, again = opinions(rows), opinions(rows, repeats=True)
 
@@ -85,15 +80,8 @@ def consistency(rows: Sequence[dict]) -> dict[str, Any]:
     return between((named(first[item], "1"), named(again[item], "2")) for item in again if item in first)
 
 
-def summary(rows: Iterable[dict]) -> dict[str, Any]:
-    """Everything above for one set of rankings, ready for JSON: for the manager's page and the data set's card.
-
-    Returns:
-        `rankings`, `items`, `shared` (items with two annotators or more), `verdicts`; `people` and `everybody`:
-        agreement between annotators (`items`, `tau_b`, `raw`, `alpha`, `alpha_ordinal`); `models`: each annotator that
-        is not a person against the people on the items that both ranked; `position` over people, who see an order;
-        `length`, `pace` over people (or, without any, over everybody); `annotators`: a row for each.
-    """
+def summary(rows: Iterable[dict]) -> Summary:
+    """Everything above for one set of rankings."""
     rows = list(rows)
     kinds = {who(row): str(row.get("kind") or "person") for row in rows}
     said = opinions(rows)
@@ -103,29 +91,26 @@ def summary(rows: Iterable[dict]) -> dict[str, Any]:
         by[who(row)].append(row)
     of_people = {item: {n: r for n, r in one.items() if kinds[n] == "person"} for item, one in said.items()}
     models = {
-        name: {
-            "kind": kind,
-            **_among([({name: one[name]}, of_people[item]) for item, one in said.items() if name in one]),
-        }
+        name: _among([({name: one[name]}, of_people[item]) for item, one in said.items() if name in one])
         for name, kind in kinds.items()
         if kind != "person"
     }
-    return {
-        "rankings": len(rows),
-        "items": len({item_of(row) for row in rows}),
-        "shared": sum(len(one) > 1 for one in said.values()),
-        "verdicts": dict(Counter(str(row.get("verdict") or "ranked") for row in rows)),
-        "people": _among([(one, one) for one in of_people.values()]),
-        "everybody": _among([(one, one) for one in said.values()]),
-        "models": models,
-        "position": position_bias(people),
-        "length": length_bias(people or rows),
-        "pace": pace(people or rows),
-        "annotators": [_one(name, kinds[name], mine, said) for name, mine in by.items()],
-    }
+    return Summary(
+        rankings=len(rows),
+        items=len({item_of(row) for row in rows}),
+        shared=sum(len(one) > 1 for one in said.values()),
+        verdicts=dict(Counter(str(row.get("verdict") or "ranked") for row in rows)),
+        people=_among([(one, one) for one in of_people.values()]),
+        everybody=_among([(one, one) for one in said.values()]),
+        models=models,
+        position=position_bias(people),
+        length=length_bias(people or rows),
+        pace=pace(people or rows),
+        annotators=[_one(name, kinds[name], mine, said) for name, mine in by.items()],
+    )
 
 
-def _among(ranked: list[tuple[dict[str, Ranks], dict[str, Ranks]]]) -> dict[str, Any]:
+def _among(ranked: list[tuple[dict[str, Ranks], dict[str, Ranks]]]) -> Agreement:
     """`between` and `pair_alpha` of the same items.
 
     A model is compared with one person at a time: units of all together would say how far people agree, not the model.
@@ -133,26 +118,26 @@ def _among(ranked: list[tuple[dict[str, Ranks], dict[str, Ranks]]]) -> dict[str,
     shared: list[dict[str, Ranks]] = []
     for left, right in ranked:
         shared += [left] if left is right else [{**left, name: said} for name, said in right.items()]
-    return {**between(ranked), **pair_alpha(shared)}
+    return replace(between(ranked), alpha=pair_alpha(shared))
 
 
-def _one(name: str, kind: str, mine: list[dict], said: dict[str, dict[str, Ranks]]) -> dict[str, Any]:
+def _one(name: str, kind: str, mine: list[dict], said: dict[str, dict[str, Ranks]]) -> OneAnnotator:
     """One annotator: counts, agreement with the others, with themselves, biases and pace."""
     with_others = between(({name: one[name]}, one) for one in said.values() if name in one)
     verdicts = Counter(str(row.get("verdict") or "ranked") for row in mine)
-    return {
-        "name": name,
-        "kind": kind,
-        "rankings": len(mine),
-        "skipped": verdicts["skip"],
-        "all_bad": verdicts["all_bad"],
-        "repeats": sum(bool(row.get("repeat")) for row in mine),
-        "others": with_others,
-        "self": consistency(mine),
-        "position": position_bias(mine) if kind == "person" else None,  # the others never see the order shown
-        "length": length_bias(mine),
-        "pace": pace(mine),
-    }
+    return OneAnnotator(
+        name=name,
+        kind=kind,
+        rankings=len(mine),
+        skipped=verdicts["skip"],
+        all_bad=verdicts["all_bad"],
+        repeats=sum(bool(row.get("repeat")) for row in mine),
+        others=with_others,
+        themselves=consistency(mine),
+        position=position_bias(mine) if kind == "person" else None,  # the others never see the order shown
+        length=length_bias(mine),
+        pace=pace(mine),
+    )
 
 
 @dataclass
@@ -172,6 +157,6 @@ def main(argv: list[str]) -> None:
     (args,) = parse(AgreementConfig, nano=None, required=("source",), argv=argv)
     found = summary(source.read(args.source, kinds=args.kinds, annotators=args.annotators))
     if args.json:
-        print(dumps(found, indent=2))
+        print(dumps(found.as_dict(), indent=2))
         return
     print(f"{columns(lines(found))}\n\n{columns(table(found))}")

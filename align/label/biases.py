@@ -8,16 +8,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from statistics import fmean, median
-from typing import Any
 
 from align import stats
 from align.label.opinions import ranks_of
+from align.label.summary import LengthBias, Pace, PositionBias
 
 
-def position_bias(rows: Iterable[dict]) -> dict[str, Any] | None:
+def position_bias(rows: Iterable[dict]) -> PositionBias | None:
     """How often the completion that was shown first is ranked best, against the 1/K of a ranking without regard to it.
 
-    A shared best rank of m completions counts 1/m. `expected` is the mean of 1/K over the rankings. None without
+    A shared best rank of m completions counts 1/m; what is expected is the mean of 1/K over the rankings. None without
     rankings whose shown order is known.
     """
     best, chance = [], []
@@ -29,13 +29,13 @@ def position_bias(rows: Iterable[dict]) -> dict[str, Any] | None:
         best.append((seen[0] == min(seen)) / seen.count(min(seen)))
         chance.append(1 / len(seen))
     found = stats.rate(sum(best), len(best))
-    return None if found is None else {**found.as_dict(), "expected": fmean(chance)}
+    return None if found is None else PositionBias(found, fmean(chance))
 
 
-def length_bias(rows: Iterable[dict]) -> dict[str, Any] | None:
+def length_bias(rows: Iterable[dict]) -> LengthBias | None:
     """How often the longer of two completions (in characters) is preferred, over pairs that are no tie in either.
 
-    The interval is Wilson's for as many decisions as there are rankings with such a pair; `pairs` counts the pairs.
+    The interval is Wilson's for as many decisions as there are rankings with such a pair.
     """
     longer = counted = used = 0
     for row in rows:
@@ -47,12 +47,12 @@ def length_bias(rows: Iterable[dict]) -> dict[str, Any] | None:
     if not counted:
         return None
     share = longer / counted
-    return stats.Estimate(share, *stats.wilson(share * used, used), used).as_dict() | {"pairs": counted}
+    return LengthBias(stats.Estimate(share, *stats.wilson(share * used, used), used), counted)
 
 
-def pace(rows: Iterable[dict]) -> dict[str, Any] | None:
+def pace(rows: Iterable[dict]) -> Pace | None:
     """Seconds a ranking (the median, since people take breaks) and rankings an hour at that pace; None if not known."""
     seconds = [row["seconds"] for row in rows if row.get("seconds")]
     if not seconds:
         return None
-    return {"seconds": median(seconds), "per_hour": 3600 / median(seconds), "timed": len(seconds)}
+    return Pace(median(seconds), 3600 / median(seconds), len(seconds))

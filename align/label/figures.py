@@ -3,51 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+
+from align.label.summary import Agreement, Summary
+from align.stats import Estimate
 
 
-def said(estimate: dict[str, Any] | None, *, percent: bool = False) -> str:
+def said(estimate: Estimate | None, *, percent: bool = False) -> str:
     """`0.62 (0.55-0.69, n 40)` or `81% (…)`; `-` where there is none."""
     if estimate is None:
         return "-"
-    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    value, low, high = estimate.value, estimate.low, estimate.high
     if percent:
-        return f"{value:.0%} ({low:.0%}-{high:.0%}, n {estimate['n']})"
-    return f"{value:.2f} ({low:.2f} to {high:.2f}, n {estimate['n']})"
+        return f"{value:.0%} ({low:.0%}-{high:.0%}, n {estimate.n})"
+    return f"{value:.2f} ({low:.2f} to {high:.2f}, n {estimate.n})"
 
 
-def _groups(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    if found["people"]["items"]:
-        yield "between people", found["people"]
-    for name, one in found["models"].items():
-        if one["items"]:
-            yield f"{name} ({one['kind']}) with people", one
-    if found["everybody"]["items"] and not found["people"]["items"]:
-        yield "between all annotators", found["everybody"]
+def _groups(found: Summary) -> Iterator[tuple[str, Agreement]]:
+    if found.people.items:
+        yield "between people", found.people
+    for name, one in found.models.items():
+        if one.items:
+            yield f"{name} ({found.kind(name)}) with people", one
+    if found.everybody.items and not found.people.items:
+        yield "between all annotators", found.everybody
 
 
-def lines(found: dict[str, Any]) -> list[list[str]]:
+def lines(found: Summary) -> list[list[str]]:
     """A summary's measures as rows of two cells: what, and the number in words."""
-    out = [["answers", f"{found['rankings']:,}, on {found['items']:,} items"]]
-    out.append(["items ranked by two or more", f"{found['shared']:,}"])
+    out = [["answers", f"{found.rankings:,}, on {found.items:,} items"]]
+    out.append(["items ranked by two or more", f"{found.shared:,}"])
     for name, one in _groups(found):
-        out.append([f"{name}: Kendall's tau-b", said(one["tau_b"])])
-        out.append([f"{name}: the same on a pair, ties included", said(one["raw"], percent=True)])
-        for key, what in (("alpha", "nominal"), ("alpha_ordinal", "ordinal")):
-            value = one[key]
+        out.append([f"{name}: Kendall's tau-b", said(one.tau_b)])
+        out.append([f"{name}: the same on a pair, ties included", said(one.raw, percent=True)])
+        for what in ("nominal", "ordinal"):
+            value = getattr(one.alpha, what)
             out.append([f"{name}: Krippendorff's alpha on pairs, {what}", "-" if value is None else f"{value:.2f}"])
-    place = found["position"]
+    place = found.position
     if place:
-        expected = f"; {place['expected']:.0%} without regard to place"
-        out.append(["the first shown is ranked best", said(place, percent=True) + expected])
-    if found["length"]:
-        out.append(["the longer of two is preferred", said(found["length"], percent=True)])
-    if found["pace"]:
-        out.append(["pace", f"{found['pace']['seconds']:.0f} s a ranking, {found['pace']['per_hour']:.0f} an hour"])
+        expected = f"; {place.expected:.0%} without regard to place"
+        out.append(["the first shown is ranked best", said(place.rate, percent=True) + expected])
+    if found.length:
+        out.append(["the longer of two is preferred", said(found.length.rate, percent=True)])
+    if found.pace:
+        out.append(["pace", f"{found.pace.seconds:.0f} s a ranking, {found.pace.per_hour:.0f} an hour"])
     return out
 
 
-def table(found: dict[str, Any]) -> list[list[str]]:
+def table(found: Summary) -> list[list[str]]:
     """A summary's annotators as rows of cells, the first one the heads."""
     heads = [
         "annotator",
@@ -61,10 +63,11 @@ def table(found: dict[str, Any]) -> list[list[str]]:
         "seconds each",
     ]
     out = [heads]
-    for one in found["annotators"]:
-        seconds = f"{one['pace']['seconds']:.0f}" if one["pace"] else "-"
-        out.append([one["name"], one["kind"], str(one["rankings"]), str(one["skipped"]), str(one["all_bad"]),
-                    said(one["others"]["tau_b"]), said(one["self"]["tau_b"]), said(one["position"], percent=True),
+    for one in found.annotators:
+        place = one.position.rate if one.position else None
+        seconds = f"{one.pace.seconds:.0f}" if one.pace else "-"
+        out.append([one.name, one.kind, str(one.rankings), str(one.skipped), str(one.all_bad),
+                    said(one.others.tau_b), said(one.themselves.tau_b), said(place, percent=True),
                     seconds])  # fmt: skip
     return out
 

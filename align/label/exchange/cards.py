@@ -12,6 +12,7 @@ from typing import Any
 
 from align.data import pairs
 from align.label import figures
+from align.label.summary import Summary
 from align.run.errors import recipe
 
 COLUMNS = {
@@ -48,7 +49,7 @@ def _counts(rows: list[dict[str, Any]]) -> dict[str, int]:
     return {"rows": len(rows), "prompts": len(prompts), **dict(sorted(verdicts.items())), "undecided": undecided}
 
 
-def card(parts: dict[str, list[dict[str, Any]]], found: dict[str, Any], title: str, guidelines: str) -> dict[str, Any]:
+def card(parts: dict[str, list[dict[str, Any]]], found: Summary, title: str, guidelines: str) -> dict[str, Any]:
     """What is known about the exported rows, ready for JSON."""
     names = sorted({name for rows in parts.values() for row in rows for name in row if name != "split"})
     shared = {pairs.prompt_key(r["prompt"]) for r in parts["train"]} & {
@@ -63,14 +64,14 @@ def card(parts: dict[str, list[dict[str, Any]]], found: dict[str, Any], title: s
             sorted(Counter(len(row["completions"]) for rows in parts.values() for row in rows).items())
         ),
         "columns": [*(n for n in COLUMNS if n in names), *(n for n in names if n not in COLUMNS)],
-        "agreement": found,
+        "agreement": found.as_dict(),
         "guidelines": guidelines,
     }
 
 
-def _front_matter(facts: dict[str, Any]) -> str:
+def _front_matter(facts: dict[str, Any], found: Summary) -> str:
     files = "\n".join(f"  - split: {name}\n    path: data/{name}.jsonl" for name in facts["splits"])
-    kinds = {one["kind"] for one in facts["agreement"]["annotators"]}
+    kinds = {one.kind for one in found.annotators}
     who = ["human-feedback"] if "person" in kinds else []
     tags = "\n".join(f"- {tag}" for tag in ["preference", "rankings", "rlhf", *who])
     return (
@@ -85,9 +86,8 @@ def _markdown(rows: list[list[str]]) -> str:
     return "\n".join([told[0], "|" + " --- |" * len(rows[0]), *told[1:]])
 
 
-def readme(facts: dict[str, Any]) -> str:
+def readme(facts: dict[str, Any], found: Summary) -> str:
     """The data set's card as the hub shows it: YAML front matter, counts, agreement, columns, guidelines."""
-    found = facts["agreement"]
     heads = ["split", "rows", "prompts", "ranked", "all bad", "skipped"]
     splits = [
         [name, *(f"{one.get(key, 0):,}" for key in ("rows", "prompts", "ranked", "all_bad", "skip"))]
@@ -115,7 +115,7 @@ def readme(facts: dict[str, Any]) -> str:
     if facts["guidelines"].strip():
         quoted = "\n".join(f"> {line}".rstrip() for line in facts["guidelines"].strip().splitlines())
         parts.append(f"## What annotators were asked\n\n{quoted}")
-    return _front_matter(facts) + "\n" + "\n\n".join(parts) + "\n"
+    return _front_matter(facts, found) + "\n" + "\n\n".join(parts) + "\n"
 
 
 def told(folder: str, metrics: dict[str, Any], rows: list[dict[str, Any]], left: list[dict[str, Any]]) -> str:

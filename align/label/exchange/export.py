@@ -17,6 +17,7 @@ from align.data import pairs, text
 from align.label import agreement, opinions
 from align.label.exchange.cards import COLUMNS, card, readme, told
 from align.label.store import source
+from align.label.summary import Summary
 from align.run import lineage, record
 from align.run.arguments import RunArguments
 from align.run.errors import DataError, RunError
@@ -206,21 +207,21 @@ def write(
             lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in part)
             (Path(folder) / "data" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8", errors="replace")
     record.write_json(Path(folder) / "card.json", facts)
-    (Path(folder) / "README.md").write_text(readme(facts), encoding="utf-8", errors="replace")
+    (Path(folder) / "README.md").write_text(readme(facts, found), encoding="utf-8", errors="replace")
     return _metrics(facts, found)
 
 
-def _metrics(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    group = found["people"] if found["people"]["items"] else found["everybody"]
-    written = len(found["annotators"]) - len(facts["left_out"])
-    metrics: dict[str, Any] = {"annotators": written, "items": found["items"]}
+def _metrics(facts: dict[str, Any], found: Summary) -> dict[str, Any]:
+    group = (found.people if found.people.items else found.everybody).as_dict()
+    written = len(found.annotators) - len(facts["left_out"])
+    metrics: dict[str, Any] = {"annotators": written, "items": found.items}
     for name, counts in facts["splits"].items():
         metrics |= {f"{name}_{key}": count for key, count in counts.items()}
     metrics |= {"shared_items": group["items"], "tau_b": group["tau_b"], "raw_agreement": group["raw"]}
     return metrics | {
         "alpha": group["alpha"],
-        "first_shown_best": found["position"],
-        "longer_preferred": found["length"],
+        "first_shown_best": found.position and found.position.as_dict(),
+        "longer_preferred": found.length and found.length.as_dict(),
     }
 
 

@@ -12,6 +12,7 @@ from align.judge.choices import order_effect, settle
 from align.judge.rankers import Judgement, Rankable, texts_of
 from align.judge.uncertainty import contradicts, decided, pairs_of, spread
 from align.label import agreement
+from align.label.summary import Agreement
 
 
 @dataclass
@@ -23,7 +24,15 @@ class JudgeRun:
     unranked: Counter[str] = field(default_factory=Counter)  # the others, by reason
 
 
-def same_order(one: Iterable[dict], others: Iterable[dict], items: Mapping[str, Rankable]) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class SameOrder:
+    """How often annotators order two completions alike: the share, and how many pairs both of them decided."""
+
+    rate: stats.Estimate  # over items
+    pairs: int
+
+
+def same_order(one: Iterable[dict], others: Iterable[dict], items: Mapping[str, Rankable]) -> SameOrder | None:
     """How often annotators order two completions as others do, over the pairs that both decided (no tie).
 
     Args:
@@ -33,8 +42,7 @@ def same_order(one: Iterable[dict], others: Iterable[dict], items: Mapping[str, 
         items: by id.
 
     Returns:
-        The share with its 95 % interval (bootstrap over items) as in align.stats, `n` the items, and `pairs`, how many
-        decided pairs there are; None where they share none.
+        The share, with an interval by bootstrap over items; None where no pair was decided by both.
     """
     right: Counter[str] = Counter()
     total: Counter[str] = Counter()
@@ -50,7 +58,7 @@ def same_order(one: Iterable[dict], others: Iterable[dict], items: Mapping[str, 
                 total[key] += len(said)
     shared = sorted(key for key, count in total.items() if count)
     found = stats.ratio([right[key] for key in shared], [total[key] for key in shared]) if shared else None
-    return None if found is None else {**found.as_dict(), "pairs": total.total()}
+    return None if found is None else SameOrder(found, total.total())
 
 
 def _ranks(row: Mapping[str, Any]) -> bool:
@@ -90,21 +98,22 @@ def _against(name: str, who: str, mine: list[dict], others: list[dict], items: M
         return [f"agreement with {who}: not known, no pair of completions was decided by both"]
     # to `summary`, people are those of the kind `person`; labelers that a program simulates are asked about alike
     both = agreement.summary([*mine, *({**row, "kind": "person"} for row in others)])
-    lines = _words(f"agreement with {who}", found, both["models"][name])
+    lines = _words(f"agreement with {who}", found, both.models[name])
     if between := same_order(others, others, items):
-        lines += _words(f"{who} with each other", between, both["people"])
+        lines += _words(f"{who} with each other", between, both.people)
     return lines
 
 
-def _words(who: str, found: dict[str, Any], measured: dict[str, Any]) -> list[str]:
-    interval = f" ({found['low']:.0%} to {found['high']:.0%})" if found["n"] > 1 else ""
-    tau, alpha = measured["tau_b"], measured["alpha"]
-    tied = [] if tau is None else [f"Kendall's tau-b {tau['value']:.2f} ({tau['low']:.2f} to {tau['high']:.2f})"]
+def _words(who: str, found: SameOrder, measured: Agreement) -> list[str]:
+    rate, tau = found.rate, measured.tau_b
+    alpha = measured.alpha and measured.alpha.nominal
+    interval = f" ({rate.low:.0%} to {rate.high:.0%})" if rate.n > 1 else ""
+    tied = [] if tau is None else [f"Kendall's tau-b {tau.value:.2f} ({tau.low:.2f} to {tau.high:.2f})"]
     tied += [] if alpha is None else [f"Krippendorff's alpha on pairs {alpha:.2f}"]
-    share = f"{found['value']:.0%}{interval}"
+    share = f"{rate.value:.0%}{interval}"
     return [
-        f"{who}, on {found['n']:,} item{'s' if found['n'] != 1 else ''}:",
-        f"  the same order in {share} of {found['pairs']:,} pairs that both decided (chance: 50 %)",
+        f"{who}, on {rate.n:,} item{'s' if rate.n != 1 else ''}:",
+        f"  the same order in {share} of {found.pairs:,} pairs that both decided (chance: 50 %)",
         f"  ties included: {', '.join(tied) or 'not known'}",
     ]
 
