@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.label import agreement, figures
 from align.label.store.items import Annotator, Task
 from align.label.store.store import Store
 from align.run.errors import RunError
@@ -210,8 +211,6 @@ class Labelling:
 
     def _quality(self, counts: dict[str, int]) -> dict[str, Any] | None:
         """Measures as rows of words, made again only when there are other answers than last time."""
-        from align.label import agreement, figures
-
         last, start = self.store.last_change(), time.monotonic()
         if self.measured[0] != last and start >= self.measured[2]:
             rows = list(self.store.rankings())
