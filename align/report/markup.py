@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from align.report.numerals import THIN
 from align.report.style import CSS
@@ -13,6 +16,10 @@ from align.report.style import CSS
 NUMERAL = rf"[−+]?(?:[\d{THIN}]+(?:\.\d+)?(?:e[−+]?\d+)?|∞|NaN)(?:{THIN}%)?"
 INTERVAL = re.compile(rf"({NUMERAL}) (\[{NUMERAL}, {NUMERAL}\])")
 NUMBER = re.compile(rf"—|{NUMERAL}(?: \[{NUMERAL}, {NUMERAL}\])?")
+LOADER = FileSystemLoader(Path(__file__).parent)
+PARTS: Any = Environment(
+    loader=LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+).get_template("parts.html").module  # fmt: skip
 PROSE = 20  # a column with a longer cell than this is set as prose
 
 
@@ -46,14 +53,6 @@ class Section:
     body: str
 
 
-def _cell(text: str, kind: str) -> str:
-    if kind == "num" and (found := INTERVAL.fullmatch(text)):
-        return f'<td class="num">{escape(found[1])} <span>{escape(found[2])}</span></td>'
-    mark = {"passed": "good", "failed": "bad", "complete": "good"}.get(text)
-    kinds = " ".join(filter(None, (kind, mark)))
-    return f'<td class="{kinds}">{escape(text)}</td>' if kinds else f"<td>{escape(text)}</td>"
-
-
 def _kinds(table: Table) -> list[str]:
     """For each column: `num`, `prose` or nothing."""
     kinds = []
@@ -66,84 +65,48 @@ def _kinds(table: Table) -> list[str]:
     return kinds
 
 
-def scroll(label: str, inner: str) -> str:
-    """A box that scrolls sideways by itself and can be reached with the keyboard."""
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">\n{inner}\n</div>'
+def render(part: str, *values: Any) -> str:
+    """One of the template's macros with its values, as HTML."""
+    return str(getattr(PARTS, part)(*values)).strip()
 
 
 def table(content: Table) -> str:
-    """A table with a caption and headers that say what they head."""
+    """A table with a caption and headers that say what they head; it scrolls sideways in a box of its own."""
     kinds = _kinds(content)
-    head = "".join(
-        f'<th scope="col" class="num">{escape(text)}</th>' if kind == "num" else f'<th scope="col">{escape(text)}</th>'
-        for text, kind in zip(content.head, ["", *kinds[1:]], strict=True)
-    )
-    bodies: list[list[str]] = [[]]
+    groups: list[tuple[str, list[Sequence[str]]]] = [("", [])]
     for row in content.rows:
+        assert len(row) in (1, len(content.head)), (content.caption, row, content.head)
         if len(row) == 1:
-            group = f'<tr><th scope="rowgroup" colspan="{len(content.head)}">{escape(row[0])}</th></tr>'
-            bodies.append([group])
+            groups.append((row[0], []))
         else:
-            assert len(row) == len(content.head), (content.caption, row, content.head)
-            cells = "".join(_cell(text, kind) for text, kind in zip(row[1:], kinds[1:], strict=True))
-            bodies[-1].append(f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>')
-    body = "\n".join("<tbody>\n" + "\n".join(rows) + "\n</tbody>" for rows in bodies if rows)
-    note = f" {escape(content.note)}" if content.note else ""
-    caption = f"<caption><span><b>{escape(content.caption)}.</b>{note}</span></caption>"
-    return scroll(content.caption, f"<table>\n{caption}\n<thead><tr>{head}</tr></thead>\n{body}\n</table>")
+            groups[-1][1].append(row)
 
+    def interval(text: str, kind: str) -> re.Match[str] | None:
+        return INTERVAL.fullmatch(text) if kind == "num" else None
 
-def figure(plot: Plot) -> str:
-    """A figure with its caption, and its data as a table that opens."""
-    return (
-        f"<div>\n<figure>\n{plot.svg}\n<figcaption><b>{escape(plot.title)}.</b> {escape(plot.caption)}</figcaption>\n"
-        f"</figure>\n<details><summary>Data of this figure</summary>\n{table(plot.table)}\n</details>\n</div>"
-    )
+    return render("table", content, kinds, [group for group in groups if any(group)], interval)
 
 
 def figures(plots: Sequence[Plot]) -> str:
-    """Figures side by side where there is room."""
-    return '<div class="plots">\n' + "\n".join(figure(plot) for plot in plots) + "\n</div>" if plots else ""
+    """Figures side by side where there is room, each with its caption and its data as a table that opens."""
+    return render("figures", [(plot, table(plot.table)) for plot in plots]) if plots else ""
 
 
 def paragraphs(texts: Sequence[str]) -> str:
     """One `<p>` a text."""
-    return "\n".join(f"<p>{escape(text)}</p>" for text in texts)
+    return render("paragraphs", texts)
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
     """A list of names and what they stand for."""
-    rows = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in pairs)
-    return f'<dl class="facts">\n{rows}\n</dl>' if pairs else ""
+    return render("facts", pairs) if pairs else ""
 
 
 def command(text: str) -> str:
     """A command line as it was given."""
-    return f'<pre tabindex="0" role="region" aria-label="Command"><code>{escape(text)}</code></pre>'
+    return render("command", text)
 
 
 def document(title: str, made: str, lead: Section | None, sections: Sequence[Section]) -> str:
     """The whole page: what leads it, the list of the other sections, and those."""
-    bodies = [
-        f'<section id="{part.name}" aria-labelledby="{part.name}-h">\n'
-        f'<h2 id="{part.name}-h">{escape(part.heading)}</h2>\n{part.body}\n</section>'
-        for part in ([lead] if lead else []) + list(sections)
-    ]
-    links = "\n".join(f'<li><a href="#{part.name}">{escape(part.heading)}</a></li>' for part in sections)
-    nav = f'<nav aria-label="On this page">\n<ul>\n{links}\n</ul>\n</nav>' if links else ""
-    date = f'<p class="made">{escape(made)}</p>' if made else ""
-    return "\n".join(
-        [
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>",
-            '<a class="skip" href="#main">Skip to the content</a>',
-            f"<header>\n<h1>{escape(title)}</h1>\n{date}\n</header>",
-            '<main id="main" tabindex="-1">',
-            *bodies[: 1 if lead else 0],
-            nav,
-            *bodies[1 if lead else 0 :],
-            "</main>\n<footer>\n<p>One file: no scripts, nothing loaded from elsewhere. Intervals are 95 %.</p>"
-            "\n</footer>\n</body>\n</html>\n",
-        ]
-    )
+    return render("document", title, made, lead, sections, CSS) + "\n"

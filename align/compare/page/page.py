@@ -5,8 +5,6 @@ The same results give the same bytes.
 
 from __future__ import annotations
 
-from html import escape
-
 from align.compare.comparison import ComparisonResults
 from align.compare.page import figures, tables
 from align.evaluate.page import passages, sections
@@ -17,14 +15,14 @@ from align.report.markup import Section
 
 def _verdict(results: ComparisonResults) -> Section:
     verdict = results.verdict
-    body = f'<p class="headline">{escape(verdict.headline)}</p>\n{markup.paragraphs(verdict.sentences)}'
+    body = markup.render("headline", verdict.headline) + "\n" + markup.paragraphs(verdict.sentences)
     return Section("verdict", "Verdict", body + sections.failed(results.failed))
 
 
 def _plotted(name: str, heading: str, plots: list[markup.Plot], intro: str, after: str = "") -> Section | None:
     if not plots and not after:
         return None
-    return Section(name, heading, f"<p>{escape(intro)}</p>\n{markup.figures(plots)}\n{after}")
+    return Section(name, heading, f"{markup.paragraphs([intro])}\n{markup.figures(plots)}\n{after}")
 
 
 def _frontier(results: ComparisonResults) -> Section | None:

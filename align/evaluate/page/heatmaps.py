@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from align.evaluate.results import EvaluationResults, Grid, PersonaRatings
-from align.report.markup import Table, scroll
+from align.report.markup import Table, paragraphs, render
 from align.report.numerals import ABSENT, number
 
 
@@ -74,27 +72,17 @@ def _signed(value: float) -> str:
 
 def heat(caption: str, found: PersonaRatings, grid: Grid, ends: tuple[float, float], diverging: bool = False) -> str:
     """One heat map."""
-    head = "".join(f'<th scope="col">{escape(persona)}</th>' for persona in found.personas)
-    rows = []
-    for topic, row in zip(found.topics, grid, strict=True):
-        cells = []
-        for value in row:
-            if value is None:
-                cells.append(f'<td class="none">{ABSENT}</td>')
-            else:
-                back = _colour(value, *ends, diverging)
-                text = _signed(value) if diverging else number(value, 2)
-                cells.append(f'<td style="background:{back};color:{text_on(back)}">{text}</td>')
-        rows.append(f'<tr><th scope="row">{escape(topic)}</th>{"".join(cells)}</tr>')
+
+    def cell(value: float | None) -> tuple[str, str]:
+        if value is None:
+            return ABSENT, ""
+        back = _colour(value, *ends, diverging)
+        return _signed(value) if diverging else number(value, 2), f"background:{back};color:{text_on(back)}"
+
+    rows = [(topic, [cell(value) for value in row]) for topic, row in zip(found.topics, grid, strict=True)]
     kind = "purple below, orange above" if diverging else "dark blue low, yellow high"
     low, high = (_signed(x) if diverging else number(x, 2) for x in ends)
-    note = f"<caption><span><b>{escape(caption)}.</b> Colours from {low} to {high}: {kind}.</span></caption>"
-    body = "\n".join(rows)
-    return scroll(
-        caption,
-        f'<table class="heat">\n{note}\n<thead><tr><th scope="col">topic</th>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table>",
-    )
+    return render("heat", caption, found.personas, rows, f"Colours from {low} to {high}: {kind}.")
 
 
 def counted(found: PersonaRatings) -> str:
@@ -115,9 +103,8 @@ def section(results: EvaluationResults) -> str:
     across = span([grid for grid in shifts.values() if grid], diverging=True)
     parts = []
     for name, found in having.items():
-        parts.append(f"<h3>{escape(name)}</h3>\n<p>{escape(counted(found))}</p>")
+        parts.append(render("persona", name, counted(found), "" if found.measurable else found.why))
         if not found.measurable:
-            parts.append(f"<p><b>Not measurable:</b> {escape(found.why)}</p>")
             continue
         parts.append(heat(f"Ratings by {name}", found, found.ratings, ends))
         parts.append(heat(f"Ratings by {name}, read from generated answers", found, found.generated, ends))
@@ -125,7 +112,7 @@ def section(results: EvaluationResults) -> str:
         if grid is not None:
             parts.append(heat(f"{name}: shift from {results.reference}", found, grid, across, diverging=True))
         elif name in shifts:
-            parts.append(f"<p>No shift from {escape(results.reference)}: the two have no ratings to compare.</p>")
+            parts.append(paragraphs([f"No shift from {results.reference}: the two have no ratings to compare."]))
     return "\n".join(parts)
 
 
