@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import threading
@@ -180,6 +181,15 @@ def test_labels_of_an_earlier_version_open_and_are_protected(tmp_path, kind, nam
         file.unlink()  # as the message says; the note that is left says nothing any more
     overwrite(run)
     assert not (run / "label").exists()
+
+
+def test_labels_that_cannot_be_written_are_read_without_a_note(tmp_path, monkeypatch):
+    """On a medium that is read-only there is nothing to protect, and no way to write."""
+    file = earlier(tmp_path / "labels.sqlite")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with Store(file, create=False) as store:
+        assert len(list(store.rankings())) == 2
+    assert holds.people(file) is None
 
 
 def test_only_labels_are_labels(tmp_path):
