@@ -98,7 +98,7 @@ def with_written(row: dict[str, Any]) -> dict[str, Any]:
 def alike(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with messages for every prompt and completion as soon as one has some.
 
-    Text and messages in one column would be read back changed (see `loading`); plain text is one message.
+    Text and messages in one column would be read back changed (see `align.data.load`); plain text is one message.
     """
 
     def messages(side: Any, role: str) -> Any:
