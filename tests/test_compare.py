@@ -101,7 +101,7 @@ def test_finished_runs_are_taken_and_strangers_refused(compared, ground, world):
     assert done.returncode == 1 and "has no score head" in done.stderr
     done = run_recipe("compare", "--config", ground / "compare.yaml", "--output_dir", ground / "no", "--take", *arms,
                       "--max_new_tokens", "9", check=False)  # fmt: skip
-    assert done.returncode == 1 and "trained on answers of 6 tokens, judged on 9" in done.stderr
+    assert done.returncode == 1 and "trained on answers of 6 tokens, measured on 9" in done.stderr
     assert not (ground / "no").exists()
 
 
