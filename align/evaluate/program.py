@@ -13,6 +13,7 @@ from typing import Any
 
 from align.evaluate.config import EvalConfig, MeasureArguments
 from align.evaluate.held_out import check
+from align.evaluate.measures import standard
 from align.evaluate.page import page
 from align.evaluate.policy import Rows
 from align.evaluate.results import Answer, EvaluationResults, Sample, Setup, plain
@@ -30,6 +31,8 @@ def check_models(args: EvalConfig) -> None:
     """Check every checkpoint by its files, and what else is needed, before one is loaded."""
     if args.personas:
         need_scipy("intervals of persona ratings")
+    if args.lm_eval_tasks:
+        standard.check_installed()
     for path in [*args.named().values(), args.reference()]:
         checkpoints.check(path)
     for path in filter(None, [args.reward_model_path, args.gold_model_path]):

@@ -52,7 +52,7 @@ def run(
             would run generated code, and for a chat template that is not there.
         DataError: if a task's rows cannot be had.
     """
-    _check_installed()
+    check_installed()
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
@@ -77,7 +77,12 @@ def run(
     return {task: _estimates(task, values) for task, values in found["results"].items() if values.get("sample_len")}
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
+    """Is the harness here?
+
+    Raises:
+        ConfigError: where it is not.
+    """
     try:
         import lm_eval  # noqa: F401
     except ImportError as error:
