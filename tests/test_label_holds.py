@@ -175,7 +175,7 @@ def test_labels_of_an_earlier_version_open_and_are_protected(tmp_path, kind, nam
         assert task is not None and task.prompt == "p3"  # the one that was taken back
     assert note(file) == {"people": kind == "person"}
     if kind == "person":
-        with pytest.raises(RunError, match=rf"{name} holds people's rankings, and --overwrite"):
+        with pytest.raises(RunError, match=rf"{name} holds people's rankings, and making"):
             overwrite(run)
         merge_main(["--inputs", str(file), "--output", str(tmp_path / "safe.sqlite")])
         file.unlink()  # as the message says; the note that is left says nothing any more

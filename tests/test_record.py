@@ -127,6 +127,11 @@ def test_overwrite_does_not_delete_what_people_have_ranked(tmp_path, name):
             with pytest.raises(RunError, match="labels.sqlite holds people's rankings"):
                 record.start("sample", str(folder), {}, overwrite=True).__enter__()
             assert (folder / "label/labels.sqlite").is_file()
+            told = json.loads((folder / "run.json").read_text()) | {"status": "failed"}
+            (folder / "run.json").write_text(json.dumps(told))  # one that can be started again without a flag
+            with pytest.raises(RunError, match="labels.sqlite holds people's rankings"):
+                record.start("sample", str(folder), {}).__enter__()
+            assert (folder / "label/labels.sqlite").is_file()
         else:  # the chain's own, made again by the same stage
             with record.start("sample", str(folder), {}, overwrite=True) as run:
                 assert not (folder / "label").exists()

@@ -21,9 +21,9 @@ from typing import Any
 import yaml
 
 from align.compare.config import CompareConfig
-from align.run import lineage, pipeline, record
+from align.run import holds, lineage, pipeline, record
 from align.run.arguments import DataArguments
-from align.run.errors import ConfigError
+from align.run.errors import ConfigError, RunError
 from align.run.lineage import identity
 
 KNOBS = {"ppo": "kl_coef", "dpo": "beta", "rloo": "beta"}
@@ -158,6 +158,8 @@ def train(arms: list[Arm], args: CompareConfig) -> None:
             waiting.append((arm, extra))
             known[arm.stage.name] = {"inputs": arm.stage.inputs}
         if extra == ["--overwrite"]:  # what is there was trained with other inputs: it must not be taken for finished
+            if why := holds.refusal(arm.folder):
+                raise RunError(why)
             shutil.rmtree(arm.folder)
     record.write_json(ledger, known)
     trained = sum(arm.stage is not None for arm in arms)

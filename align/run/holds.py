@@ -67,9 +67,9 @@ def refusal(folder: Path) -> str | None:
             continue
         first = f"copy them to another place first (align merge {file} --output …), then remove that file"
         if said:
-            return f"{file} holds people's rankings, and --overwrite of {folder} would delete them; {first}"
+            return f"{file} holds people's rankings, and making {folder} anew would delete them; {first}"
         return (
-            f"{file} may hold people's rankings, and --overwrite of {folder} would delete them: nothing beside it says "
+            f"{file} may hold people's rankings, and making {folder} anew would delete them: nothing beside it says "
             f"whose they are. Open it once (align agreement {file}) and try again; or {first}"
         )
     return None

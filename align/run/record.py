@@ -156,17 +156,14 @@ def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool,
     if record is None and folder.is_dir() and any(folder.iterdir()):
         raise RunError(f"output_dir {folder} holds files that no run wrote; name an empty or a new folder")
     if record is not None and not resume:
-        if overwrite:
-            if why := holds.refusal(folder):
-                raise RunError(why)
-            _empty(folder)
-        elif any(folder.glob("checkpoint-*")) or record.get("resumable"):
+        if not overwrite and (any(folder.glob("checkpoint-*")) or record.get("resumable")):
             raise RunError(
                 f"output_dir {folder} holds an interrupted run; give --resume_from_checkpoint last to go on, "
                 "or --overwrite to start again"
             )
-        else:  # it ended before there was anything to go on with
-            _empty(folder)
+        if why := holds.refusal(folder):  # also where it ended before there was anything to go on with
+            raise RunError(why)
+        _empty(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
