@@ -28,7 +28,7 @@ class SeedsConfig:
 
 
 # DPO in recipes/nano/dpo.yaml is its sigmoid loss plus the SFT loss on the chosen answer
-MODELS = {"base": "base", "sft": "SFT", "ppo": "PPO", "dpo": "DPO + SFT term"}
+MODELS = {"base": "base", "sft": "SFT", "ppo": "PPO", "dpo": "DPO + SFT"}
 NOT_OF_BASE = ("helpful", "harmless", "harmless_unseen", "honest", "over_refusal", "reward")  # it never ends its answer
 RATES = ("stops", "helpful", "harmless", "harmless_unseen", "honest", "over_refusal")
 SAMPLED = ("reward", "kl", "length")
