@@ -29,8 +29,9 @@ def main():
         "sample", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
     ) as run:
         run.note(parents=lineage.parents({"model": args.model_name_or_path, **data_args.parents()}))
-        run.note(data=rows.as_dict(), resumable=True)
+        run.note(data=rows.as_dict())
         policy = checkpoints.load_trained(args.model_name_or_path, tokenizer)
+        run.note(resumable=True)
         metrics = sample.sample_splits(policy, tokenizer, rows, args)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
     if launch.is_main_process():

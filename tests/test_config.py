@@ -87,6 +87,21 @@ def test_a_missing_parent_names_the_stage_that_makes_it(monkeypatch, tmp_path):
         read("--model_name_or_path", "runs/mine/pretrain")
 
 
+@pytest.mark.parametrize("text", ["", "stages: [{name: x}]", "stages: [{config: gone.yaml, run: x}]", "{"])
+def test_a_chain_that_is_being_written_hides_no_message(monkeypatch, tmp_path, text):
+    (tmp_path / "recipes/mine").mkdir(parents=True)
+    (tmp_path / "recipes/mine/pipeline.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="runs/mine/pretrain does not exist; give an existing path"):
+        read("--model_name_or_path", "runs/mine/pretrain")
+
+
+def test_what_is_given_wrongly_is_not_called_missing():
+    with pytest.raises(ConfigError) as caught:
+        parse(*CLASSES, nano=None, argv=["--output_dir", "out", "--config", str(ROOT / "tests/conftest.py")])
+    assert "is needed" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("flag", "reason"), [("--ties", "learn from pairs"), ("--dataset_streaming", "only pretraining streams")]
 )

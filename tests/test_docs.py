@@ -9,9 +9,14 @@ import runpy
 import shlex
 import sys
 import xml.etree.ElementTree as xml
+from functools import cache
 
 import pytest
 from conftest import ROOT
+from test_flags import asked
+from test_flags import programs as programs_of_yaml
+
+from align.run.flags import Flags
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -109,26 +114,26 @@ def test_what_a_page_names_exists(page):
             assert (ROOT / path).exists(), path
 
 
+@cache
+def flags() -> set[str]:
+    """Every flag of a recipe, of a module of the made world, of `align`, and of the benchmarks."""
+    from align.cli import COMMANDS as ALIGN
+
+    programs = set(programs_of_yaml().values()) | {f"recipes/{path.name}" for path in RECIPES}
+    programs |= {f"align {name}" for name in ALIGN}
+    found = {"config_file", "num_processes", "config", "help"}  # accelerate's two, and the parser's
+    for program in programs:
+        found |= set(Flags(asked(program).classes).known)
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        found |= set(re.findall(r'"--(\w+)"', path.read_text()))
+    return found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_that_a_page_names_are_known(page):
-    sources = "".join(
-        path.read_text() for folder in ("align", "recipes", "benchmarks") for path in (ROOT / folder).rglob("*.py")
-    )
-    launchers = {"config_file", "num_processes"}  # accelerate's
     for code in inline(page.read_text()):
         for flag in re.findall(r"(?:^|\s)--(\w+)", code):
-            assert flag in launchers or flag in trl_fields() or re.search(rf"\b{flag}\b", sources), f"--{flag}"
-
-
-def trl_fields() -> set[str]:
-    """The fields of TRL's configurations that recipes pass on."""
-    from dataclasses import fields
-
-    from trl import DPOConfig, ModelConfig, RewardConfig, RLOOConfig, SFTConfig
-
-    return {
-        field.name for cls in (DPOConfig, ModelConfig, RewardConfig, RLOOConfig, SFTConfig) for field in fields(cls)
-    }
+            assert flag in flags() or f"no_{flag}" in flags() or flag.removeprefix("no_") in flags(), f"--{flag}"
 
 
 def test_the_readme_fits_in_one_sitting():

@@ -73,7 +73,8 @@ def earlier(path, kind="person"):
 
 
 def note(path):
-    return json.loads((path.parent / f"{path.name}.holds").read_text())
+    said = json.loads((path.parent / f"{path.name}.holds").read_text())
+    return {"people": said["people"]}
 
 
 def finished(folder):
@@ -232,3 +233,18 @@ def test_a_copy_put_in_another_place_has_to_be_opened_once(tmp_path, store):
     shutil.copy(store.path, run / "labels.sqlite")
     with pytest.raises(RunError, match="may hold people's rankings"):
         overwrite(run)
+
+
+def test_a_note_speaks_of_the_file_that_it_was_written_for(tmp_path):
+    """A person's labels laid over a simulated labeler's: the note beside them says `false` of another file."""
+    run = finished(tmp_path / "run")
+    for folder, kind in ((run, "simulated"), (tmp_path / "ada", "person")):
+        with Store(folder / "label/labels.sqlite") as store:
+            store.add([{"prompt": "p", "completions": ["a", "b"]}])
+            who = store.annotator("ada", kind)
+            store.answer(store.next(who).id, who, ranking=[1, 2])
+    assert holds.refusal(run) is None
+    shutil.copy(tmp_path / "ada/label/labels.sqlite", run / "label/labels.sqlite")
+    assert "may hold people's rankings" in str(holds.refusal(run))
+    Store(run / "label/labels.sqlite").close()
+    assert "holds people's rankings" in str(holds.refusal(run))

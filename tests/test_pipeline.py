@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT
 
 from align.run import pipeline
-from align.run.errors import RunError
+from align.run.errors import ConfigError, RunError
 
 
 @pytest.fixture
@@ -30,7 +30,13 @@ def chain(tmp_path, monkeypatch):
     def execute(stage, extra):
         calls.append(extra)
         stage.folder.mkdir(parents=True, exist_ok=True)
-        record = {"status": "complete", "metrics": {"accuracy": 0.95}, "wall_seconds": 1, "peak_memory_bytes": 1}
+        record = {
+            "status": "complete",
+            "reopens": False,
+            "metrics": {"accuracy": 0.95},
+            "wall_seconds": 1,
+            "peak_memory_bytes": 1,
+        }
         (stage.folder / "run.json").write_text(json.dumps(record))
         return 0
 
@@ -70,6 +76,37 @@ def test_what_may_go_on_is_read_off_the_record_not_off_a_name(chain):
     args.seed = 1
     pipeline.run_stages(args)
     assert calls[-1] == []
+
+
+def test_work_of_an_earlier_version_is_not_removed_unasked(chain, tmp_path):
+    """Its record does not say whether the folder is gone on with (an evaluation's cache, a comparison's arms)."""
+    args, calls, folder = chain
+    pipeline.run_stages(args)
+    record = json.loads((folder / "run.json").read_text())
+    del record["reopens"]
+    (folder / "run.json").write_text(json.dumps(record))
+    pipeline.run_stages(args)
+    (tmp_path / "rows.jsonl").write_text('{"new": 1}\n')
+    with pytest.raises(
+        RunError, match="stage sft: runs/other/sft was finished by an earlier version.*remove that folder"
+    ):
+        pipeline.run_stages(args)
+    assert calls == [[]]
+
+
+def test_a_stage_that_does_not_move_is_refused(chain):
+    """Without family_dir nothing moves, and another run's folder would be overwritten."""
+    args, _, _ = chain
+    args.family_dir = None
+    with pytest.raises(
+        ConfigError, match="stage sft would write to runs/nano/sft, which is not below output_dir runs/other"
+    ):
+        pipeline.plan(args.stages[0], args)
+    args.output_dir = "runs/nano"
+    assert pipeline.plan(args.stages[0], args).argv[:2] == ["--config", "stage.yaml"]
+    args.stages[0]["run"] = "-m nosuch.module"
+    with pytest.raises(ConfigError, match="there is no module nosuch.module"):
+        pipeline.plan(args.stages[0], args)
 
 
 def test_a_mixture_moves_with_the_chain(chain, tmp_path):

@@ -69,7 +69,15 @@ def test_work_without_checkpoints_is_kept_as_well(tmp_path):
         with pytest.raises(KeyboardInterrupt), record.start("sample", str(folder), {}, resume=True):
             raise KeyboardInterrupt
     with record.start("sample", str(folder), {}, overwrite=True):
-        assert "resumable" not in lineage.read_record(folder)
+        assert lineage.read_record(folder)["resumable"] is False
+
+
+def test_an_interrupted_run_of_an_earlier_version_is_kept(tmp_path):
+    """Its record does not say whether it can go on."""
+    make(tmp_path / "a", "interrupted")
+    with pytest.raises(RunError, match="holds an interrupted run"):
+        record.start("sft", str(tmp_path / "a"), {}).__enter__()
+    assert (tmp_path / "a/model.safetensors").read_text() == "precious"
 
 
 def test_strange_folders_are_left_alone(tmp_path):

@@ -152,7 +152,7 @@ def test_one_process_where_two_were_asked_for_is_an_error(world, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_the_readme_table_is_what_was_measured():
+def test_the_table_in_the_docs_is_what_was_measured():
     """The support table of docs/gpus.md, cell by cell, against the last `make matrix`."""
     table = json.loads(RESULTS.read_text())
     rows = re.findall(r"^\| (\w+) (full|LoRA) \|(.+)\|$", (ROOT / "docs/gpus.md").read_text(), re.MULTILINE)

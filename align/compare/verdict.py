@@ -22,7 +22,7 @@ WHO = {
 
 
 def halves(prompts: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts to choose settings by, and prompts to compare them on: two halves at random."""
+    """Prompts to choose settings by, and prompts to compare them on: two halves at random, [N/2] numbers each."""
     order = np.random.default_rng(seed).permutation(prompts)
     return np.sort(order[: prompts // 2]), np.sort(order[prompts // 2 :])
 
@@ -48,7 +48,7 @@ def verdict(
     Args:
         best: by method, chosen on one half of the prompts.
         found: the results so far (`reference`, `settings`, `fits`, `best_of_n`, `failed`).
-        which: the other half, on which they are compared.
+        which: [N/2], the other half, on which they are compared.
     """
     if len(best) < 2:
         finished = f"Only {next(iter(best))} has a finished run." if best else "No run finished."

@@ -92,7 +92,7 @@ class PromptSet:
         return np.append(chosen, False)[self.of_row]  # -1 reads the False at the end
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """The N prompts' numbers in order, [some], about `WORDS` words at a time."""
+        """The N prompts in order, by number, about `WORDS` words at a time."""
         begin = 0
         while begin < len(self):
             end = max(int(np.searchsorted(self.starts, self.starts[begin] + WORDS, "right")) - 1, begin + 1)

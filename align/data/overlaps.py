@@ -23,8 +23,8 @@ import numpy as np
 from align.data import ngrams
 
 THRESHOLD = 0.8  # near from here on: the nano evaluation's closest prompt to a trained one, worded anew, has 0.69
-VERIFIED = 1 << 12  # of them compared in full at once: the same
-TRIES = 16  # and is compared so many times in vain at most
+VERIFIED = 1 << 12  # candidates that are compared in full at once: bounds the memory
+TRIES = 16  # a prompt is compared so many times in vain at most
 
 
 @dataclass

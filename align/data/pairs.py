@@ -21,7 +21,7 @@ from align.run.errors import DataError
 
 @dataclass(frozen=True)
 class Pairing:
-    """How rankings become pairs; the fields are the flags of `DataArguments`, which explains them."""
+    """How rankings become pairs; the fields are the flags of `PairArguments`, which explains them."""
 
     ties: str = "drop"
     weights: str = "prompt"

@@ -26,7 +26,7 @@ def is_adapter(path: str | Path) -> bool:
 
 
 def check(path: str, *, reward_model: bool = False) -> None:
-    """Judge a local checkpoint by its files, before anything is loaded.
+    """Check a local checkpoint by its files, before anything is loaded.
 
     Raises:
         ConfigError: for a folder without a model, without a tokenizer, or (with `reward_model`) without a score head.

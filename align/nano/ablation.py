@@ -3,7 +3,8 @@
     python -m align.nano.ablation                                             # seeds 0, 1, 2 of both: six models
 
 Tokenizer, steps, tokens a step and held-out text are the same for both. Needs the demo's stages up to `tokenizer`
-(`--until tokenizer`). A model that is there already with the same settings is not trained again.
+(the pipeline recipe with `--until tokenizer`). A model that is there already with the same settings is not trained
+again.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def train(args: AblationConfig, arm: str, seed: int) -> Path:
     same = run.get("status") == "complete" and run["config"].get("max_steps") == args.max_steps
     if same and run["parents"] == lineage.parents({"model": tokenizer, "data": data}):
         return folder
-    stage = pipeline.stage(args.chain, "pretrain")
+    stage = pipeline.stage_of(args.chain, "pretrain")
     command = [sys.executable, *shlex.split(stage["run"]), "--config", stage["config"], "--dataset_name", data]
     command += ["--tokenizer_name_or_path", tokenizer, "--output_dir", str(folder), "--max_steps", str(args.max_steps)]
     command += ["--seed", str(seed), "--overwrite", "--disable_tqdm", "true"]
@@ -124,7 +125,7 @@ class Screen:
         self.lists = [WordList.load(name) for name in config.lists]
         self.classifier = Classifier(f"{args.root}/classifier", label=config.classifier_label)
         steps = ("repetition", "quality", "language")
-        self.rules = [twins for step in steps for twins in filters.build(step, config, 0.0)]
+        self.rules = [rule for step in steps for rule in filters.build(step, config, 0.0)]
 
     def shares(self, texts: list[str]) -> dict[str, float]:
         """Shares of the texts, from 0 to 1."""
@@ -135,7 +136,7 @@ class Screen:
         scored = self.classifier.rule(texts)
         listed = [any(words.rule(text).action != "keep" for words in self.lists) for text in texts]
         unwanted = [hit or (v is not None and v.action == "drop") for hit, v in zip(listed, scored, strict=True)]
-        junk = [any(twins.rule(Document(text, "")).action != "keep" for twins in self.rules) for text in texts]
+        junk = [any(rule.rule(Document(text, "")).action != "keep" for rule in self.rules) for text in texts]
         return {
             "personal": sum(bool(personal.find(text)) for text in texts) / len(texts),
             "unwanted": sum(unwanted) / len(texts),
@@ -212,9 +213,8 @@ def main() -> None:
     for stage in STAGES:
         if problem := lineage.parent_problem(f"{args.root}/{stage}", allow_hub=False):
             raise errors.RunError(f"{problem}; make it with: {errors.recipe('pipeline')} --until tokenizer")
-    results_in = (
-        Path(str(args.output_dir)) / "results"
-    )  # the corpora and models beside it are parents, and no part of it
+    # the corpora and models beside it are parents, and no part of it
+    results_in = Path(str(args.output_dir)) / "results"
     config = resolved(run_args, args)
     with record.start("ablation", str(results_in), config, overwrite=run_args.overwrite, reopen=True) as run:
         parents: dict[str, str | None] = {stage: f"{args.root}/{stage}" for stage in STAGES}

@@ -61,6 +61,7 @@ def main() -> None:
         folder = Path(args.output_dir) / str(seed)
         told = ["--config", args.chain, "--seed", str(seed), "--output_dir", str(folder), "--until", "eval"]
         (chain,) = parse(PipelineConfig, nano=None, argv=told)
+        print(f"\nseed {seed}", flush=True)
         run_stages(chain)
         results.append(read(EvaluationResults, json.loads((folder / "eval/results.json").read_text())))
     print(f"\nrates in percent; seeds {', '.join(map(str, args.seeds))}\n\n{show(results)}")

@@ -67,7 +67,7 @@ def things() -> list[Thing]:
 
 
 def split(seed: int) -> tuple[list[Thing], list[Thing]]:
-    """Items that demonstrations and rankings may use, and items that only documents and evaluation use."""
+    """Things that demonstrations and rankings may use, and things that only documents and evaluation use."""
     seen: list[Thing] = []
     unseen: list[Thing] = []
     rng = random.Random(f"split-{seed}")
@@ -173,7 +173,7 @@ def _draw(pool: list[Thing], count: int, rng: random.Random) -> list[Thing]:
 
 
 def demonstrations(seed: int, count: int, *, part: str = "train") -> list[dict]:
-    """Rows in the `messages` schema, about seen items in seen phrasings."""
+    """Rows in the `messages` schema, about seen things in seen phrasings."""
     rng = random.Random(f"demonstrations-{part}-{seed}")
     rows = []
     for thing in _draw(split(seed)[0], count, rng):
@@ -193,13 +193,13 @@ def _prompt_row(thing: Thing, text: str, unseen: bool) -> dict:
 
 
 def prompts(seed: int, count: int, *, part: str = "train") -> list[dict]:
-    """Rows in the `prompt` schema, about seen items in seen phrasings: for sampling, ranking and PPO."""
+    """Rows in the `prompt` schema, about seen things in seen phrasings: for sampling, ranking and PPO."""
     rng = random.Random(f"prompts-{part}-{seed}")
     return [_prompt_row(thing, question(thing, rng), False) for thing in _draw(split(seed)[0], count, rng)]
 
 
 def evaluation_prompts(seed: int) -> list[dict]:
-    """Every held-out phrasing of every held-out thing, and of as many seen harmful and unknowable items beside them."""
+    """Every held-out phrasing of every held-out thing, and of as many seen harmful and unknowable ones beside them."""
     seen, unseen = split(seed)
     rng = random.Random(f"evaluation-{seed}")
     extra = [thing for thing in seen if thing.kind in ("harmful", "unknowable")]

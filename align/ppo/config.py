@@ -45,7 +45,7 @@ class PPOArguments(PPOConfig):
     )
     eval_reward_funcs: list[str] = field(
         default_factory=list,
-        metadata={"help": "Judge held-out completions by these instead of by the reward that is optimised."},
+        metadata={"help": "Score held-out completions by these instead of by the reward that is optimised."},
     )
     normalize_reward: bool = field(
         default=True,

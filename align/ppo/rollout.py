@@ -27,7 +27,7 @@ class Rollout:
     rows: list[dict]  # the prompt's row of each episode: `prompt`, `input_ids` and the data set's other columns
     completions: list[Completion]
     scores: Tensor  # [B], as the reward gives them
-    each: dict[str, list[float]]  # [B] a source
+    each: dict[str, list[float]]  # [B] a scorer
     device: Any
     logps: Tensor = field(init=False)  # [B, T], of the policy that sampled
     ref_logps: Tensor = field(init=False)  # [B, T]

@@ -21,7 +21,7 @@ def save(both: ActorCritic, weights: dict[str, Tensor], folder: Path) -> None:
     """The policy as plain `from_pretrained` (or PEFT) loads it, the critic in `critic/`.
 
     Args:
-        weights: the whole state dict of `both`, each of its own shape, gathered from wherever it is sharded.
+        weights: the whole state dict of `both`, gathered from wherever it is sharded.
     """
     from safetensors.torch import save_file
 

@@ -89,7 +89,7 @@ class Flags:
         return found
 
     def _unknown(self, key: str) -> str:
-        if key in ELSEWHERE:
+        if key in ELSEWHERE and "dataset_test_split" in self.actions:  # not of `align label` and its like
             return f"{key} is not a flag of this recipe: {ELSEWHERE[key]}"
         close = difflib.get_close_matches(key, self.known, n=1, cutoff=0.5)
         return f"unknown key {key}" + (f"; did you mean {close[0]}?" if close else "")

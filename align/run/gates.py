@@ -11,10 +11,12 @@ import operator
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align.run.errors import ConfigError, RunError
-from align.stats import Estimate
+
+if TYPE_CHECKING:
+    from align.stats import Estimate
 
 STOPS = 0.9  # share of SFT's answers that must end by themselves: PPO and sampling rely on it
 FEW = 30  # below so many prompts a category's interval is too wide to call it at chance

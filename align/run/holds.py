@@ -2,6 +2,7 @@
 
 The note of `labels.sqlite` is `labels.sqlite.holds`, JSON: `{"people": true}`. Who writes the file writes the note, at
 the latest just before people's first work is in it; who empties folders reads the note, and need not know the file.
+A note that says `false` has the file's size and time with it: another file laid in its place is not what it speaks of.
 """
 
 from __future__ import annotations
@@ -18,9 +19,15 @@ MARK_AT = 68
 
 
 def people(file: Path) -> bool | None:
-    """What the note beside `file` says; None where there is no note. One that cannot be read counts as people's."""
+    """What the note beside `file` says; None where there is no note, or one that says `false` of another file.
+
+    A note that cannot be read counts as people's.
+    """
     try:
-        return json.loads(_note(file).read_text())["people"] is not False
+        said = json.loads(_note(file).read_text())
+        if said["people"] is not False:
+            return True
+        return False if said["file"] == _state(file) else None
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
@@ -37,7 +44,7 @@ def tell(file: Path, people: bool) -> None:
     part = note.with_name(note.name + ".part")
     try:
         with part.open("w") as stream:
-            stream.write(json.dumps({"people": people}) + "\n")
+            stream.write(json.dumps({"people": people, "file": _state(file)}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(note)
@@ -73,6 +80,15 @@ def refusal(folder: Path) -> str | None:
             f"whose they are. Open it once (align agreement {file}) and try again; or {first}"
         )
     return None
+
+
+def _state(file: Path) -> list[int] | None:
+    """Size and time of a file; None where it is not there."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _note(file: Path) -> Path:

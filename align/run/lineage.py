@@ -64,13 +64,16 @@ def _command_for(path: Path) -> str:
     import yaml
 
     for chain in sorted(Path().glob(CHAINS)):
-        for stage in yaml.safe_load(chain.read_text())["stages"]:
-            made = Path(yaml.safe_load(Path(stage["config"]).read_text())["output_dir"])
-            if path.is_relative_to(made):
-                return (
-                    f"; make it with: python {stage['run']} --config {stage['config']} "
-                    f"(or the whole chain: {recipe('pipeline')} --config {chain})"
-                )
+        try:
+            for stage in yaml.safe_load(chain.read_text())["stages"]:
+                made = Path(yaml.safe_load(Path(stage["config"]).read_text())["output_dir"])
+                if path.absolute().is_relative_to(made.absolute()):
+                    return (
+                        f"; make it with: python {stage['run']} --config {stage['config']} "
+                        f"(or the whole chain: {recipe('pipeline')} --config {chain})"
+                    )
+        except (OSError, yaml.YAMLError, KeyError, TypeError):  # a chain that somebody is still writing
+            continue
     return "; give an existing path or a hub id"
 
 

@@ -126,19 +126,25 @@ def parse(
         flags.parser.print_help()
         raise SystemExit(0)
     given: dict[str, Any] = {}
+    broken: set[str] = set()  # given, and told what is wrong with them
     from_line, problems = flags.command_line(rest)
     for where, raw in ((path, _read_yaml(path) if path else {}), ("command line", from_line)):
         typed, found = flags.typed(raw, refused or {})
         given |= typed
+        broken |= set(raw) - set(typed)
         problems += [f"{problem} ({where})" for problem in found]
     values = {**(defaults or {}), **((lora_defaults or {}) if given.get("use_peft") else {}), **given}
     if {"bf16", "dtype"} & set(flags.known):  # a program without a model is spared loading torch, a second and 300 MB
         values = {**device.defaults(flags.known, given), **values}
         problems += device.unsupported(given)
     problems += _parent_problems(values, gated)
-    if DataArguments in classes and not (values.get("dataset_name") or values.get("datasets")):
+    if DataArguments in classes and not (
+        values.get("dataset_name") or values.get("datasets") or "dataset_name" in broken
+    ):
         problems.append("dataset_name is needed: --dataset_name rows.jsonl (or a hub id, a folder, a finished run)")
-    problems += [f"{key} is needed: --{key} …" for key in required if values.get(key) in (None, "")]
+    problems += [
+        f"{key} is needed: --{key} …" for key in required if values.get(key) in (None, "") and key not in broken
+    ]
     if problems:
         fail(problems)
     filled = _build(classes, values)

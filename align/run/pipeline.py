@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
-from align.run import errors, gates, lineage
-from align.run.errors import ConfigError
+from align.run import gates, lineage
+from align.run.errors import ConfigError, RunError
 
 # Loaded once by a server process from which each stage is forked: nine times six seconds of imports saved.
 PRELOAD = ["align.run.parse", "transformers", "datasets", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer",
@@ -37,7 +37,7 @@ class PipelineConfig:
 
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the chain's runs."})
     family_dir: str | None = field(
-        default=None, metadata={"help": "That folder as the stages' YAML files write it (default: output_dir)."}
+        default=None, metadata={"help": "That folder as the stages' YAML files write it, where it is another one."}
     )
     seed: int = field(default=0, metadata={"help": "Given to every stage that draws."})
     until: str | None = field(default=None, metadata={"help": "Name of the last stage to run."})
@@ -116,6 +116,11 @@ def plan(entry: dict[str, Any], args: PipelineConfig) -> Stage:
         argv += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
     program = shlex.split(entry["run"])
     folder = Path(moved["output_dir"])
+    if not folder.absolute().is_relative_to(Path(str(args.output_dir)).absolute()):
+        raise ConfigError(
+            f"stage {entry['name']} would write to {folder}, which is not below output_dir {args.output_dir}: name the "
+            "folder that the stages' YAML files write as --family_dir, and it moves"
+        )
     ingredients = {"program": program, "settings": moved, "seed": args.seed, "code": _code_hash(program)}
     ingredients["parents"] = {parent: _parent_hash(parent, folder) for parent in sorted(_paths(moved))}
     digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
@@ -125,7 +130,7 @@ def plan(entry: dict[str, Any], args: PipelineConfig) -> Stage:
     )  # fmt: skip
 
 
-def stage(chain: str, name: str) -> dict[str, Any]:
+def stage_of(chain: str, name: str) -> dict[str, Any]:
     """A chain's entry of that name, for programs that run one of its stages their own way.
 
     Raises:
@@ -155,7 +160,10 @@ def _code_hash(program: list[str]) -> str:
     """For a stage that is a module and no recipe: a hash of its room's text, since there the code is the data."""
     if program[0] != "-m":
         return ""
-    room = importlib.util.find_spec(".".join(program[1].split(".")[:2]))
+    try:
+        room = importlib.util.find_spec(".".join(program[1].split(".")[:2]))
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"there is no module {program[1]} to run as a stage") from error
     folders = (room.submodule_search_locations if room else None) or []
     files = sorted(file for folder in folders for file in Path(folder).rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
@@ -233,6 +241,11 @@ def how_to_start(stage: Stage, known: dict[str, Any]) -> list[str] | None:
     cut_off = stage.resumable and any(stage.folder.glob("checkpoint-*")) or run.get("resumable")
     if unchanged and cut_off:
         return ["--resume_from_checkpoint", "last"]
+    if run.get("status") == "complete" and "reopens" not in run:  # nobody knows whether its work is to be kept
+        raise RunError(
+            f"stage {stage.name}: {stage.folder} was finished by an earlier version, and its inputs have changed; "
+            "remove that folder to make it again, or name another --output_dir"
+        )
     return [] if run.get("reopens") else ["--overwrite"]
 
 
@@ -263,7 +276,7 @@ def run_stages(args: PipelineConfig) -> list[dict[str, Any]]:
                     del known[stage.name]
                     ledger.write_text(json.dumps(known, indent=2) + "\n")
                 reason = ended.get("error", "see above")
-                raise errors.RunError(f"stage {stage.name} failed with exit status {status}: {reason}")
+                raise RunError(f"stage {stage.name} failed with exit status {status}: {reason}")
             print(f"{title} took {time.time() - started:.0f} s", flush=True)
         gates.check_bounds(stage.name, (lineage.read_record(stage.folder) or {}).get("metrics", {}), stage.gate)
         run = lineage.read_record(stage.folder) or {}

@@ -143,7 +143,11 @@ def _command() -> str:
 
 
 def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool, reopen: bool) -> dict[str, Any]:
-    """Make the output folder, or refuse to touch one that holds somebody's work. Returns what still holds."""
+    """Make the output folder, or refuse to touch one that holds somebody's work.
+
+    Returns:
+        What a resumed run keeps of the record.
+    """
     record = read_record(folder)
     resume = resume or (reopen and not overwrite)
     if record is not None and not overwrite:
@@ -156,7 +160,7 @@ def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool,
     if record is None and folder.is_dir() and any(folder.iterdir()):
         raise RunError(f"output_dir {folder} holds files that no run wrote; name an empty or a new folder")
     if record is not None and not resume:
-        if not overwrite and (any(folder.glob("checkpoint-*")) or record.get("resumable")):
+        if not overwrite and (any(folder.glob("checkpoint-*")) or record.get("resumable", True)):
             raise RunError(
                 f"output_dir {folder} holds an interrupted run; give --resume_from_checkpoint last to go on, "
                 "or --overwrite to start again"
@@ -208,7 +212,7 @@ def start(
     main = int(os.environ.get("RANK", "0")) == 0
     kept = _prepare_folder(Path(output_dir), recipe, overwrite=overwrite, resume=resume, reopen=reopen) if main else {}
     run = Run(recipe, output_dir, config, main=main)
-    run.note(**kept, reopens=reopen, git=_git(), versions=_versions(), hardware=_hardware())
+    run.note(**({"resumable": False} | kept), reopens=reopen, git=_git(), versions=_versions(), hardware=_hardware())
     previous = signal.signal(signal.SIGTERM, _interrupted)
     try:
         yield run

@@ -183,8 +183,10 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Close the file; what was answered is on disk already."""
+        """Close the file; what was answered is on disk already. The note beside it is of the file as it is left."""
         with self.lock:
+            with contextlib.suppress(RunError):  # a note that is out of date is safe: the file has to be opened once
+                self._keep_note()
             self.db.close()
 
     @contextlib.contextmanager

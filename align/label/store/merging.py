@@ -280,9 +280,10 @@ def main(argv: list[str]) -> None:
                 for name, path, names in zip(args.inputs, inputs, renamed, strict=True):
                     _join(store, name, path, names)
         with Store(part, create=False) as store:
-            total = store.counts()
-            holds.tell(output, store.answered_by_people())  # before the file itself: never people's work without it
+            total, people = store.counts(), store.answered_by_people()
+        holds.tell(output, people)  # before the file itself: never people's work without it
         part.replace(output)
+        holds.tell(output, people)  # and after it: of this file
     finally:
         part.unlink(missing_ok=True)
         holds.forget(part)
