@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ from hypothesis import settings
 # The same examples every time; `pytest --hypothesis-profile default` looks for others
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
+# Programs that the tests interrupt inherit what a shell set for jobs in its background: to ignore Ctrl-C
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = [
     "the",
