@@ -1,7 +1,7 @@
 """Statistics of the evaluation as pure functions: intervals, win rates, best-of-n, over-optimisation fits.
 
 S seeds, N prompts, K completions per prompt. Every function is deterministic: the bootstrap draws from a seed of its
-own. Student's t is scipy's (extras `eval` and `label`), imported where it is asked for.
+own. Student's t is scipy's, imported where it is asked for.
 """
 
 from __future__ import annotations
@@ -273,6 +273,9 @@ def ratio(numerators: Any, denominators: Any, *, seed: int = 0) -> Estimate | No
     above, below = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     if below.sum() == 0:
         return None
-    picks = np.random.default_rng(seed).integers(0, len(above), (DRAWS, len(above)))
-    low, high = np.quantile(above[picks].sum(1) / below[picks].sum(1), (0.025, 0.975))
+    rng, drawn = np.random.default_rng(seed), []
+    for _ in range(DRAWS):  # one at a time: all together are DRAWS x N numbers
+        picks = rng.integers(0, len(above), len(above))
+        drawn.append(above[picks].sum() / below[picks].sum())
+    low, high = np.quantile(drawn, (0.025, 0.975))
     return Estimate(float(above.sum() / below.sum()), float(low), float(high), len(above))

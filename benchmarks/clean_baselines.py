@@ -117,6 +117,8 @@ def with_datasets(source: Path, out: Path, tokenizer: str) -> None:
 
 
 def main() -> None:
+    if len(sys.argv) != 4:
+        sys.exit(f"usage: {sys.argv[0]} datatrove[-fast]|datasets[-fast] SOURCE OUT")
     side, source, out = sys.argv[1:]
     method, _, tokenizer = side.partition("-")
     run = with_datatrove if method == "datatrove" else with_datasets

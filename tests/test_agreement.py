@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import pytest
@@ -151,12 +150,6 @@ def test_old_rows_without_our_columns_and_the_summary_as_json():
     assert told["people"]["raw"] == {"value": 1, "low": 0, "high": 1, "n": 1}
     assert set(told["people"]) == {"items", "tau_b", "raw", "alpha", "alpha_ordinal"}
     assert set(told["annotators"][0]["self"]) == {"items", "tau_b", "raw"} and told["annotators"][0]["kind"] == "person"
-
-
-def test_without_scipy_a_program_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "scipy" else object())
-    with pytest.raises(ValueError, match=r"need scipy: pip install -e '\.\[label\]'"):
-        agreement.main(["--source", str(tmp_path)])
 
 
 def test_the_program_prints_a_table(tmp_path, capsys):

@@ -496,16 +496,6 @@ def test_a_comparison_that_cannot_work_is_refused(bad, said):
         CompareConfig(**{**fine, **bad})
 
 
-def test_without_scipy_nothing_begins(monkeypatch):
-    from align.evaluate import program as evaluation_program
-
-    monkeypatch.setattr(evaluation_program.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"intervals over seeds need scipy: pip install -e '\.\[eval\]'"):
-        program.check_models(SimpleNamespace())
-    with pytest.raises(ConfigError, match="intervals of persona ratings need scipy"):
-        evaluation_program.check_models(SimpleNamespace(personas="sheet.yaml"))
-
-
 def compare_arguments(folder, **given):
     """The part of a comparison's configuration that its prompts are checked by."""
     return SimpleNamespace(

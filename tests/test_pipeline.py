@@ -84,12 +84,13 @@ def test_work_of_an_earlier_version_is_not_removed_unasked(chain, tmp_path):
     pipeline.run_stages(args)
     record = json.loads((folder / "run.json").read_text())
     del record["reopens"]
+    (folder / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    with pytest.raises(RunError, match="stage sft: runs/other/sft is an earlier version's .interrupted."):
+        pipeline.run_stages(args)
     (folder / "run.json").write_text(json.dumps(record))
     pipeline.run_stages(args)
     (tmp_path / "rows.jsonl").write_text('{"new": 1}\n')
-    with pytest.raises(
-        RunError, match="stage sft: runs/other/sft was finished by an earlier version.*remove that folder"
-    ):
+    with pytest.raises(RunError, match="stage sft: runs/other/sft is an earlier version's.*remove it"):
         pipeline.run_stages(args)
     assert calls == [[]]
 

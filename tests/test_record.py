@@ -77,6 +77,10 @@ def test_an_interrupted_run_of_an_earlier_version_is_kept(tmp_path):
     make(tmp_path / "a", "interrupted")
     with pytest.raises(RunError, match="holds an interrupted run"):
         record.start("sft", str(tmp_path / "a"), {}).__enter__()
+    with pytest.raises(ValueError), record.start("sft", str(tmp_path / "a"), {}, resume=True):
+        raise ValueError("other settings")
+    with pytest.raises(RunError, match="holds an interrupted run"):
+        record.start("sft", str(tmp_path / "a"), {}).__enter__()
     assert (tmp_path / "a/model.safetensors").read_text() == "precious"
 
 

@@ -50,7 +50,8 @@ def check(arms: list[Arm], args: CompareConfig, prompts: DataArguments) -> None:
         rows[("rankings" if dpo else "prompts", arm.recipe.upper())].add(run["data"]["train"]["fingerprint"])
         others.setdefault(arm.recipe.upper(), []).append((arm, shared_config(run, arm.knob)))
     for method, members in others.items():
-        keys = {k for _, one in members for k in one if one[k] != members[0][1].get(k)}
+        first = members[0][1]
+        keys = {k for _, one in members for k in one if k in first and one[k] != first[k]}  # versions have other flags
         if keys:
             problems.append(f"{method}: the runs differ in {', '.join(sorted(keys))}, not only in strength and seed")
     for (what, method), found in rows.items():

@@ -17,7 +17,7 @@ from align.data import splits
 from align.evaluate import policy
 from align.evaluate.held_out import check
 from align.evaluate.policy import Bench, Rows
-from align.evaluate.program import need_scipy, setup, short_hash, write_report
+from align.evaluate.program import setup, short_hash, write_report
 from align.evaluate.results import Gate, Sampled, plain, read
 from align.judge.endpoint import Endpoint
 from align.judge.protocol import JudgeConfig
@@ -35,8 +35,7 @@ def parents(args: CompareConfig, prompts: DataArguments) -> dict[str, Any]:
 
 
 def check_models(args: CompareConfig) -> None:
-    """Check the checkpoints by their files, and what else is needed, before one is loaded."""
-    need_scipy("intervals over seeds")
+    """Check the checkpoints by their files, before one is loaded."""
     checkpoints.check(str(args.model_name_or_path))
     for path in filter(None, [args.reward_model_path, args.gold_model_path]):
         checkpoints.check(path, reward_model=True)

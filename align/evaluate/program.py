@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import importlib.util
 import json
 import random
 from dataclasses import replace
@@ -19,7 +18,6 @@ from align.evaluate.policy import Rows
 from align.evaluate.results import Answer, EvaluationResults, Sample, Setup, plain
 from align.models import checkpoints
 from align.run import lineage
-from align.run.errors import ConfigError
 
 TITLES = {"kl": "KL to the reference, nats", "length": "length, tokens", "harmless_unseen": "  acts never seen",
           "stops": "stops by itself", "over_refusal": "over-refusal", "good": "the right thing, and stops"}  # fmt: skip
@@ -29,8 +27,6 @@ SHARES = ("stops", "repetition")  # of those; the yes/no grades are shares too
 
 def check_models(args: EvalConfig) -> None:
     """Check every checkpoint by its files, and what else is needed, before one is loaded."""
-    if args.personas:
-        need_scipy("intervals of persona ratings")
     if args.lm_eval_tasks:
         standard.check_installed()
     for path in [*args.named().values(), args.reference()]:
@@ -47,16 +43,6 @@ def held_out(rows: Rows, args: EvalConfig) -> tuple[Rows, list[str]]:
     """
     models = [*args.named().values(), args.reference(), args.reward_model_path, args.gold_model_path]
     return check(rows, filter(None, models), args)
-
-
-def need_scipy(what: str) -> None:
-    """Student's t comes from scipy.
-
-    Raises:
-        ConfigError: where it is missing.
-    """
-    if importlib.util.find_spec("scipy") is None:
-        raise ConfigError(f"{what} need scipy: pip install -e '.[eval]'")
 
 
 def write(results: EvaluationResults, rows: dict[str, Rows], args: EvalConfig, run: dict[str, Any]) -> Path:

@@ -6,7 +6,6 @@ are 95 % and rest on items or rankings, not on pairs: the pairs of one ranking a
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -23,18 +22,7 @@ from align.label.opinions import Ranks, item_of, opinions, signs, who
 from align.label.reliability import alpha, tau_b
 from align.label.store import source
 from align.label.summary import Agreement, Alpha, OneAnnotator, Summary
-from align.run.errors import ConfigError
 from align.run.parse import parse
-
-
-def check_installed() -> None:
-    """Is scipy here, whose Student's t the intervals rest on? A program asks before it does any work.
-
-    Raises:
-        ConfigError: with the command that installs it.
-    """
-    if importlib.util.find_spec("scipy") is None:
-        raise ConfigError("intervals of agreement need scipy: pip install -e '.[label]'")
 
 
 def _estimate(values: list[float], bounds: tuple[float, float]) -> stats.Estimate | None:
@@ -167,7 +155,6 @@ class AgreementConfig:
 def main(argv: list[str]) -> None:
     """`align agreement SOURCE`: how far the annotators of some rankings agree, as a table."""
     (args,) = parse(AgreementConfig, nano=None, required=("source",), argv=argv)
-    check_installed()
     found = summary(source.read(args.source, kinds=args.kinds, annotators=args.annotators))
     if args.json:
         print(dumps(found.as_dict(), indent=2))

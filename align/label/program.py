@@ -7,7 +7,6 @@ import re
 import shutil
 from pathlib import Path
 
-from align.label import agreement
 from align.label.config import LabelArguments
 from align.label.server import Labelling
 from align.label.store.database import FILE_NAME
@@ -24,7 +23,6 @@ def main(argv: list[str]) -> None:
     """`align label`: open the store, take the rows in, serve the page until Ctrl-C."""
     args, web = parse(LabelArguments, ServeArguments, nano=None, required=("source",), argv=argv)
     check_installed()
-    agreement.check_installed()
     file, rows = places(args)
     with Store(file, create=rows is not None) as store:
         if rows is not None:

@@ -241,10 +241,11 @@ def how_to_start(stage: Stage, known: dict[str, Any]) -> list[str] | None:
     cut_off = stage.resumable and any(stage.folder.glob("checkpoint-*")) or run.get("resumable")
     if unchanged and cut_off:
         return ["--resume_from_checkpoint", "last"]
-    if run.get("status") == "complete" and "reopens" not in run:  # nobody knows whether its work is to be kept
+    if "reopens" not in run and (unchanged or run.get("status") == "complete"):  # nobody knows what is to be kept
         raise RunError(
-            f"stage {stage.name}: {stage.folder} was finished by an earlier version, and its inputs have changed; "
-            "remove that folder to make it again, or name another --output_dir"
+            f"stage {stage.name}: {stage.folder} is an earlier version's ({run.get('status')}); remove it to make it "
+            f"again, finish it by hand ({run.get('command')} --resume_from_checkpoint last), or name another "
+            "--output_dir"
         )
     return [] if run.get("reopens") else ["--overwrite"]
 

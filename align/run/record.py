@@ -175,7 +175,8 @@ def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool,
         probe.unlink()
     except OSError as error:
         raise RunError(f"output_dir {folder} cannot be written: {error.strerror}; name a folder that can") from error
-    return {"resumable": True} if resume and record is not None and record.get("resumable") else {}
+    kept = resume and not reopen and record is not None and record.get("resumable", True)
+    return {"resumable": True} if kept else {}
 
 
 def _empty(folder: Path) -> None:

@@ -95,12 +95,12 @@ def over_optimisations(results: ComparisonResults) -> list[Plot]:
 def forests(results: ComparisonResults) -> list[Plot]:
     """Win rates against the reference, one figure a judge."""
     found = []
-    for judge in tables.judges(results):
+    for place, judge in enumerate(tables.judges(results)):
         rates = [series.rate(setting, judge) for setting in results.settings]
         known = [rate for rate in rates if rate and value(rate) is not None]
         if not known:
             continue
-        name = f"wins-{judge.replace('_', '-')}"
+        name = f"wins-{place}"
         title = f"Win rate against {results.reference_name}, {tables.judge_name(judge)}"
         above, below = (sum(wins) for wins in zip(*((r.above(0.5), r.below(0.5)) for r in known), strict=True))
         said = f"Of {len(known)} settings, {above} lie above 50 % with their whole interval and {below} below."

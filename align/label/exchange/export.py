@@ -252,7 +252,6 @@ def push(folder: str | Path, name: str, *, private: bool) -> str:
 def main(argv: list[str]) -> None:
     """`align export SOURCE --output_dir …`."""
     run_args, args = parse(RunArguments, ExportConfig, nano=None, required=("source", "output_dir"), argv=argv)
-    agreement.check_installed()
     rows = source.read(args.source, kinds=args.kinds, annotators=args.annotators)
     chosen = args.kinds or args.annotators
     rows, left = (rows, []) if chosen else without_models(rows)

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from align.data import load, pairs, schemas
-from align.label import agreement
 from align.label.exchange import export
 from align.label.exchange.argilla import from_argilla, is_answers
 from align.label.exchange.foreign import ImportConfig, ranking_row
@@ -148,7 +147,6 @@ def convert(rows: list[dict[str, Any]], where: str, args: ImportConfig) -> tuple
 def main(argv: list[str]) -> None:
     """`align import FILE --output_dir …`."""
     run_args, args = parse(RunArguments, ImportConfig, nano=None, required=("source", "output_dir"), argv=argv)
-    agreement.check_installed()
     rows, counts = convert(read(args.source), args.source, args)
     with record.start("rankings", args.output_dir, resolved(run_args, args), overwrite=run_args.overwrite) as run:
         run.note(parents=lineage.parents({"import": args.source}), imported=dict(counts))

@@ -24,7 +24,6 @@ from pathlib import Path
 from align.judge.protocol import JudgeConfig
 from align.judge.rankers import Judge, Judgement, Rankable, texts_of
 from align.judge.uncertainty import disagreement, of_choices, of_scores, pairs_of, priority, spread
-from align.label import agreement
 from align.label.models import worth
 from align.label.store.items import Annotator
 from align.label.store.notes import Notes, read_notes
@@ -196,7 +195,6 @@ def main(argv: list[str]) -> None:
     """`align judge SOURCE`, with a judge: rank the items, set priorities, say what the rankings are worth."""
     args, config = parse(FeedbackArguments, JudgeConfig, nano=None, required=("source",), argv=argv)
     _one_judge(args, config)
-    agreement.check_installed()
     launch.check(launch.ONE_PROCESS)
     path = stored(args.source)
     folder = path.parent / "judges"
