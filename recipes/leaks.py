@@ -8,7 +8,7 @@ A prompt that a model was trained on says nothing about prompts that it was not.
 named by --allow; --write_clean writes the others without what they share.
 """
 
-from align.data import leaks
+from align.data.overlap import leaks
 from align.run import launch, lineage, record
 from align.run.parse import parse, resolved
 

@@ -11,10 +11,10 @@ import pytest
 from conftest import WORDS, run_recipe, stage_arguments, write_rows
 from datasets import Dataset
 
-from align.data import leaks, ngrams
-from align.data.ngrams import similarity, words
-from align.data.overlaps import find
-from align.data.prompts import prompts_of, within
+from align.data.overlap import leaks, ngrams
+from align.data.overlap.ngrams import similarity, words
+from align.data.overlap.overlaps import find
+from align.data.overlap.prompts import prompts_of, within
 from align.evaluate import held_out
 from align.run.errors import ConfigError, RunError
 

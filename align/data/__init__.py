@@ -2,6 +2,5 @@
 
 `load` reads files, folders, runs and the hub; `schemas` says what a row is; `splits` are train and test, with an
 account of what was dropped; `pairs` makes preference pairs of rankings; `chat` is the only place that touches chat
-templates; `text` turns prompts and completions into plain text. `prompts`, `ngrams`, `overlaps` and `leaks` find
-prompts that two sets share.
+templates; `text` turns prompts and completions into plain text. `overlap/` finds prompts that two sets share.
 """

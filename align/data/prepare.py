@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from align.data import chat, pairs, prompts, schemas
+from align.data import chat, pairs, schemas
+from align.data.overlap import prompts
 from align.data.pairs import ALL, Pairing
 from align.data.splits import Report, Splits, check_dropped, fingerprint, read
 from align.run.arguments import DataArguments, PairArguments

@@ -9,7 +9,8 @@ from typing import Any
 
 import regex
 
-from align.data import chat, ngrams
+from align.data import chat
+from align.data.overlap import ngrams
 from align.run.errors import DataError
 
 ROLES = ("system", "user", "assistant", "tool")

@@ -76,7 +76,7 @@ class Splits:
     train: Any
     test: Any
     reports: dict[str, Report]
-    shared: dict[str, Any] | None = None  # prompts on both sides: `align.data.prompts.within`
+    shared: dict[str, Any] | None = None  # prompts on both sides: `align.data.overlap.prompts.within`
 
     def __str__(self) -> str:
         lines = [f"  {name}: {report}" for name, report in self.reports.items()]

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from align.data import overlaps, splits, text
-from align.data.prompts import Prompts, prompts_of
+from align.data import splits, text
+from align.data.overlap import overlaps
+from align.data.overlap.prompts import Prompts, prompts_of
 from align.evaluate.config import MeasureArguments
 from align.evaluate.policy import Rows
 from align.run import lineage

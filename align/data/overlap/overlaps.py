@@ -2,7 +2,7 @@
 
 N prompts, G n-grams, P pairs.
 
-The measure is that of `align.data.ngrams`. Two sets of n-grams as similar as asked share one of each set's rarest, so
+The measure is that of `ngrams`. Two sets of n-grams as similar as asked share one of each set's rarest, so
 pairs are met in an index of those alone (prefix filter: Chaudhuri et al. 2006; Bayardo et al. 2007), at places that
 leave enough to share (positional filter: Xiao et al. 2008); bitmaps rule out most of the rest (Sandes et al. 2020), and
 the true similarity decides. None of this misses a pair. Where thousands of prompts share most of a long template, all
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from align.data import ngrams
+from align.data.overlap import ngrams
 
 THRESHOLD = 0.8  # near from here on: the nano evaluation's closest prompt to a trained one, worded anew, has 0.69
 VERIFIED = 1 << 12  # candidates that are compared in full at once: bounds the memory

@@ -1,6 +1,6 @@
 """Are prompts shared between demonstrations, rankings, PPO prompts and evaluation?
 
-A shared prompt is a leak unless it is named as allowed. What counts as one, exact or near, is in `align.data.overlaps`.
+A shared prompt is a leak unless it is named as allowed. What counts as one, exact or near, is in `overlaps`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from align.data import load, overlaps, text
-from align.data.overlaps import Shared
-from align.data.prompts import prompts_of
+from align.data import load, text
+from align.data.overlap import overlaps
+from align.data.overlap.overlaps import Shared
+from align.data.overlap.prompts import prompts_of
 from align.run.arguments import DataArguments, RunArguments
 from align.run.errors import DataError, RunError
 from align.run.lineage import parent_problem

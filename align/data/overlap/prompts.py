@@ -1,4 +1,4 @@
-"""The prompts of rows in any schema as plain text, to compare sets by (`align.data.overlaps`)."""
+"""The prompts of rows in any schema as plain text, to compare sets by (`align.data.overlap.overlaps`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from align.data import overlaps, schemas, text
+from align.data import schemas, text
+from align.data.overlap import overlaps
 from align.run.errors import DataError
 
 CONVERSATIONS = ("messages", "conversations")  # columns of rows that train on every answer, not on the last alone
