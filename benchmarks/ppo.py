@@ -160,7 +160,7 @@ def side(flags: dict[str, Any], engine: str, updates: int, result: Path) -> None
         launch.check()
         set_seed(0)
         tokenizer = checkpoints.load_tokenizer(flags["model_name_or_path"])
-        rows = prepare.rows(data_args, "prompt", tokenizer, max_length=recipe.MAX_PROMPT_LENGTH, seed=0)
+        rows = prepare.rows(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=0)
         steps = plan(run_args, args, len(rows.train), 1)
         before = psutil.Process().memory_info().rss
         moments: list[float] = []

@@ -42,7 +42,6 @@ DEFAULTS = dict(
     **launch.TRAINER_DEFAULTS | dict(logging_steps=1, save_steps=10, include_num_input_tokens_seen="no"),
 )
 LORA_DEFAULTS = dict(learning_rate=3e-5)
-MAX_PROMPT_LENGTH = 512  # longer prompts are dropped and counted
 
 
 def main():
@@ -59,7 +58,7 @@ def main():
     if args.reward_model_path:
         checkpoints.check(args.reward_model_path, reward_model=True)
     tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision)
-    rows = prepare.rows(data_args, "prompt", tokenizer, max_length=MAX_PROMPT_LENGTH, seed=args.seed)
+    rows = prepare.rows(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
     steps = plan(run_args, args, len(rows.train), launch.world_size())
 
     config, resume = resolved(run_args, data_args, model_args, args), launch.resumes(args)

@@ -16,7 +16,7 @@ from trl import ModelConfig, RLOOConfig, RLOOTrainer
 from align.data import prepare
 from align.models import checkpoints
 from align.run import launch, lineage, record
-from align.run.arguments import BatchArguments, DataArguments, derive_batch
+from align.run.arguments import BatchArguments, DataArguments, PromptArguments, derive_batch
 from align.run.parse import parse, resolved
 from align.train import loop
 
@@ -31,12 +31,11 @@ DEFAULTS = dict(
     **launch.TRAINER_DEFAULTS | dict(include_num_input_tokens_seen="no"),  # TRL counts them itself
 )
 LORA_DEFAULTS = dict(learning_rate=1e-5)
-MAX_PROMPT_LENGTH = 512  # longer prompts are dropped and counted
 
 
 @dataclass
-class RewardArguments:
-    """Where the reward comes from."""
+class RewardArguments(PromptArguments):
+    """Where the reward comes from, and which prompts it is for."""
 
     reward_model_path: str | None = field(default=None, metadata={"help": "Reward model of the policy's vocabulary."})
 
@@ -54,7 +53,7 @@ def main():
     checkpoints.check(parent)
     checkpoints.check(judge, reward_model=True)
     tokenizer, own = checkpoints.load_tokenizer(parent), checkpoints.load_tokenizer(judge)
-    rows = prepare.rows(data_args, "prompt", tokenizer, max_length=MAX_PROMPT_LENGTH, seed=args.seed)
+    rows = prepare.rows(data_args, "prompt", tokenizer, max_length=reward_args.max_prompt_length, seed=args.seed)
 
     config, resume = resolved(run_args, data_args, model_args, reward_args, args), launch.resumes(args)
     with record.start("rloo", args.output_dir, config, overwrite=run_args.overwrite, resume=resume) as run:

@@ -123,7 +123,7 @@ def _planned(
         settings |= {key: value for key, value in asdict(prompts).items() if value != unsaid[key]}
         settings |= {"reward_model_path": args.reward_model_path}
         settings["response_length" if recipe == "ppo" else "max_completion_length"] = args.max_new_tokens
-        settings["temperature"] = args.temperature
+        settings |= {"temperature": args.temperature, "max_prompt_length": args.max_prompt_length}
     if args.accept_failed:
         settings["accept_failed"] = args.accept_failed
     settings |= {**over, KNOBS[recipe]: strength, "seed": seed}

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from align.models import scorers
 from align.run import gates
-from align.run.arguments import RunArguments
+from align.run.arguments import PromptArguments, RunArguments
 from align.run.errors import ConfigError
 from align.run.lineage import parent_problem
 
 
 @dataclass
-class MeasureArguments(RunArguments):
+class MeasureArguments(RunArguments, PromptArguments):
     """How policies are sampled and scored: what evaluation and comparison share."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Where results and completions are written."})
@@ -29,7 +29,6 @@ class MeasureArguments(RunArguments):
     )
     num_generations: int = field(default=1, metadata={"help": "Completions sampled for each prompt."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest completion."})
-    max_prompt_length: int = field(default=1024, metadata={"help": "Longer prompts are dropped and counted."})
     temperature: float = field(default=1.0, metadata={"help": "Of sampling."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Sequences at once."})
     seed: int = field(default=0, metadata={"help": "Of sampling and bootstrap."})

@@ -11,10 +11,11 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from align.models.generate import complete
+from align.run.arguments import PromptArguments
 
 
 @dataclass
-class SampleConfig:
+class SampleConfig(PromptArguments):
     """What the sample recipe takes beside the data's arguments."""
 
     model_name_or_path: str | None = field(
@@ -23,7 +24,6 @@ class SampleConfig:
     output_dir: str | None = field(default=None, metadata={"help": "Where to write the completions."})
     num_generations: int = field(default=4, metadata={"help": "K, the completions per prompt."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest completion."})
-    max_prompt_length: int = field(default=1024, metadata={"help": "Longer prompts are dropped and counted."})
     temperature: float = field(
         default=1.0, metadata={"help": "Of sampling; 0 takes the most likely token (and K = 1)."}
     )

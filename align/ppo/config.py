@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from trl.experimental.ppo import PPOConfig
 
-from align.run.arguments import BatchArguments
+from align.run.arguments import BatchArguments, PromptArguments
 from align.run.errors import fail
 
 
 @dataclass
-class PPOArguments(PPOConfig):
+class PPOArguments(PromptArguments, PPOConfig):
     """TRL's `PPOConfig` and what its trainer could not do. Names are TRL's where any of its trainers has the thing."""
 
     engine: Literal["align", "trl"] = field(

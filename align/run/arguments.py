@@ -70,6 +70,15 @@ class DataArguments:
 
 
 @dataclass
+class PromptArguments:
+    """What every recipe takes that samples."""
+
+    max_prompt_length: int = field(
+        default=1024, metadata={"help": "Tokens of the longest prompt; longer ones are dropped and counted."}
+    )
+
+
+@dataclass
 class StreamArguments:
     """What a recipe takes that can train on rows as they arrive."""
 
