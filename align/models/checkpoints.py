@@ -11,6 +11,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,8 @@ def _load(auto_class: Any, path: str, model_args: Any, **extra: Any) -> Any:
 
     quantization = get_quantization_config(model_args)
     dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
+    if not model_args.use_peft:
+        dtype = torch.float32  # every weight is trained, or is compared with ones that are
     if quantization is not None:
         extra.update(quantization_config=quantization, device_map={"": PartialState().local_process_index})
     try:
@@ -194,6 +197,59 @@ def load_trained(path: str, tokenizer: Any, *, reward_model: bool = False) -> An
         model = model.merge_and_unload()
     model = _fit_to_tokenizer(model, tokenizer, path)
     return model.to("cuda" if gpu else "cpu").eval().requires_grad_(False)
+
+
+def trained_in_fp32(model: Any) -> Any:
+    """Cast what is trained to fp32, in place, and let it be called from a trunk in lower precision.
+
+    In bf16 a weight has 8 bits: at a learning rate of 1e-5 most of Adam's steps are too small to move it. Call it on the
+    model that is trained once its adapters are there and `requires_grad` is set, before the optimizer is made. Weights
+    that ZeRO-3 has sharded stay as they are: its optimizer keeps their fp32 copies.
+
+    Returns:
+        The model itself.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    trunk = getattr(bare, "base_model_prefix", "")
+    heads = {part for name, child in bare.named_children() if name != trunk for part in child.modules()}
+    adapters = {part for layer in model.modules() if isinstance(layer, BaseTunerLayer) for part in layer.modules()}
+    mixed = any(weight.is_floating_point() and not weight.requires_grad for weight in model.parameters())
+    for part in list(model.modules()):
+        low = [weight for weight in part.parameters(recurse=False) if _too_low(weight)]
+        rest = low[0].dtype if low else None
+        for weight in low:
+            weight.data = weight.data.to(torch.float32)
+        if low and mixed and part not in adapters:  # PEFT's own layers know of a trunk in lower precision
+            part.register_forward_pre_hook(_to_own_dtype)
+            if part not in heads:  # what a head says is the result: it keeps its precision
+                part.register_forward_hook(partial(_to_dtype, rest))
+    return model
+
+
+def assert_trained_in_fp32(model: Any) -> None:
+    """Our own invariant, for every trainer just before it trains: no trained weight is in lower precision than fp32."""
+    low = {name: str(weight.dtype) for name, weight in model.named_parameters() if _too_low(weight)}
+    assert not low, f"{len(low)} trained weights are not fp32, the first: {next(iter(low.items()))}"
+
+
+def _too_low(weight: Any) -> bool:
+    """Is it trained in less than fp32?"""
+    sharded = hasattr(weight, "ds_id")
+    return weight.requires_grad and weight.is_floating_point() and weight.element_size() < 4 and not sharded
+
+
+def _to_own_dtype(part: Any, inputs: tuple) -> tuple:
+    """Inputs in the dtype of the module's own weights."""
+    own = next(part.parameters(recurse=False)).dtype
+    return tuple(x.to(own) if hasattr(x, "is_floating_point") and x.is_floating_point() else x for x in inputs)
+
+
+def _to_dtype(dtype: Any, _part: Any, _inputs: tuple, output: Any) -> Any:
+    """The output in the dtype that the layers around expect."""
+    return output.to(dtype) if hasattr(output, "is_floating_point") and output.is_floating_point() else output
 
 
 def lora_config(model_args: Any, *, reward_model: bool = False) -> Any:
