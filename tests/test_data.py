@@ -9,7 +9,8 @@ import pytest
 from conftest import conversations, pairs, write_rows
 from datasets import Dataset
 
-from align.data import load, prepare, schemas, splits
+from align.data import load, prepare, splits
+from align.data.forms import normal, schemas
 from align.run import errors
 from align.run.arguments import DataArguments
 from align.run.errors import DataError
@@ -174,7 +175,7 @@ def test_a_bad_row_is_named(name):
     good = {"prompt": "a", "completions": ["x", "y"], "ranking": [1, 2]} if "ranking" in row else GOOD[schema]
     rows = _Rows([good, row])
     with pytest.raises(errors.DataError, match=message):
-        list(prepare.normalise(rows, schema, "rows.jsonl", []))
+        list(normal.normalise(rows, schema, "rows.jsonl", []))
 
 
 class _Rows(list):

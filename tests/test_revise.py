@@ -220,7 +220,8 @@ def test_a_server_revises(serve, tmp_path, capsys):
 
 def test_revised_rows_enter_a_queue(serve, tmp_path, capsys):
     """`data/` fits the store with K = 2 + 1; `--label_dir` adds the rows to labels that are there, wanted as often."""
-    from align.data import load, prepare, splits
+    from align.data import load, splits
+    from align.data.forms import normal
     from align.label.store.store import Store
     from align.run.arguments import DataArguments
 
@@ -235,7 +236,7 @@ def test_revised_rows_enter_a_queue(serve, tmp_path, capsys):
         assert all(item["sources"][2].startswith("revised: ") for item in items[1:])
         assert store.add(list(splits.read(DataArguments(dataset_name=str(tmp_path / "out")), seed=0)["train"])) == 0
     taught = load.load(DataArguments(dataset_name=str(tmp_path / "out/sft")), "train", seed=0)
-    assert prepare.normalise(taught, "sft", "x", [])[0]["messages"][-1]["role"] == "assistant"
+    assert normal.normalise(taught, "sft", "x", [])[0]["messages"][-1]["role"] == "assistant"
 
 
 def test_identical_and_failed_revisions_are_counted(serve, tmp_path, capsys):

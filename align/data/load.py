@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from align.data import schemas
+from align.data.forms import schemas
 from align.run.arguments import DataArguments
 from align.run.errors import DataError
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text", ".arrow": "arrow"}
-# Columns that are read as words or messages (see align.data.schemas), beside those that --columns names
+# Columns that are read as words or messages (see align.data.forms), beside those that --columns names
 WORDS = {
     "text", "messages", "conversations", "prompt", "completion", "completions", "chosen", "rejected", "question",
     "answer", "instruction", "input", "output", "system", "user", "assistant",

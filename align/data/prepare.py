@@ -14,57 +14,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from align.data import chat, pairs, schemas
+from align.data import chat, pairs
+from align.data.forms.normal import normalise
 from align.data.overlap import prompts
-from align.data.pairs import ALL, Pairing
+from align.data.pairs import Pairing
 from align.data.splits import Report, Splits, check_dropped, fingerprint, read
 from align.run.arguments import DataArguments, PairArguments
 from align.run.errors import DataError
-
-# ------------------------------------------------------------------------------------------------------ normalising
-
-
-def normalise(
-    rows: Any, schema: str, source: str, columns: list[str], pairing: Pairing = ALL, report: Report | None = None
-) -> Any:
-    """Bring every row into `schema`. A row that may be dropped carries its reason in the column `drop`.
-
-    Where rankings become pairs, `pairing` says how, and `report` learns what gave none.
-
-    Raises:
-        DataError: for an empty source, missing columns, and the first malformed row, named with its field.
-    """
-    rows = schemas.rename(rows, columns)
-    head = next(iter(rows), None)
-    if head is None:
-        raise DataError(f"{source}: the data set is empty")
-    if schema == "preference" and "ranking" in head:
-        rows = _expand_rankings(rows, source, pairing, report)
-    names = rows.column_names or list(head)
-    make = schemas.MAKERS[schema]
-
-    def convert(row: dict, index: int) -> dict:
-        where = f"{source}, row {index + 1}"
-        try:
-            return {"drop": "", **make(row, where)}  # never None: arrow would type the column as null
-        except KeyError:
-            raise DataError(
-                f"{where}: has the columns {', '.join(names)}; this recipe needs {schemas.NEEDED[schema]}. "
-                "Map yours with --columns theirs=ours"
-            ) from None
-
-    convert(next(iter(rows)), 0)  # the whole schema is checked on the first row, before any file is written
-    return rows.map(convert, with_indices=True, remove_columns=names)
-
-
-def _expand_rankings(rows: Any, source: str, pairing: Pairing, report: Report | None) -> Any:
-    from datasets import Dataset
-
-    made, counts = pairs.of_rankings(rows, source, pairing)
-    if report is not None:
-        report.rankings = counts
-    return Dataset.from_list([{k: v for k, v in pair.items() if k != "group"} for pair in made])
-
 
 # ------------------------------------------------------------------------------------------------------- tokenising
 

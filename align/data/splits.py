@@ -9,7 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from align.data import load, pairs, schemas
+from align.data import load, pairs
+from align.data.forms import schemas
 from align.run.arguments import DataArguments
 from align.run.errors import DataError
 

@@ -15,6 +15,7 @@ import torch
 from transformers import TrainingArguments
 
 from align.data import load, prepare, splits
+from align.data.forms.normal import normalise
 from align.run import errors
 from align.run.arguments import DataArguments, StreamArguments
 from align.run.errors import ConfigError, fail, recipe
@@ -140,15 +141,13 @@ def corpus(args: DataArguments, tokenizer: Any, *, length: int, seed: int, strea
 
     if stream:
         source = f"{args.dataset_name or 'mixture'} (train, streamed)"
-        rows = prepare.normalise(
+        rows = normalise(
             load.load(args, args.dataset_train_split, seed=seed, stream=True), "text", source, args.columns
         )
         settings = {"rows": rows, "tokenizer": tokenizer, "length": length}
         blocks = IterableDataset.from_generator(_stream_blocks, gen_kwargs=settings)
         held_out = load.load(args, args.dataset_test_split, seed=seed)
-        told = (
-            [] if held_out is None else [r["text"] for r in prepare.normalise(held_out, "text", source, args.columns)]
-        )
+        told = [] if held_out is None else [r["text"] for r in normalise(held_out, "text", source, args.columns)]
         test = list(pack(_token_ids(told, tokenizer), length))
         kept = Dataset.from_list(test) if test else None
         return Corpus(blocks, kept, {"train": splits.Report(source)}, test_bytes=_packed_bytes(test, tokenizer))

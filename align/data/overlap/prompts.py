@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from align.data import schemas, text
+from align.data import text
+from align.data.forms import schemas
 from align.data.overlap import overlaps
 from align.run.errors import DataError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from align.data import schemas
+from align.data.forms import schemas
 from align.run.errors import DataError
 
 PROMPTS = ("prompt", "instruction", "question", "input", "query", "text", "context")

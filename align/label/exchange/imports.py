@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from align.data import load, pairs, schemas
+from align.data import load, pairs
+from align.data.forms import schemas
 from align.label.exchange import export
 from align.label.exchange.argilla import from_argilla, is_answers
 from align.label.exchange.foreign import ImportConfig, ranking_row

@@ -9,9 +9,10 @@ from typing import Any
 
 import regex
 
-from align.data import chat
 from align.data.overlap import ngrams
 from align.run.errors import DataError
+
+Messages = list[dict[str, Any]]
 
 ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
@@ -38,7 +39,7 @@ def rename(rows: Any, columns: list[str]) -> Any:
     return rows
 
 
-def messages(value: Any, where: str) -> chat.Messages:
+def messages(value: Any, where: str) -> Messages:
     """Check a list of messages (or ShareGPT turns) and bring it into the `role`/`content` form."""
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: expected a list of messages, got {type(value).__name__} {str(value)[:60]!r}")
@@ -56,7 +57,7 @@ def messages(value: Any, where: str) -> chat.Messages:
     return out
 
 
-def _transcript(text: str) -> chat.Messages:
+def _transcript(text: str) -> Messages:
     """`\\n\\nHuman: …\\n\\nAssistant: …` (Anthropic's HH format) to messages."""
     parts = re.split(r"\n\n(Human|Assistant):", text)[1:]
     roles = {"Human": "user", "Assistant": "assistant"}
@@ -64,14 +65,14 @@ def _transcript(text: str) -> chat.Messages:
     return [{"role": roles[name], "content": content.strip()} for name, content in turns]
 
 
-def _side(value: Any, where: str) -> str | chat.Messages:
+def _side(value: Any, where: str) -> str | Messages:
     """One side of a pair, or a prompt: plain text, a transcript, or messages."""
     if isinstance(value, str):
         return _transcript(value) if value.startswith("\n\nHuman:") else value
     return messages(value, where)
 
 
-def _prompt(value: Any, where: str) -> str | chat.Messages:
+def _prompt(value: Any, where: str) -> str | Messages:
     """A prompt; the `\n\nAssistant:` after which a transcript's answer is to come is no turn."""
     told = _side(value, where)
     if isinstance(value, str) and not isinstance(told, str) and told[-1:] == _as_answer(""):
@@ -79,11 +80,11 @@ def _prompt(value: Any, where: str) -> str | chat.Messages:
     return told
 
 
-def _as_user(text: str) -> chat.Messages:
+def _as_user(text: str) -> Messages:
     return [{"role": "user", "content": text}]
 
 
-def _as_answer(text: str) -> chat.Messages:
+def _as_answer(text: str) -> Messages:
     return [{"role": "assistant", "content": text}]
 
 
