@@ -43,7 +43,7 @@ def test_one_stop_token_and_one_bos(name):
     tokenizer, end = family(name)
     assert tokenizer.eos_token == end
     assert tokenizer.pad_token not in (None, tokenizer.eos_token)
-    encoded = chat.encode_messages(tokenizer, [ASK, TELL])
+    (encoded,) = chat.encode_messages(tokenizer, [ASK, TELL])
     learnt = [i for i, keep in zip(encoded.input_ids, encoded.learnt, strict=True) if keep]
     assert learnt[-1] == tokenizer.eos_token_id and learnt.count(tokenizer.eos_token_id) == 1
     said = tokenizer.decode(learnt[:-1], skip_special_tokens=True).strip()
@@ -57,12 +57,13 @@ def test_one_stop_token_and_one_bos(name):
 def test_every_turn_is_learnt_and_no_question(name):
     tokenizer, _ = family(name)
     messages = [ASK, TELL, {"role": "user", "content": "who sings"}, {"role": "assistant", "content": "the bird"}]
-    encoded = chat.encode_messages(tokenizer, messages)
-    text = tokenizer.decode([i for i, keep in zip(encoded.input_ids, encoded.learnt, strict=True) if keep])
+    made = chat.encode_messages(tokenizer, messages)
+    pairs = [pair for encoded in made for pair in zip(encoded.input_ids, encoded.learnt, strict=True)]
+    text = tokenizer.decode([token for token, keep in pairs if keep])
     assert "hello tree" in text and "the bird" in text and "who sings" not in text and "cat" not in text
     assert text.count(tokenizer.eos_token) == 2
-    last = chat.encode_messages(tokenizer, messages, last_only=True)
-    text = tokenizer.decode([i for i, keep in zip(last.input_ids, last.learnt, strict=True) if keep])
+    _, completion = chat.encode_pair(tokenizer, messages[:-1], messages[-1:])
+    text = tokenizer.decode(completion)
     assert "the bird" in text and "hello" not in text
 
 
@@ -70,7 +71,7 @@ def test_every_turn_is_learnt_and_no_question(name):
 def test_what_is_trained_is_what_generation_sees(name):
     tokenizer, _ = family(name)
     prompt, completion = chat.encode_pair(tokenizer, [ASK], [TELL])
-    whole = chat.encode_messages(tokenizer, [ASK, TELL], last_only=True)
+    (whole,) = chat.encode_messages(tokenizer, [ASK, TELL])
     assert prompt == chat.encode_prompt(tokenizer, [ASK])
     assert prompt + completion == whole.input_ids
     assert completion[-1] == tokenizer.eos_token_id
@@ -103,5 +104,5 @@ def test_a_refusing_template_names_its_reason():
 
 def test_words_in_the_prompt_that_look_like_the_answer(tokenizer):
     """The span is found by position, so a question that holds the answer's words is still no target."""
-    encoded = chat.encode_messages(tokenizer, [{"role": "user", "content": "hello tree"}, TELL])
+    (encoded,) = chat.encode_messages(tokenizer, [{"role": "user", "content": "hello tree"}, TELL])
     assert tokenizer.decode([i for i, k in zip(encoded.input_ids, encoded.learnt, strict=True) if k]).count("tree") == 1

@@ -25,26 +25,28 @@ from align.run.errors import DataError
 # ------------------------------------------------------------------------------------------------------- tokenising
 
 
-def _encode_sft(tokenizer: Any, row: dict) -> dict:
-    if "messages" in row and row["messages"] is not None:
-        encoded = chat.encode_messages(tokenizer, row["messages"])
-        return {"input_ids": encoded.input_ids, "labels": encoded.labels}
-    prompt, completion = chat.encode_pair(tokenizer, row["prompt"], row["completion"])
-    return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+def _encode_sft(tokenizer: Any, row: dict) -> list[dict]:
+    if row.get("messages") is not None:
+        found = chat.encode_messages(tokenizer, row["messages"], tools=row.get("tools"))
+        return [{"input_ids": one.input_ids, "labels": one.labels} for one in found]
+    prompt, completion = chat.encode_pair(tokenizer, row["prompt"], row["completion"], tools=row.get("tools"))
+    return [{"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}]
 
 
-def _encode_preference(tokenizer: Any, row: dict) -> dict:
-    prompt, chosen = chat.encode_pair(tokenizer, row["prompt"], row["chosen"])
-    again, rejected = chat.encode_pair(tokenizer, row["prompt"], row["rejected"])
+def _encode_preference(tokenizer: Any, row: dict) -> list[dict]:
+    prompt, chosen = chat.encode_pair(tokenizer, row["prompt"], row["chosen"], tools=row.get("tools"))
+    again, rejected = chat.encode_pair(tokenizer, row["prompt"], row["rejected"], tools=row.get("tools"))
     assert prompt == again, (prompt, again)
-    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+    return [{"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}]
 
 
-def _encode_prompt(tokenizer: Any, row: dict) -> dict:
-    return {"input_ids": chat.encode_prompt(tokenizer, row["prompt"])}
+def _encode_prompt(tokenizer: Any, row: dict) -> list[dict]:
+    return [{"input_ids": chat.encode_prompt(tokenizer, row["prompt"], tools=row.get("tools"))}]
 
 
-ENCODERS: dict[str, Callable[[Any, dict], dict]] = {
+# A row to what is trained on: one example, or several where a template renders a conversation's earlier turns otherwise
+# than it asked for them (see `chat.encode_messages`)
+ENCODERS: dict[str, Callable[[Any, dict], list[dict]]] = {
     "sft": _encode_sft,
     "preference": _encode_preference,
     "prompt": _encode_prompt,
@@ -68,7 +70,7 @@ def tokenise(rows: Any, schema: str, tokenizer: Any, *, max_length: int | None, 
             encoded = encode(tokenizer, row)
         except chat.TemplateError as error:
             return {"ids": None, "drop": f"unusable ({error})", "length": 0}
-        length = _length(schema, encoded)
+        length = max(_length(schema, one) for one in encoded)
         too_long = max_length is not None and length > max_length
         drop = f"longer than {max_length} tokens" if too_long else None
         return {"ids": None if too_long else encoded, "drop": drop, "length": length}
@@ -88,8 +90,8 @@ def tokenise(rows: Any, schema: str, tokenizer: Any, *, max_length: int | None, 
         rest |= {key: row[key] for key in ("margin", "category", "weight") if row.get(key) is not None}
         if schema == "preference":
             rest["group"] = pairs.prompt_key(row["prompt"])
-        kept.append({**rest, **result["ids"]})
-    report.rows_out = len(kept)
+        report.rows_out += 1
+        kept += [{**rest, **one} for one in result["ids"]]
     report.first["longest"] = str(longest)
     from datasets import Dataset
 

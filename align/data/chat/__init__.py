@@ -1,0 +1,15 @@
+"""Messages to text, token ids, masks and stop ids: the only room that touches chat templates.
+
+Begin with encode.py. Below it, templates.py (what a template is told, and whether it said it), set_up.py (a tokenizer's
+template, pad and stop tokens), dates.py (templates that read today's date), reasoning.py (thoughts and answers apart).
+"""
+
+from align.data.chat.dates import pinned
+from align.data.chat.encode import Encoded, encode_messages, encode_pair, encode_prompt
+from align.data.chat.set_up import set_up_tokenizer, stop_ids
+from align.data.chat.templates import Messages, TemplateError, is_turn, render
+
+__all__ = [
+    "Encoded", "Messages", "TemplateError", "encode_messages", "encode_pair", "encode_prompt", "is_turn", "pinned",
+    "render", "set_up_tokenizer", "stop_ids",
+]  # fmt: skip

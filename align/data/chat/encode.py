@@ -1,0 +1,211 @@
+"""Token ids, masks and pairs: what is learnt of a conversation, and what generation sees before it.
+
+Every turn that is learnt is encoded as it would be generated: the tokens of its prompt, then those of its answer up to
+and with the stop token. Where the tokens of an earlier turn stand unchanged in a longer conversation, both share one
+sequence; where a template renders earlier turns differently once later ones follow (Qwen3 takes their reasoning out),
+the turn gets a sequence of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from align.data.chat import reasoning
+from align.data.chat.set_up import call_end, special_ids
+from align.data.chat.templates import ANOTHER, SAID, THOUGHT, Messages, TemplateError, check_kept, render
+
+Tools = list[dict[str, Any]] | None
+
+
+@dataclass
+class Encoded:
+    """Token ids and, for each, whether it is learnt (the assistant's words and the stop token). Both of length T."""
+
+    input_ids: list[int]
+    learnt: list[bool]
+
+    @property
+    def labels(self) -> list[int]:
+        """`input_ids` where learnt, -100 elsewhere."""
+        return [token if keep else -100 for token, keep in zip(self.input_ids, self.learnt, strict=True)]
+
+
+def encode_messages(tokenizer: Any, messages: Messages, *, tools: Tools = None) -> list[Encoded]:
+    """Tokenise a conversation for SFT: as few sequences as hold every learnt turn exactly as it would be generated.
+
+    Most templates need one sequence. Every turn of the assistant is learnt once, but for those with `"learn": False`.
+
+    Raises:
+        TemplateError: if there is nothing to learn, an answer is empty, or the template leaves out what a row says.
+    """
+    turns = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m.get("learn", True)]
+    if not turns:
+        raise TemplateError("there is no assistant turn to learn from")
+    found = {turn: _encode_turn(tokenizer, messages[: turn + 1], tools) for turn in turns}
+    made: list[Encoded] = []
+    while turns:
+        prompt, answer = found[turns[-1]]
+        encoded = Encoded(prompt + answer, [False] * len(prompt) + [True] * len(answer))
+        alone = []
+        for turn in turns[:-1]:
+            before, said = found[turn]
+            end = len(before) + len(said)
+            if encoded.input_ids[:end] == before + said:
+                encoded.learnt[len(before) : end] = [True] * len(said)
+            else:
+                alone.append(turn)
+        made.append(encoded)
+        turns = alone
+    return made[::-1]
+
+
+def encode_prompt(tokenizer: Any, prompt: str | Messages, *, tools: Tools = None) -> list[int]:
+    """Token ids of a prompt, up to where the assistant begins. Plain text is taken as it is, with the BOS if any.
+
+    Raises:
+        TemplateError: if the template refuses the prompt, or leaves out words of it.
+    """
+    return _ids(tokenizer, prompt) if isinstance(prompt, str) else _ids_of(tokenizer, _opening(tokenizer, prompt, tools))
+
+
+def encode_pair(
+    tokenizer: Any, prompt: str | Messages, completion: str | Messages, *, tools: Tools = None, read: bool = False
+) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt and of one completion with its stop token.
+
+    Args:
+        read: the completion is scored, not learnt: it may be empty, and its reasoning is left out.
+
+    Raises:
+        TemplateError: if the completion is empty or more than one turn, or the template leaves out what it says.
+    """
+    if isinstance(prompt, str):
+        said = str(completion)
+        if not said.strip() and not read:
+            raise TemplateError(EMPTY)
+        before = _ids(tokenizer, prompt)
+        _, answer, _ = _apart(tokenizer, prompt, said, before)
+        return before, [*answer, tokenizer.eos_token_id]
+    if len(completion) != 1 or completion[0]["role"] != "assistant":  # type: ignore[index]
+        raise TemplateError("a completion has to be one message of the assistant; end the prompt before its last turn")
+    said = reasoning.answer_of(completion) if read else completion
+    return _encode_turn(tokenizer, [*prompt, *said], tools, read=read)
+
+
+EMPTY = "the assistant's turn is empty: it would teach to say nothing"
+
+
+def _encode_turn(
+    tokenizer: Any, messages: Messages, tools: Tools, *, read: bool = False
+) -> tuple[list[int], list[int]]:
+    """Token ids of all that comes before the last message, the assistant's, and of that one with its stop token."""
+    said = reasoning.apart(messages[-1])
+    if not said["content"].strip() and not said.get("tool_calls") and not read:
+        raise TemplateError(EMPTY if not said.get("reasoning_content") else "reasoning without an answer after it")
+    opening = _opening(tokenizer, messages[:-1], tools)
+    whole = render(tokenizer, messages, generation_prompt=False, tools=tools)
+    text = whole[len(opening) :] if whole.startswith(opening) else None
+    if text is None or _drops_thoughts(text, said):
+        text = _with_thoughts(tokenizer, [*messages[:-1], said], tools, opening)
+    before, answer, ends = _apart(tokenizer, opening, text)
+    stop = tokenizer.convert_tokens_to_ids((said.get("tool_calls") and call_end(tokenizer)) or tokenizer.eos_token)
+    end = _end(answer, ends, text, {stop, tokenizer.eos_token_id}, special_ids(tokenizer))
+    if end is None:  # the template leaves it to the next turn's beginning
+        answer, end, kept = [*answer, stop], len(answer) + 1, text
+    else:
+        kept = text[: ends[end - 1]]
+    if "".join(said["content"].split()) not in "".join(kept.split()) and "".join(said["content"].split()) in "".join(
+        text.split()
+    ):
+        raise TemplateError("the answer's words hold the token that ends an answer")
+    check_kept(kept, said, thoughts=True)
+    return before, answer[:end]
+
+
+def _opening(tokenizer: Any, prompt: Messages, tools: Tools) -> str:
+    """The text of a prompt, checked to hold what its messages say."""
+    text = render(tokenizer, prompt, generation_prompt=True, tools=tools)
+    for message in prompt:
+        check_kept(text, message, thoughts=False)
+    return text
+
+
+def _drops_thoughts(text: str, said: dict[str, Any]) -> bool:
+    thought = said.get("reasoning_content")
+    return bool(thought) and "".join(thought.split()) not in "".join(text.split())
+
+
+def _with_thoughts(tokenizer: Any, messages: Messages, tools: Tools, opening: str) -> str:
+    """The answer's text with its reasoning, for templates that open it in the prompt, or take it out of every answer.
+
+    DeepSeek R1's do both: generation begins after `<think>`, and a finished answer is rendered without its thoughts. So
+    they are put back where generation writes them; where there are none, the thought that the prompt opens is closed.
+    """
+    said = messages[-1]
+    thought, words = said.get("reasoning_content", ""), said["content"].strip()
+    bare = {key: value for key, value in said.items() if key != "reasoning_content"} | {"content": SAID}
+    thinking = [*messages[:-1], {**bare, "reasoning_content": THOUGHT}]
+    whole = render(tokenizer, thinking, generation_prompt=False, tools=tools)
+    if whole.startswith(opening) and THOUGHT in whole[len(opening) :]:  # the template's own way to write them
+        return whole[len(opening) :].replace(THOUGHT, thought, 1).replace(SAID, words, 1)
+    whole = render(tokenizer, [*messages[:-1], bare], generation_prompt=False, tools=tools)
+    at = whole.rfind(SAID)
+    begun = opening[at:].strip() if at >= 0 and opening.startswith(whole[:at]) else None
+    if begun not in ("", reasoning.OPEN) or reasoning.CLOSE not in str(tokenizer.chat_template):
+        raise TemplateError(
+            "the chat template begins an answer with other words when it is generated than when it is learnt"
+            + (" with its reasoning" if thought else "") + f". {ANOTHER}"
+        )  # fmt: skip
+    answer = reasoning.joined(thought, words) + whole[at + len(SAID) :]
+    return answer.removeprefix(f"{reasoning.OPEN}\n") if begun else answer
+
+
+def _apart(
+    tokenizer: Any, opening: str, text: str, before: list[int] | None = None
+) -> tuple[list[int], list[int], list[int]]:
+    """Token ids of a prompt and of what follows it, and where in `text` each token of the latter ends.
+
+    They are the tokens of the whole text. Where that would change the prompt's last tokens, which generation has seen
+    already, both are tokenised by themselves.
+
+    Raises:
+        TemplateError: where neither gives back the text.
+    """
+    head = before[:1] if before and before != _ids_of(tokenizer, opening) else []  # the BOS, before plain text
+    before = _ids_of(tokenizer, opening) if before is None else before
+    encoding = tokenizer(opening + text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = head + encoding["input_ids"], [(0, 0)] * len(head) + encoding["offset_mapping"]
+    if ids[: len(before)] == before:
+        return before, ids[len(before) :], [end - len(opening) for _, end in offsets[len(before) :]]
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    answer = list(encoding["input_ids"])
+    if tokenizer.decode(before + answer) != tokenizer.decode(before) + text:
+        raise TemplateError("the prompt's last token changes when the answer follows it")
+    return before, answer, [end for _, end in encoding["offset_mapping"]]
+
+
+def _end(answer: list[int], ends: list[int], text: str, stops: set[int], special: set[int]) -> int | None:
+    """How many tokens of `answer` belong to it, the stop token included; None where there is none.
+
+    Raises:
+        TemplateError: if another special token ends it, of which generation knows nothing.
+    """
+    end = next((at + 1 for at, token in enumerate(answer) if token in stops), None)
+    if end is not None:
+        return end
+    last = next((at for at in reversed(range(len(answer))) if answer[at] in special), None)
+    if last is not None and not text[ends[last] :].strip():
+        raise TemplateError("the assistant's turn does not end with the stop token")
+    return None
+
+
+def _ids_of(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    """Plain text with the tokenizer's BOS, where it has one, and never its EOS."""
+    ids = _ids_of(tokenizer, text)
+    has_bos = tokenizer.bos_token_id is not None and tokenizer.bos_token_id != tokenizer.eos_token_id
+    return [tokenizer.bos_token_id, *ids] if has_bos and ids[:1] != [tokenizer.bos_token_id] else ids
