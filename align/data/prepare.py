@@ -92,6 +92,7 @@ def tokenise(rows: Any, schema: str, tokenizer: Any, *, max_length: int | None, 
             rest["group"] = pairs.prompt_key(row["prompt"])
         report.rows_out += 1
         kept += [{**rest, **one} for one in result["ids"]]
+    report.examples = len(kept)
     report.first["longest"] = str(longest)
     from datasets import Dataset
 

@@ -23,6 +23,7 @@ class Report:
     rows_in: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     rows_out: int = 0
+    examples: int = 0  # more than rows where a template renders the earlier turns of a conversation otherwise
     fingerprint: str = ""
     first: dict[str, str] = field(default_factory=dict)  # the first row dropped for each reason, shortened
     rankings: Counter[str] = field(default_factory=Counter)  # read, pairs made, and what gave none, by reason
@@ -30,7 +31,8 @@ class Report:
     def __str__(self) -> str:
         lost = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items()) or "none dropped"
         ranked = f"{pairs.describe(self.rankings)}; " if self.rankings else ""
-        return f"{self.source}: {ranked}{self.rows_in:,} rows in, {lost}, {self.rows_out:,} used"
+        more = f" as {self.examples:,} examples, turn by turn" if self.examples > self.rows_out else ""
+        return f"{self.source}: {ranked}{self.rows_in:,} rows in, {lost}, {self.rows_out:,} used{more}"
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -38,6 +40,7 @@ class Report:
             "rows_in": self.rows_in,
             "dropped": dict(self.dropped),
             "rows_out": self.rows_out,
+            **({"examples": self.examples} if self.examples > self.rows_out else {}),
             "fingerprint": self.fingerprint,
             **({"rankings": dict(self.rankings)} if self.rankings else {}),
         }
