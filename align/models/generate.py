@@ -14,14 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from align.data import chat
+
 
 @dataclass
 class Completion:
-    """One sampled answer. `ids` ends with the stop token where `stopped`; `text` is without special tokens."""
+    """One sampled answer. `ids` is all that was sampled, with the stop token at its end where `stopped`.
+
+    `text` is the answer, without special tokens and without `reasoning`, what the model thought before it ("" for
+    nothing). Reasoning that never ended leaves no answer. After plain text, `text` is exactly what was sampled.
+    """
 
     ids: list[int]
     text: str
     stopped: bool
+    reasoning: str = ""
 
 
 DISTRIBUTIONS_AT_ONCE = 2**28  # floats: 1 GiB a tensor of log-probabilities, of which a handful live at once
@@ -178,14 +185,16 @@ def complete(
             model, [prompts[i] for i in batch], stops=stops, pad_id=tokenizer.pad_token_id,
             max_new_tokens=max_new_tokens, temperature=temperature, noise=noise, per_prompt=copies,
         )  # fmt: skip
-        done = [as_completion(ids, stops, tokenizer) for ids in out]
+        done = [as_completion(prompts[batch[n // copies]], ids, stops, tokenizer) for n, ids in enumerate(out)]
         for position, index in enumerate(batch):
             yield index, done[position * copies : (position + 1) * copies]
 
 
-def as_completion(ids: list[int], stops: Collection[int], tokenizer: Any) -> Completion:
-    """What was sampled, as text and with whether it stopped by itself."""
-    return Completion(ids, tokenizer.decode(ids, skip_special_tokens=True).strip(), ids[-1] in stops)
+def as_completion(prompt: list[int], ids: list[int], stops: Collection[int], tokenizer: Any) -> Completion:
+    """What was sampled after a prompt, as text, and whether it stopped by itself."""
+    stopped = ids[-1] in stops
+    thought, text = chat.decode_answer(tokenizer, prompt, ids, stopped)
+    return Completion(ids, text, stopped, thought)
 
 
 @torch.no_grad()

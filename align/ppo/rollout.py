@@ -202,7 +202,9 @@ class Sampler:
         self.trainer.clock.flops["rollout"] += self.flops(
             sum(len(row["input_ids"]) for row in rows) + sum(map(len, found)), sum(map(len, found))
         )
-        return [generate.as_completion(ids, self.trainer.stops, self.tokenizer) for ids in found]
+        asked = [rows[place // copies]["input_ids"] for place in range(len(found))]
+        stops = self.trainer.stops
+        return [generate.as_completion(p, ids, stops, self.tokenizer) for p, ids in zip(asked, found, strict=True)]
 
     def score_sequences(
         self, sequences: list[list[int]], scorer: Callable[[Batch], Tensor], packed: bool

@@ -5,11 +5,11 @@ template, pad and stop tokens), dates.py (templates that read today's date), rea
 """
 
 from align.data.chat.dates import pinned
-from align.data.chat.encode import Encoded, encode_messages, encode_pair, encode_prompt
+from align.data.chat.encode import Encoded, decode_answer, encode_messages, encode_pair, encode_prompt
 from align.data.chat.set_up import set_up_tokenizer, stop_ids
-from align.data.chat.templates import Messages, TemplateError, is_turn, render
+from align.data.chat.templates import Messages, TemplateError, render
 
 __all__ = [
-    "Encoded", "Messages", "TemplateError", "encode_messages", "encode_pair", "encode_prompt", "is_turn", "pinned",
-    "render", "set_up_tokenizer", "stop_ids",
+    "Encoded", "Messages", "TemplateError", "decode_answer", "encode_messages", "encode_pair", "encode_prompt",
+    "pinned", "render", "set_up_tokenizer", "stop_ids",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Token ids, masks and pairs: what is learnt of a conversation, and what generation sees before it.
+"""Token ids, masks and pairs: what is learnt of a conversation, what generation sees before it, what it gives back.
 
 Every turn that is learnt is encoded as it would be generated: the tokens of its prompt, then those of its answer up to
 and with the stop token. Where the tokens of an earlier turn stand unchanged in a longer conversation, both share one
@@ -8,12 +8,13 @@ the turn gets a sequence of its own.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from align.data.chat import reasoning
 from align.data.chat.set_up import call_end, special_ids
-from align.data.chat.templates import ANOTHER, SAID, THOUGHT, Messages, TemplateError, check_kept, render
+from align.data.chat.templates import ANOTHER, SAID, THOUGHT, Messages, TemplateError, check_kept, is_turn, render
 
 Tools = list[dict[str, Any]] | None
 
@@ -161,6 +162,33 @@ def _with_thoughts(tokenizer: Any, messages: Messages, tools: Tools, opening: st
     return answer.removeprefix(f"{reasoning.OPEN}\n") if begun else answer
 
 
+def decode_answer(tokenizer: Any, prompt: list[int], ids: list[int], stopped: bool) -> tuple[str, str]:
+    """The text of a sampled answer: what was thought before it ("" for nothing), and the answer itself.
+
+    After plain text it is what was sampled, the leading blank included, so that training on it trains those tokens.
+    After a template's prompt it is what the next turn would be told, without white space around it.
+
+    Args:
+        prompt: token ids that it was sampled after: they may have opened its reasoning, or be plain text.
+        stopped: whether the last of `ids` is the stop token.
+    """
+
+    def text(ids: list[int], words_only: bool) -> str:  # and nothing made prettier: " ." stays " ."
+        return tokenizer.decode(ids, skip_special_tokens=words_only, clean_up_tokenization_spaces=False)
+
+    asked = text(prompt, False)
+    if not is_turn(tokenizer, asked):
+        head, whole = text(prompt, True), text([*prompt, *ids], True)
+        return "", whole[len(head) :] if whole.startswith(head) else text(ids, True)
+    raw = text(ids[:-1] if stopped else ids, False)
+    thought, answer = reasoning.split(raw, reasoning.opened_by(asked))
+    if answer == raw:
+        return "", text(ids, True).strip()
+    names = sorted(filter(None, map(tokenizer.convert_ids_to_tokens, special_ids(tokenizer))), key=len, reverse=True)
+    special = re.compile("|".join(map(re.escape, names)))
+    return special.sub("", thought).strip(), special.sub("", answer).strip()
+
+
 def _apart(
     tokenizer: Any, opening: str, text: str, before: list[int] | None = None
 ) -> tuple[list[int], list[int], list[int]]:
@@ -180,7 +208,8 @@ def _apart(
         return before, ids[len(before) :], [end - len(opening) for _, end in offsets[len(before) :]]
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     answer = list(encoding["input_ids"])
-    if tokenizer.decode(before + answer) != tokenizer.decode(before) + text:
+    plain = {"clean_up_tokenization_spaces": False}
+    if tokenizer.decode(before + answer, **plain) != tokenizer.decode(before, **plain) + text:
         raise TemplateError("the prompt's last token changes when the answer follows it")
     return before, answer, [end for _, end in encoding["offset_mapping"]]
 

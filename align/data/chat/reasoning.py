@@ -19,6 +19,7 @@ MARKS = {
 }
 # A prompt may have opened the thought, or an answer lost its first words: what ends in one of these was a thought
 LONE = (CLOSE, "[/THINK]", "<|END_THINKING|>", "</seed:think>")
+CHANNEL = "<|channel|>"
 # What stands around an answer where several parts make one turn
 FURNITURE = (
     "<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>commentary<|message|>", "<|START_RESPONSE|>",
@@ -57,14 +58,16 @@ def split(text: str, opened: str = "") -> tuple[str, str]:
     if not found and (close := next((close for close in LONE if close in text), "")):
         inside, _, rest = text.partition(close)
         return inside.strip(), _without_furniture(rest.strip())
-    answer = _without_furniture(rest.strip()) if found or rest.lstrip().startswith(FURNITURE) else text
+    dressed = found or rest.lstrip().startswith((*FURNITURE, CHANNEL))
+    answer = _without_furniture(rest.strip()) if dressed else text
     return "\n\n".join(filter(None, thoughts)), answer
 
 
 def _without_furniture(text: str) -> str:
     while found := next((part for part in FURNITURE if text.startswith(part)), ""):
         text = text.removeprefix(found).lstrip()
-    return text
+    cut = text.startswith(CHANNEL) and "<|message|>" not in text  # before its first word
+    return "" if cut else text
 
 
 def joined(thought: str, answer: str) -> str:

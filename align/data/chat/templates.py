@@ -7,6 +7,7 @@ field of its own or within the words. Which one a template reads is found by ask
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -161,20 +162,23 @@ _known_marks: dict[str, tuple[str, str]] = {}
 
 
 def _marks(tokenizer: Any) -> tuple[str, str]:
-    """What stands before a user's words, and after the last ones when the assistant is to begin."""
+    """What stands before every user's words, and after the last ones when the assistant is to begin."""
     template = str(tokenizer.chat_template)
     if template not in _known_marks:
-        asked = [{"role": "user", "content": SAID}]
-        for messages in (asked, [{"role": "system", "content": "y"}, *asked]):
+        asked = {"role": "user", "content": SAID}
+        conversations = ([asked], [ASKED, {**TOLD, "content": "x"}, asked])
+        texts: list[str] = []
+        for first in ([], [{"role": "system", "content": "y"}]):  # a template may insist on a system message
             try:
-                text = render(tokenizer, messages, generation_prompt=True)
+                texts = texts or [render(tokenizer, [*first, *m], generation_prompt=True) for m in conversations]
             except TemplateError:
                 continue
-            before, _, after = text.rpartition(SAID)
-            _known_marks[template] = ((before.split() or [""])[-1], (after.split() or [""])[-1])
-            break
-        else:
-            _known_marks[template] = ("\0", "")  # no prompt of one question can be rendered: none is this template's
+        before = os.path.commonprefix([text.rpartition(SAID)[0].rstrip()[::-1] for text in texts])[::-1]
+        after = texts[0].rpartition(SAID)[2].split() if texts else []
+        special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content in before]
+        before = before[max((before.rindex(token) for token in special), default=0) :]
+        # Without a word before it, nothing tells a template's prompt from plain text
+        _known_marks[template] = ((before.split() or ["\0"])[-1], (after or [""])[-1])
     return _known_marks[template]
 
 
