@@ -52,10 +52,10 @@ def _read(model: Any, prompts: list[list[int]], pad_id: int, copies: int) -> tup
     ids, seen = _left_padded(prompts, pad_id, model.device)
     positions = seen.cumsum(1).sub(1).clamp(min=0)
     cache = DynamicCache(config=model.config)
-    only_last = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model.__class__) else {}
     out = model(
-        input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True, **only_last
-    )
+        input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True,
+        **_options(model, logits_to_keep=1, output_router_logits=False),
+    )  # fmt: skip
     if copies > 1:
         cache.batch_repeat_interleave(copies)
     logits, place, seen = (x.repeat_interleave(copies, 0) for x in (out.logits[:, -1], positions[:, -1], seen))
@@ -98,6 +98,7 @@ def sample(
     mask = torch.cat([seen, seen.new_ones(len(seen), max_new_tokens)], 1)
     wide = packing.windowless(model.config.get_text_config(), mask.shape[1])
     wide = wide and model.config._attn_implementation in ("sdpa", packing.NAME)
+    quiet = _options(model, output_router_logits=False)
     done: list[list[int]] = [[] for _ in range(len(mask))]
     rows = list(range(len(mask)))  # which completion each row of the batch is; -1 once it has stopped
     for t in range(max_new_tokens):
@@ -118,7 +119,7 @@ def sample(
             seen = seen[:, None, None].bool()
         out = model(
             input_ids=tokens[:, None], attention_mask=seen,
-            position_ids=place[:, None], past_key_values=cache, use_cache=True,
+            position_ids=place[:, None], past_key_values=cache, use_cache=True, **quiet,
         )  # fmt: skip
         logits = out.logits[:, -1]
     return done
@@ -132,6 +133,16 @@ def _draw(logits: torch.Tensor, temperature: float, noise: torch.Tensor | None) 
     below = (logits.float() / temperature).softmax(-1).cumsum(-1)
     point = noise[:, None] * below[:, -1:]
     return torch.searchsorted(below, point, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def _options(model: Any, **wanted: Any) -> dict[str, Any]:
+    """Those of `wanted` that the family's forward pass knows.
+
+    `output_router_logits=False`: a mixture of experts that TRL has trained reduces its routing by the mask at every
+    pass, and transformers 5.23 cannot do that for one new token after a cache.
+    """
+    known = _parameters(model.__class__)
+    return {name: value for name, value in wanted.items() if name in known}
 
 
 @functools.cache
@@ -248,7 +259,7 @@ def _position_statistics(
     positions = (mask.cumsum(1) - 1).clamp(min=0)
 
     def logps_of(one: Any) -> torch.Tensor:
-        keep = {"logits_to_keep": width + 1} if "logits_to_keep" in _parameters(one.__class__) else {}
+        keep = _options(one, logits_to_keep=width + 1, output_router_logits=False)
         logits = one(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **keep).logits
         return (logits[:, -width - 1 : -1].float() / temperature).log_softmax(-1)
 

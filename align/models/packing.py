@@ -75,7 +75,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 def windowless(config: Any, longest: int) -> bool:
     """Do all layers see every token of sequences up to `longest`?"""
     window = getattr(config, "sliding_window", None)
-    types = set(getattr(config, "layer_types", None) or ["full_attention"])
+    types = set(getattr(config, "layer_types", None) or ())  # none named: a window is every layer's (Phi-3, Mistral)
     if types - {"full_attention", "sliding_attention"}:
         return False
     return window is None or longest <= window or types == {"full_attention"}
