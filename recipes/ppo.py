@@ -54,7 +54,7 @@ def main():
     launch.check()
     check(args, model_args, launch.asked_kind())
     set_seed(args.seed)
-    checkpoints.check(parent)
+    checkpoints.check(parent, revision=model_args.model_revision)
     if args.reward_model_path:
         checkpoints.check(args.reward_model_path, reward_model=True)
     tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision)
@@ -65,7 +65,7 @@ def main():
     with record.start("ppo", args.output_dir, config, overwrite=run_args.overwrite, resume=resume) as run:
         roles = dict(model=parent, reference=parent, reward_model=args.reward_model_path, **data_args.parents())
         run.note(parents=lineage.parents(roles))
-        base = checkpoints.resolve_parent(parent, args.output_dir)
+        base = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
         trainer = make_trainer(base, args, steps, model_args, tokenizer, rows, callbacks=loop.callbacks(run))
         loop.describe(trainer, run, rows, args, "ppo", parent, plan=steps)
         metrics = loop.train_and_save(trainer, tokenizer)

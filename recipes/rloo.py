@@ -50,9 +50,10 @@ def main():
     launch.check()
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
-    checkpoints.check(parent)
+    checkpoints.check(parent, revision=model_args.model_revision)
     checkpoints.check(judge, reward_model=True)
-    tokenizer, own = checkpoints.load_tokenizer(parent), checkpoints.load_tokenizer(judge)
+    tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision)
+    own = checkpoints.load_tokenizer(judge)
     rows = prepare.rows(data_args, "prompt", tokenizer, max_length=reward_args.max_prompt_length, seed=args.seed)
 
     config, resume = resolved(run_args, data_args, model_args, reward_args, args), launch.resumes(args)
@@ -60,8 +61,9 @@ def main():
         run.note(
             parents=lineage.parents(dict(model=parent, reference=parent, reward_model=judge, **data_args.parents()))
         )
+        weights = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
         trainer = RLOOTrainer(
-            checkpoints.load_policy(checkpoints.resolve_parent(parent, args.output_dir), model_args, tokenizer),
+            checkpoints.load_policy(weights, model_args, tokenizer),
             checkpoints.load_trained(judge, own, reward_model=True), args, train_dataset=rows.train,
             processing_class=tokenizer, reward_processing_classes=own, peft_config=checkpoints.lora_config(model_args),
             callbacks=loop.callbacks(run),

@@ -12,6 +12,7 @@ from align.compare.config import CompareConfig
 from align.compare.settings import FEWEST, Setting, counted, head_to_head
 from align.evaluate.measures import wins
 from align.judge.endpoint import Endpoint
+from align.run.lineage import identity, same, same_function
 from align.stats import Estimate
 
 WHO = {
@@ -170,7 +171,10 @@ def _best_of_n(best: dict[str, Setting], found: ComparisonResults) -> list[str]:
 
 
 def gold_is_trained_on(args: CompareConfig, runs: list[dict[str, Any]]) -> bool:
-    """Is the gold grader part of some run's training reward?"""
-    used = {where for run in runs for where in run.get("config", {}).get("reward_funcs") or []}
-    same = args.gold_model_path is not None and args.gold_model_path == args.reward_model_path
-    return same or (args.gold_func is not None and args.gold_func in used)
+    """Is the gold grader part of some run's training reward, under whatever name or in whatever copy?"""
+    used = [where for run in runs for where in run.get("config", {}).get("reward_funcs") or []]
+    models = [args.reward_model_path, *(run.get("config", {}).get("reward_model_path") for run in runs)]
+    gold = args.gold_model_path
+    return any(gold and path and (same(gold, path) or identity(gold) == identity(path)) for path in models) or any(
+        same_function(args.gold_func, where) for where in used
+    )

@@ -40,7 +40,7 @@ def evaluate(
     paths, reference = args.named(), args.reference()
     bench = Bench(args, tokenizer, rows, reference)
     measured = {name: policy.cached(bench, path, name, seed=args.seed) for name, path in paths.items()}
-    mine = [name for name, path in paths.items() if Path(path) == Path(reference)]
+    mine = [name for name, path in paths.items() if lineage.same(path, reference)]
     base = measured[mine[0]] if mine else policy.cached(bench, reference, "reference", seed=args.seed)
     endpoint = Endpoint(judge, Path(str(args.output_dir)) / "judge.sqlite") if judge.judge_url else None
     parents = [path for path in [*paths.values(), args.reward_model_path] if path and _recipe(path) not in TRAINED]

@@ -48,7 +48,8 @@ def held_out(rows: Rows, args: EvalConfig) -> tuple[Rows, list[str]]:
 def write(results: EvaluationResults, rows: dict[str, Rows], args: EvalConfig, run: dict[str, Any]) -> Path:
     """Complete the results with where they come from and some samples, and write them down."""
     paths = args.named()
-    reference = next((name for name, path in paths.items() if path == args.reference()), args.reference())
+    against = args.reference()
+    reference = next((name for name, path in paths.items() if lineage.same(path, against)), against)
     first = next(iter(rows.values()))
     facts = [[name, path, results.models[name].hash] for name, path in paths.items()]
     results = replace(

@@ -1,210 +1,190 @@
 """Checkpoints to models: tokenizer, policy, reference, reward model, LoRA. Adapters are merged where a run starts.
 
-A run that starts from an adapter first writes the merged weights to `<output_dir>/base`; from there on its parent is
-an ordinary checkpoint. So a reference is always the recorded parent, never an adapter that happens to be switched off,
-and a new adapter's `base_model_name_or_path` names weights that exist.
+What a run starts from is an ordinary checkpoint: `bases.py` writes one where the parent is none. So a reference is
+always the recorded parent, never an adapter that happens to be switched off, and a new adapter's
+`base_model_name_or_path` names weights that exist.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from align.data import chat
-from align.run.errors import ConfigError, recipe
+from align.models import adapters, bases, heads, weights
+from align.run.errors import ConfigError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+# Encoders that score were trained on `[CLS] prompt [SEP] completion [SEP]`, and their tokenizers have no template.
+ENCODER_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message['content'] | trim }}"
+    "{% if message['role'] != 'system' %}{{ eos_token }}{% else %}\n{% endif %}{% endfor %}"
+)
 
 
-def is_adapter(path: str | Path) -> bool:
-    """Does the folder hold a PEFT adapter instead of whole weights?"""
-    return (Path(path) / "adapter_config.json").is_file()
-
-
-def check(path: str, *, reward_model: bool = False) -> None:
-    """Check a local checkpoint by its files, before anything is loaded.
+def check(path: str, *, reward_model: bool = False, revision: str = "main") -> None:
+    """Check a checkpoint by its files, before anything is loaded.
 
     Raises:
-        ConfigError: for a folder without a model, without a tokenizer, or (with `reward_model`) without a score head.
+        ConfigError: for a folder without a model or a tokenizer, for an adapter that cannot be merged or whose base is
+            gone, or (with `reward_model`) for a model that does not give one score a sequence.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        return  # a hub id: the hub client says what is missing
-    if not is_adapter(folder) and not (folder / "config.json").is_file():
+    adapter = adapters.located(path, revision)
+    folder = adapter or Path(path)
+    if adapter is not None:
+        adapters.check(path, adapter)
+    elif folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(f"{path} holds no model (neither config.json nor adapter_config.json)")
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    owner = Path(tokenizer_source(path, revision)[0])
+    if owner.is_dir() and not any((owner / name).is_file() for name in TOKENIZER_FILES):
         raise ConfigError(
             f"{path} holds a model without a tokenizer; save one there: tokenizer.save_pretrained({path!r})"
         )
-    if reward_model and not any("score" in name for name in _weight_names(folder)):
-        raise ConfigError(
-            f"{path} has no score head, so it is not a reward model; make one with "
-            f"{recipe('reward')} --model_name_or_path {path} --dataset_name <pairs>"
-        )
+    if reward_model:
+        heads.check(path, revision, adapter=adapter, base=adapters.base_of(adapter) if adapter else None)
 
 
-def _weight_names(folder: Path) -> list[str]:
-    from safetensors import safe_open
+def tokenizer_source(path: str, revision: str = "main") -> tuple[str, str]:
+    """Where a checkpoint's tokenizer is, and in which revision: an adapter that came without one has its base's."""
+    adapter = adapters.located(path, revision)
+    if adapter is None:
+        return path, revision
+    if any((adapter / name).is_file() for name in TOKENIZER_FILES):
+        return str(adapter), "main"
+    return tokenizer_source(*adapters.base_of(adapter))
 
-    names: list[str] = []
-    for file in folder.glob("*.safetensors"):
-        with safe_open(str(file), framework="pt") as weights:
-            names += list(weights.keys())
-    return names
 
+def load_tokenizer(
+    path: str, *, chat_template: str | None = None, revision: str = "main", date: str | None = None
+) -> Any:
+    """A checkpoint's tokenizer, set up for training: template, stop token, a pad token that is none of its stop tokens.
 
-def load_tokenizer(path: str, *, chat_template: str | None = None, revision: str = "main") -> Any:
-    """A checkpoint's tokenizer, set up for training: template, stop token, a pad token of its own.
+    Args:
+        date: for a template that reads today's date, the one that it is to have.
 
     Raises:
         ConfigError: if there is none, or if its template could not teach a model to stop.
     """
     from transformers import AutoTokenizer
 
+    source, own = tokenizer_source(path, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        chat.set_up_tokenizer(tokenizer, chat_template)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=own)
+        if tokenizer.eos_token is None and tokenizer.sep_token is not None:  # an encoder's
+            tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
+            tokenizer.chat_template = tokenizer.chat_template or ENCODER_TEMPLATE
+        chat.set_up_tokenizer(tokenizer, chat_template, stops=named_stops(path, revision), date=date)
     except chat.TemplateError as error:
         raise ConfigError(f"{path}: {error}") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the tokenizer of {path} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"the tokenizer of {path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     tokenizer.padding_side = "left"
     return tokenizer
 
 
-def resolve_parent(path: str, output_dir: str, *, role: str = "base") -> str:
-    """The path of whole weights for a parent: itself, or for an adapter its merged weights in `<output_dir>/<role>`."""
-    if not is_adapter(path):
-        return path
+def named_stops(path: str, revision: str = "main") -> list[int]:
+    """The token ids that a checkpoint's own settings name as ends of an answer; an adapter has its base's as well."""
+    adapter = adapters.located(path, revision)
+    found = [] if adapter is None else named_stops(*adapters.base_of(adapter))
+    for name in ("generation_config.json", "config.json"):
+        settings = _settings(str(adapter or path), name, revision)
+        for part in (settings, settings.get("text_config") or {}):
+            named = part.get("eos_token_id")
+            found += [one for one in (named if isinstance(named, list) else [named]) if isinstance(one, int)]
+    return list(dict.fromkeys(found))
+
+
+def _settings(source: str, name: str, revision: str) -> dict[str, Any]:
+    """One of a checkpoint's JSON files, here or on the hub; empty where it has none."""
+    from transformers.utils import cached_file
+
+    file = cached_file(
+        source, name, revision=revision, _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    try:
+        return {} if file is None else json.loads(Path(file).read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{source}: its {name} is not valid JSON ({error}); save the checkpoint again") from error
+
+
+def resolve_parent(
+    path: str, output_dir: str, model_args: Any = None, tokenizer: Any = None, *, role: str = "base"
+) -> str:
+    """The path of whole weights for a parent: itself, or what `bases` writes to `<output_dir>/<role>`.
+
+    That is an adapter's merged weights, and under LoRA also those of a checkpoint whose embeddings lack a row for a
+    token of `tokenizer` (a pad token that had to be added): the new adapter then fits its base as it is on the disk.
+    """
+    revision = model_args.model_revision if model_args is not None else "main"
+    adapter = adapters.located(path, revision)
+    if adapter is None:
+        lora = tokenizer is not None and model_args is not None and model_args.use_peft
+        if not (lora and bases.lacks_rows(path, revision, tokenizer)):
+            return path
     from accelerate import PartialState
 
     base = Path(output_dir) / role
     state = PartialState()
     if state.is_main_process and not base.exists():
-        merge_adapter(path, base)
-        print(f"parent {path} is an adapter: its merged weights are in {base}", flush=True)
+        source = tokenizer_source(path, revision)
+        print(bases.write(path, adapter, base, revision, source, None if adapter else tokenizer), flush=True)
     state.wait_for_everyone()
     return str(base)
 
 
-def merge_adapter(path: str | Path, target: Path) -> None:
-    """Write an adapter, merged into its base, to `target` as an ordinary checkpoint."""
-    import torch
-    from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
-    from transformers import AutoTokenizer
-
-    settings = json.loads((Path(path) / "adapter_config.json").read_text())
-    cls, extra = AutoPeftModelForCausalLM, {}
-    if settings.get("task_type") == "SEQ_CLS":
-        cls, extra = AutoPeftModelForSequenceClassification, {"num_labels": 1}
-    with _quiet_head():
-        model = cls.from_pretrained(str(path), dtype=torch.float32, **extra).merge_and_unload()
-    part = target.with_name(target.name + ".part")  # a half-written base must never be taken for one
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
-    AutoTokenizer.from_pretrained(path).save_pretrained(part)
-    part.rename(target)
-
-
-@contextlib.contextmanager
-def _quiet_head() -> Iterator[None]:
-    """Silence the report on a new or missing head where it is expected; `check` has looked already."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-
-
-def _load(auto_class: Any, path: str, model_args: Any, **extra: Any) -> Any:
-    import torch
-    from accelerate import PartialState
-    from trl import get_quantization_config
-
-    quantization = get_quantization_config(model_args)
-    dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
-    if not model_args.use_peft:
-        dtype = torch.float32  # every weight is trained, or is compared with ones that are
-    if quantization is not None:
-        extra.update(quantization_config=quantization, device_map={"": PartialState().local_process_index})
-    try:
-        return auto_class.from_pretrained(
-            path,
-            revision=model_args.model_revision,
-            dtype=dtype,
-            attn_implementation=model_args.attn_implementation,
-            **extra,
-        )
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
-
-
-def _fit_to_tokenizer(model: Any, tokenizer: Any, name: str) -> Any:
-    """Make config, embeddings and generation settings agree with the tokenizer; name local parents by full path."""
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.config.eos_token_id = tokenizer.eos_token_id
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.eos_token_id = chat.stop_ids(tokenizer, model.generation_config)
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-    if Path(name).is_dir():  # an adapter's base has to be found from any folder
-        model.name_or_path = model.config._name_or_path = str(Path(name).resolve())
-    return model
-
-
 def load_policy(path: str, model_args: Any, tokenizer: Any) -> Any:
-    """A causal language model in fp32 (or the configured dtype), agreeing with `tokenizer`."""
+    """A causal language model that agrees with `tokenizer`: in fp32, or under LoRA in the configured dtype."""
     from transformers import AutoModelForCausalLM
 
-    return _fit_to_tokenizer(_load(AutoModelForCausalLM, path, model_args), tokenizer, path)
+    return weights.fit_to_tokenizer(weights.load(AutoModelForCausalLM, path, model_args), tokenizer, path)
 
 
 def load_reward_model(path: str, model_args: Any, tokenizer: Any) -> Any:
     """A model with one score per sequence. A fresh head comes from the seed, so seed before calling this."""
     from transformers import AutoModelForSequenceClassification
 
-    with _quiet_head():
-        model = _load(AutoModelForSequenceClassification, path, model_args, num_labels=1)
-    return _fit_to_tokenizer(model, tokenizer, path)
+    with heads.quiet():
+        model = weights.load(AutoModelForSequenceClassification, path, model_args, num_labels=1)
+    return weights.fit_to_tokenizer(model, tokenizer, path)
 
 
-def load_trained(path: str, tokenizer: Any, *, reward_model: bool = False) -> Any:
-    """A frozen checkpoint of any kind (whole or adapter, policy or reward model) for sampling and scoring."""
+def load_trained(path: str, tokenizer: Any, *, reward_model: bool = False, dtype: Any = None) -> Any:
+    """A frozen checkpoint of any kind (whole or adapter, policy or reward model) for sampling and scoring.
+
+    Args:
+        dtype: of the weights. By default fp32 on a CPU and for adapters, whose small changes would round away when they
+            are merged in bf16, and bf16 on a GPU. An adapter that is to be in less than fp32 is not merged.
+    """
     import torch
-    from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    auto_class, extra = AutoModelForCausalLM, {}
     if reward_model:
-        cls = AutoPeftModelForSequenceClassification if is_adapter(path) else AutoModelForSequenceClassification
-        extra = {"num_labels": 1}
-    else:
-        cls, extra = (AutoPeftModelForCausalLM if is_adapter(path) else AutoModelForCausalLM), {}
+        auto_class, extra = AutoModelForSequenceClassification, {"num_labels": 1}
     gpu = torch.cuda.is_available()
-    with _quiet_head():
-        # merged in bf16, an adapter's small changes would round away: it is measured in fp32
-        dtype = torch.bfloat16 if gpu and not is_adapter(path) else torch.float32
-        model = cls.from_pretrained(path, dtype=dtype, **extra)
-    if is_adapter(path):
-        model = model.merge_and_unload()
-    model = _fit_to_tokenizer(model, tokenizer, path)
+    adapter = adapters.located(path)
+    if dtype is None:
+        dtype = torch.bfloat16 if gpu and adapter is None else torch.float32
+    if adapter is None:
+        with heads.quiet():
+            model = weights.from_pretrained(auto_class, path, dtype=dtype, **extra)
+    elif dtype == torch.float32:
+        model = adapters.merged(path, adapter, dtype)
+    else:
+        model = adapters.attached(path, adapter, dtype).get_base_model()
+    model = weights.fit_to_tokenizer(model, tokenizer, path)
     return model.to("cuda" if gpu else "cpu").eval().requires_grad_(False)
 
 
 def trained_in_fp32(model: Any) -> Any:
     """Cast what is trained to fp32, in place, and let it be called from a trunk in lower precision.
 
-    In bf16 a weight has 8 bits: at a learning rate of 1e-5 most of Adam's steps are too small to move it. Call it on the
-    model that is trained once its adapters are there and `requires_grad` is set, before the optimizer is made. Weights
-    that ZeRO-3 has sharded stay as they are: its optimizer keeps their fp32 copies.
+    In bf16 a weight has 8 bits: at a learning rate of 1e-5 most of Adam's steps are too small to move it. Call it on
+    the model that is trained once its adapters are there and `requires_grad` is set, before the optimizer is made.
+    Weights that ZeRO-3 has sharded stay as they are: its optimizer keeps their fp32 copies.
 
     Returns:
         The model itself.
@@ -268,9 +248,19 @@ def lora_config(model_args: Any, *, reward_model: bool = False) -> Any:
         r=model_args.lora_r,
         lora_alpha=model_args.lora_alpha,
         lora_dropout=model_args.lora_dropout,
-        target_modules=model_args.lora_target_modules or "all-linear",
+        target_modules=lora_targets(model_args),
         target_parameters=model_args.lora_target_parameters,
         use_rslora=model_args.use_rslora,
         use_dora=model_args.use_dora,
         modules_to_save=extra + ["score"] if reward_model else extra or None,
+        revision=None if model_args.model_revision == "main" else model_args.model_revision,  # of a base on the hub
     )
+
+
+def lora_targets(model_args: Any) -> str | list[str]:
+    """What LoRA is put on: names of modules, a pattern of whole names, or `all-linear`.
+
+    TRL makes a string of a list of one name, which PEFT then takes for a pattern that the whole name must match.
+    """
+    targets = model_args.lora_target_modules or "all-linear"
+    return [targets] if isinstance(targets, str) and targets != "all-linear" and targets.isidentifier() else targets

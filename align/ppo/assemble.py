@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import partial
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from align.models import checkpoints, scorers
+from align.models import adapters, checkpoints, scorers
 from align.ppo import roles
 from align.ppo.config import Plan, PPOArguments
 from align.ppo.sharding import place_frozen
 from align.ppo.trainer import PolicyTrainer
 from align.run import launch
 from align.run.errors import ConfigError, fail
-from align.run.lineage import hash_weights
+from align.run.lineage import identity, same
 
 TRAINED = re.compile(r"(lora_|modules_to_save).*\.(default|value)(\.|$)|^value_head\.|^critic\.")
 
@@ -175,13 +174,14 @@ def _without_dropout(module: nn.Module) -> None:
 
 
 def shares_backbone(reward_path: str, parent: str) -> bool:
-    """Is the reward model an adapter of the very weights that the policy starts from? Told by the files' contents."""
-    if not checkpoints.is_adapter(reward_path):
+    """Is the reward model a LoRA adapter of the weights that the policy starts from? Told by the files' contents."""
+    folder = adapters.located(reward_path)
+    if folder is None or not (folder / "adapter_model.safetensors").is_file():
         return False
-    base = json.loads((Path(reward_path) / "adapter_config.json").read_text())["base_model_name_or_path"]
-    if Path(base).is_dir() and Path(parent).is_dir():
-        return Path(base).resolve() == Path(parent).resolve() or hash_weights(Path(base)) == hash_weights(Path(parent))
-    return base == parent
+    if adapters.settings(folder).get("peft_type") != "LORA":
+        return False
+    base, _ = adapters.base_of(folder)
+    return same(base, parent) or (Path(base).is_dir() and Path(parent).is_dir() and identity(base) == identity(parent))
 
 
 def _add_reward_adapter(both: roles.ActorCritic, path: str) -> None:
@@ -189,9 +189,11 @@ def _add_reward_adapter(both: roles.ActorCritic, path: str) -> None:
     from peft import LoraConfig, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    config = LoraConfig.from_pretrained(path)
+    folder = adapters.located(path)
+    assert folder is not None, path
+    config = LoraConfig.from_pretrained(str(folder))
     config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, True
-    weights = load_file(str(Path(path) / "adapter_model.safetensors"))
+    weights = load_file(str(folder / "adapter_model.safetensors"))
     head = [name for name in weights if re.search(r"(^|\.)score(\.|$)", name)]
     if len(head) != 1:
         raise ConfigError(f"{path}: expected one score head in the adapter, found {head}")

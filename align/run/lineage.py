@@ -9,7 +9,14 @@ from typing import Any
 
 from align.run.errors import recipe
 
-CONTENTS = ("*.safetensors", "*.bin", "tokenizer.json", "data/*.jsonl", "*/t*.jsonl", "t*.jsonl", "raw/*")
+# What is read of a model: weights, settings, tokenizer, template
+MODEL_FILES = (
+    "*.safetensors", "*.bin", "config.json", "adapter_config.json", "generation_config.json", "*.jinja",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+    "vocab.json", "vocab.txt", "merges.txt",
+)  # fmt: skip
+# What a run or a trainer writes beside: about the work, not its result
+BOOKKEEPING = ("run.json", "metrics.jsonl", "training_args.bin", "optimizer.bin", "scheduler.bin")
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
@@ -78,44 +85,79 @@ def _command_for(path: Path) -> str:
 
 
 def hash_files(folder: Path) -> str:
-    """SHA-256 over the names and contents of a run's weights, tokenizer and data; of all files where there is none."""
-    digest = hashlib.sha256()
-    known = sorted({f for pattern in CONTENTS for f in folder.glob(pattern)})
-    for file in known or sorted(f for f in folder.rglob("*") if f.is_file()):
-        digest.update(str(file.relative_to(folder)).encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    """SHA-256 over the names and contents of what is read from a folder.
+
+    Of a model or a tokenizer its own files, and not its checkpoints or other models in folders below; of anything else
+    all files, but for bookkeeping and what is hidden or half-written.
+    """
+    found = _model_files(folder)
+    if not found:
+        found = [file for file in folder.rglob("*") if file.is_file() and _is_content(file.relative_to(folder))]
+    hashed = hashlib.sha256()
+    for file in sorted(found):
+        hashed.update(str(file.relative_to(folder)).encode())
+        _add(hashed, file)
+    return hashed.hexdigest()
+
+
+def _model_files(folder: Path) -> list[Path]:
+    found = {file for pattern in MODEL_FILES for file in folder.glob(pattern) if file.name not in BOOKKEEPING}
+    names = {file.name for file in found}
+    whole = names & {"config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "vocab.json"}
+    return sorted(found) if whole or any(name.endswith((".safetensors", ".bin")) for name in names) else []
+
+
+def _is_content(file: Path) -> bool:
+    """A file of a data set, by its path inside the folder."""
+    hidden = any(part.startswith(".") for part in file.parts)
+    return not hidden and file.name not in BOOKKEEPING and file.suffix != ".part"
+
+
+def _add(hashed: Any, file: Path) -> None:
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            hashed.update(block)
 
 
 def hash_weights(folder: Path) -> str:
-    """SHA-256 over a checkpoint's weights alone, whatever their files are called."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    """SHA-256 over a checkpoint's weights alone, whatever their files are called; `.bin` where there are no others."""
+    hashed = hashlib.sha256()
+    for file in _weights(folder):
+        _add(hashed, file)
+    return hashed.hexdigest()
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files that a checkpoint's weights are read from."""
+    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    return [file for file in found if file.name not in BOOKKEEPING]
+
+
+def digest(parts: Any) -> str:
+    """SHA-256 of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def parents(paths: dict[str, str | None]) -> dict[str, dict[str, Any]]:
-    """Parents by role (`model`, `reward_model`, `data`, …): where they are and what they were, by hash."""
+    """Parents by role (`model`, `reward_model`, `data`, …): where they are and what they were, by hash.
+
+    A run's own folder goes by the hash in its record; a checkpoint, the best policy or a file inside it by its own.
+    """
     found: dict[str, dict[str, Any]] = {}
     for role, path in paths.items():
         if not path:
             continue
-        folder = run_directory(path) if Path(path).exists() else None
-        if folder is not None:
-            record = read_record(folder) or {}
-            found[role] = {"path": path, "recipe": record.get("recipe"), "hash": record.get("hash")}
-        elif Path(path).is_dir():
-            found[role] = {"path": path, "hash": hash_files(Path(path))}
-        elif Path(path).is_file():
-            with Path(path).open("rb") as stream:
-                found[role] = {"path": path, "hash": hashlib.file_digest(stream, "sha256").hexdigest()}
+        place = Path(path)
+        folder = run_directory(place) if place.exists() else None
+        run = {} if folder is None else read_record(folder) or {}
+        entry: dict[str, Any] = {"path": path} | ({} if folder is None else {"recipe": run.get("recipe")})
+        if folder is not None and place.resolve() == folder.resolve():
+            entry["hash"] = run.get("hash")
+        elif place.is_dir():
+            entry["hash"] = hash_files(place)
         else:
-            found[role] = {"path": path, "hash": None}
+            entry["hash"] = identity(path) if place.is_file() else None
+        found[role] = entry
     return found
 
 
@@ -123,7 +165,25 @@ def identity(path: str) -> str:
     """A model by its weights, rows by their bytes; a hub id by its name."""
     place = Path(path)
     if place.is_file():
-        return hashlib.sha256(place.read_bytes()).hexdigest()
+        with place.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     if not place.is_dir():
-        return path
-    return hash_weights(place) if any(place.glob("*.safetensors")) else hash_files(place)
+        return path.rstrip("/")
+    return hash_weights(place) if _weights(place) else hash_files(place)
+
+
+def same(a: str | None, b: str | None) -> bool:
+    """Do two spellings name one place (`runs/a`, `runs/a/`, `/home/me/runs/a`), or one hub id?"""
+    if not a or not b:
+        return False
+    if Path(a).exists() and Path(b).exists():
+        return Path(a).resolve() == Path(b).resolve()
+    return a.rstrip("/") == b.rstrip("/")
+
+
+def same_function(a: str | None, b: str | None) -> bool:
+    """Do `file.py:name` and another spelling of it name one function?"""
+    if not a or not b:
+        return False
+    (file, _, name), (other, _, theirs) = a.rpartition(":"), b.rpartition(":")
+    return name == theirs and (file == other or (file.endswith(".py") and same(file, other)))

@@ -178,10 +178,10 @@ def check(
     _band(threshold, review)
     from transformers import AutoConfig
 
-    from align.models import checkpoints
+    from align.models import adapters, checkpoints
 
     checkpoints.check(path)
-    if checkpoints.is_adapter(path):
+    if adapters.is_adapter(path):
         raise ConfigError(
             f"classifier {path} is an adapter: merge it first (merge_and_unload(), then save_pretrained) and name that"
         )

@@ -1,0 +1,136 @@
+"""Reward models by their files: which head they have and how many numbers it gives, told before anything is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from align.run.errors import ConfigError, recipe
+
+Shapes = dict[str, tuple[int, ...]]
+INDEXES = {
+    "model.safetensors.index.json": "model.safetensors",
+    "pytorch_model.bin.index.json": "pytorch_model.bin",
+    "adapter_model.safetensors.index.json": "adapter_model.safetensors",
+    "adapter_model.bin.index.json": "adapter_model.bin",
+}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the report on a new or missing head where it is expected; `check` has looked already."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def check(
+    path: str, revision: str = "main", *, adapter: Path | None = None, base: tuple[str, str] | None = None
+) -> None:
+    """Does the checkpoint give one score a sequence?
+
+    Args:
+        path: a folder or a hub id, of whole weights or of an adapter.
+        adapter: the folder with the adapter's files, if it is one.
+        base: what the adapter changes.
+
+    Raises:
+        ConfigError: for a model without a trained head, with several outputs, or with a head of values.
+    """
+    source, source_revision = base or (path, revision)
+    heads, outputs = _heads(source, source_revision)
+    found = _shapes(str(adapter or path), revision, heads)
+    if adapter is not None and not any(_is(name, outputs) for name in found):
+        found |= _shapes(source, source_revision, heads)  # an adapter of a reward model may leave its head alone
+    if any(name.startswith("v_head.") for name in found):
+        raise ConfigError(
+            f"{path} holds a value head of TRL's PPO (v_head), which judges single tokens; a reward model gives one "
+            f"score a sequence: make one with {recipe('reward')} --model_name_or_path <model> --dataset_name <pairs>"
+        )
+    if not any(_is(name, outputs) for name in found):
+        raise ConfigError(
+            f"{path} has no {' or '.join(heads)} head, so it is not a reward model; make one with "
+            f"{recipe('reward')} --model_name_or_path {path} --dataset_name <pairs>"
+        )
+    for name, shape in found.items():
+        if _is(name, outputs) and shape and shape[0] != 1:
+            raise ConfigError(
+                f"{path} gives {shape[0]} numbers a sequence ({name}), and a reward model gives one; choose one that "
+                "was trained with num_labels=1"
+            )
+
+
+def _is(name: str, weights: list[str]) -> bool:
+    return any(name == one or name.endswith("." + one) for one in weights)
+
+
+def _of(name: str, heads: list[str]) -> bool:
+    return any(name.startswith(head + ".") or f".{head}." in name for head in heads)
+
+
+def _heads(source: str, revision: str) -> tuple[list[str], list[str]]:
+    """Names of the parts behind the trunk, and of the weights that give the score, in the family's class."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, num_labels=1)
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        said = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{source} cannot be used as a reward model: {said}") from error
+    parts = [
+        name for name, part in model.named_children() if name != model.base_model_prefix and list(part.parameters())
+    ]
+    outputs = [name for name, weight in model.named_parameters() if _of(name, parts) and weight.shape[0] == 1]
+    return parts, outputs
+
+
+def _shapes(source: str, revision: str, heads: list[str]) -> Shapes:
+    """Names of a checkpoint's weights, and shapes of those of its head; only the file that holds them is opened."""
+    from transformers.utils import cached_file
+
+    def get(name: str) -> str | None:
+        # a part of a hub's checkpoint is fetched here that would be fetched a moment later
+        return cached_file(
+            source, name, revision=revision, _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
+
+    for index, single in INDEXES.items():
+        if (file := get(index)) is not None:
+            where: dict[str, str] = json.loads(Path(file).read_text())["weight_map"]
+            found: Shapes = {name: () for name in where}
+            for shard in {shard for name, shard in where.items() if _of(name, heads)}:
+                if (piece := get(shard)) is not None:
+                    found |= shapes(Path(piece))
+            return found
+        if (file := get(single)) is not None:
+            return shapes(Path(file))
+    return {}
+
+
+def shapes(file: Path) -> Shapes:
+    """The weights of one file by name, without reading them: safetensors or `.bin`."""
+    if file.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(str(file), framework="pt") as weights:
+            names = list(weights.keys())
+            return {name: tuple(weights.get_slice(name).get_shape()) for name in names}
+    import torch
+
+    try:
+        held: dict[str, Any] = torch.load(file, map_location="meta", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, OSError) as error:  # pickle's own errors come as these
+        raise ConfigError(f"{file} cannot be read: {str(error).strip().splitlines()[0]}") from error
+    return {name: tuple(weight.shape) for name, weight in held.items() if isinstance(weight, torch.Tensor)}

@@ -1,0 +1,88 @@
+"""From a checkpoint to weights in memory that are all there, agree with a tokenizer, and can be saved again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from align.data import chat
+from align.run.errors import ConfigError
+
+
+def load(auto_class: Any, path: str, model_args: Any, **extra: Any) -> Any:
+    """A model to start from, as TRL's `ModelConfig` says: whole in fp32, under LoRA in the configured dtype."""
+    import torch
+    from accelerate import PartialState
+    from trl import get_quantization_config
+
+    quantization = get_quantization_config(model_args)
+    dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
+    if not model_args.use_peft:
+        dtype = torch.float32  # every weight is trained, or is compared with ones that are
+    if quantization is not None:
+        extra.update(quantization_config=quantization, device_map={"": PartialState().local_process_index})
+    return from_pretrained(
+        auto_class, path, revision=model_args.model_revision, dtype=dtype,
+        attn_implementation=model_args.attn_implementation, **extra,
+    )  # fmt: skip
+
+
+def from_pretrained(auto_class: Any, path: str, **extra: Any) -> Any:
+    """Load, and refuse in one sentence; a policy whose weights are not all there would start with random ones."""
+    try:
+        model, found = auto_class.from_pretrained(path, output_loading_info=True, **extra)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ConfigError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    lost = sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    if lost and model.get_output_embeddings() is not None:
+        raise ConfigError(
+            f"{path} is no language model: it has no {', '.join(lost[:3])}; give the model that it was made from"
+        )
+    return model
+
+
+def fit_to_tokenizer(model: Any, tokenizer: Any, name: str) -> Any:
+    """Make config, embeddings and generation settings agree with the tokenizer; name local parents by full path.
+
+    A row for an added pad token is the mean of the others, so that its probability is at most one in V (Jensen), and
+    it is never attended to: nothing has to learn it. Embeddings with rows to spare stay as they are.
+    """
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.eos_token_id = chat.stop_ids(tokenizer, model.generation_config)
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    make_savable(model)
+    if Path(name).is_dir():  # an adapter's base has to be found from any folder
+        model.name_or_path = model.config._name_or_path = str(Path(name).resolve())
+    return model
+
+
+def make_savable(model: Any) -> Any:
+    """Let `save_pretrained` take the model's settings: it refuses some that it reads, and a run's weights with them.
+
+    Many published generation configs name a temperature and not `do_sample`, which then is what they mean. Our own
+    sampling does not read either.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return model
+    for key in model.config._get_generation_parameters():  # of older checkpoints: they belong to the generation config
+        setattr(config, key, getattr(model.config, key))
+        delattr(model.config, key)
+    for change in ({}, {"do_sample": True}):
+        for name, value in change.items():
+            setattr(config, name, value)
+        try:
+            config.validate(strict=True)
+            return model
+        except ValueError as error:
+            problem = str(error).strip().splitlines()[0]
+    kept = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = type(config)(**kept)
+    print(
+        f"note: the generation config is not one that can be saved ({problem}); only its token ids are kept", flush=True
+    )
+    return model
