@@ -28,7 +28,7 @@ def main():
     found = checks.check(args, rules)
     with record.start(
         "clean", args.output_dir, resolved(run_args, args, rules), overwrite=run_args.overwrite,
-        resume=launch.resumes(args),
+        resume=launch.resumes(args), compared=False,
     ) as run:  # fmt: skip
         run.note(parents=inputs.parents(args, found.entries))
         card = program.clean(args, rules, found, run)

@@ -16,7 +16,7 @@ from align.models import checkpoints
 from align.run import launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments, PairArguments, derive_batch
 from align.run.parse import parse, resolved
-from align.train import loop
+from align.train import loop, measuring, preflight
 from align.train.dpo import PairTrainer
 
 DEFAULTS = dict(
@@ -45,26 +45,29 @@ def main():
     launch.check()
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
-    checkpoints.check(parent)
+    checkpoints.check(parent, revision=model_args.model_revision)
     tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision)
     rows = prepare.rows(
         data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed, pairing=pair_args
     )
+    preflight.check(args, model_args, parent, rows)
 
     config = resolved(run_args, data_args, pair_args, model_args, args)
     with record.start("dpo", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
-        run.note(parents=lineage.parents({"model": parent, "reference": parent, **data_args.parents()}))
-        weights = checkpoints.resolve_parent(parent, args.output_dir)
+        roles = {"model": parent, "reference": parent, **data_args.parents()}
+        run.note(parents=lineage.parents(roles), data=rows.as_dict())
+        weights = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
         needs_reference = not model_args.use_peft and not args.precompute_ref_log_probs
-        trainer = PairTrainer(
-            checkpoints.load_policy(weights, model_args, tokenizer),
+        trainer = loop.build(
+            PairTrainer, checkpoints.load_policy(weights, model_args, tokenizer),
             ref_model=checkpoints.load_policy(weights, model_args, tokenizer) if needs_reference else None, args=args,
             train_dataset=rows.train, eval_dataset=rows.test, processing_class=tokenizer,
             peft_config=checkpoints.lora_config(model_args), callbacks=loop.callbacks(run),
             pairs_together=pair_args.pairs_together,
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "dpo", parent)
-        metrics = loop.train_and_save(trainer, tokenizer) | loop.held_out(trainer, rows.test)
+        metrics = loop.train_and_save(trainer, tokenizer)
+        metrics |= measuring.take(run, {"held-out pairs": lambda: measuring.held_out(trainer)})
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
     loop.show("held-out pairs", metrics, ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"))
 

@@ -15,7 +15,7 @@ from align.models import checkpoints
 from align.run import launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments, StreamArguments, derive_batch
 from align.run.parse import parse, resolved
-from align.train import loop, pretrain
+from align.train import loop, measuring, preflight, pretrain
 
 DEFAULTS = dict(
     learning_rate=3e-4,  # GPT-3's for models of this size and up (Brown et al. 2020, table 2.1)
@@ -41,30 +41,31 @@ def main():
     set_seed(args.seed)
     source = model_args.model_name_or_path if args.model_config is None else args.tokenizer_name_or_path
     if args.model_config is None:
-        checkpoints.check(source)
+        checkpoints.check(source, revision=model_args.model_revision)
     tokenizer = checkpoints.load_tokenizer(source, revision=model_args.model_revision)
     corpus = pretrain.corpus(
         data_args, tokenizer, length=args.max_length, seed=args.seed, stream=stream_args.dataset_streaming
     )
+    preflight.check(args, model_args, source if args.model_config is None else None, corpus)
 
     config = resolved(run_args, data_args, stream_args, model_args, args)
     with record.start(
         "pretrain", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
     ) as run:
-        run.note(parents=lineage.parents({"model": source, **data_args.parents()}))
+        run.note(parents=lineage.parents({"model": source, **data_args.parents()}), data=corpus.as_dict())
         if args.model_config is None:
-            policy = checkpoints.load_policy(checkpoints.resolve_parent(source, args.output_dir), model_args, tokenizer)
+            policy = checkpoints.load_policy(
+                checkpoints.resolve_parent(source, args.output_dir, model_args, tokenizer), model_args, tokenizer
+            )
         else:
             policy = pretrain.new_model(args.model_config, tokenizer, model_args.attn_implementation)
-        trainer = Trainer(
-            policy, args, data_collator=pretrain.collate, train_dataset=corpus.train, eval_dataset=corpus.test,
+        trainer = loop.build(
+            Trainer, policy, args, data_collator=pretrain.collate, train_dataset=corpus.train, eval_dataset=corpus.test,
             processing_class=tokenizer, callbacks=loop.callbacks(run),
         )  # fmt: skip
         loop.describe(trainer, run, corpus, args, "pretrain", source)
         metrics = loop.train_and_save(trainer, tokenizer)
-        if corpus.test is not None:
-            loss = loop.held_out(trainer, corpus.test)["eval_loss"]
-            metrics |= pretrain.text_metrics(loss, corpus.test, corpus.test_bytes)
+        metrics |= measuring.take(run, {"held-out text": lambda: pretrain.held_out(trainer, corpus)})
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
     loop.show("held-out text", metrics, ("loss", "perplexity", "bits_per_byte"))
 

@@ -13,7 +13,7 @@ from align.models import checkpoints
 from align.run import gates, launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments, PairArguments, derive_batch
 from align.run.parse import parse, resolved
-from align.train import loop, reward
+from align.train import loop, measuring, preflight, reward
 
 DEFAULTS = dict(
     learning_rate=1e-5,  # Ouyang et al. 2022, appendix C.2: 9e-6
@@ -40,35 +40,34 @@ def main():
     launch.check()
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
-    checkpoints.check(parent)
+    checkpoints.check(parent, revision=model_args.model_revision)
     tokenizer = checkpoints.load_tokenizer(
         parent, chat_template=args.chat_template_path, revision=model_args.model_revision
     )
     rows = prepare.rows(
         data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed, pairing=pair_args
     )
+    preflight.check(args, model_args, parent, rows, reward_model=True)
     train, test = reward.whole(rows.train), reward.whole(rows.test) if rows.test is not None else None
 
     config = resolved(run_args, data_args, pair_args, model_args, args)
     with record.start(
         "reward", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
     ) as run:
-        run.note(parents=lineage.parents({"model": parent, **data_args.parents()}))
+        run.note(parents=lineage.parents({"model": parent, **data_args.parents()}), data=rows.as_dict())
         args.chat_template_path = None  # it is in the tokenizer now
         set_seed(args.seed)  # the score head is drawn here
-        weights = checkpoints.resolve_parent(parent, args.output_dir)
-        trainer = reward.ScoreTrainer(
-            checkpoints.load_reward_model(weights, model_args, tokenizer), args,
+        weights = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
+        trainer = loop.build(
+            reward.ScoreTrainer, checkpoints.load_reward_model(weights, model_args, tokenizer), args,
             train_dataset=train, eval_dataset=test, processing_class=tokenizer,
             peft_config=checkpoints.lora_config(model_args, reward_model=True), callbacks=loop.callbacks(run),
             pairs_together=pair_args.pairs_together,
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "reward", parent)
         metrics = loop.train_and_save(trainer, tokenizer)
-        if test is not None:
-            size = args.per_device_eval_batch_size
-            metrics |= reward.measure(trainer.model, train, test, pad_id=tokenizer.pad_token_id, batch_size=size)
-            gates.keep(args.output_dir, gates.reward(metrics))
+        metrics |= measuring.take(run, {"held-out pairs": lambda: reward.held_out(trainer, train, test)})
+        gates.keep(args.output_dir, gates.reward(metrics), missing=run.not_measured)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
     keys = ("accuracy", "accuracy_low", "accuracy_high", "length_only_accuracy", "reward_mean", "reward_std", "n")
     loop.show("held-out pairs", metrics, keys)

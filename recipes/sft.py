@@ -13,7 +13,7 @@ from align.models import checkpoints
 from align.run import gates, launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments, derive_batch
 from align.run.parse import parse, resolved
-from align.train import loop
+from align.train import loop, measuring, preflight
 
 DEFAULTS = dict(
     learning_rate=2e-5,  # Tulu 3's full fine-tuning range
@@ -39,29 +39,35 @@ def main():
     launch.check()
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
-    checkpoints.check(parent)
+    checkpoints.check(parent, revision=model_args.model_revision)
     tokenizer = checkpoints.load_tokenizer(
         parent, chat_template=args.chat_template_path, revision=model_args.model_revision
     )
     rows = prepare.rows(data_args, "sft", tokenizer, max_length=args.max_length, seed=args.seed)
+    preflight.check(args, model_args, parent, rows)
 
     config = resolved(run_args, data_args, model_args, args)
     with record.start("sft", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
-        run.note(parents=lineage.parents({"model": parent, **data_args.parents()}))
+        run.note(parents=lineage.parents({"model": parent, **data_args.parents()}), data=rows.as_dict())
         args.chat_template_path = None  # it is in the tokenizer now
         args.dataset_kwargs = None if args.packing else {"skip_prepare_dataset": True}
-        trainer = SFTTrainer(
-            checkpoints.load_policy(checkpoints.resolve_parent(parent, args.output_dir), model_args, tokenizer), args,
+        weights = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
+        trainer = loop.build(
+            SFTTrainer, checkpoints.load_policy(weights, model_args, tokenizer), args,
             train_dataset=rows.train, eval_dataset=rows.test, processing_class=tokenizer,
             peft_config=checkpoints.lora_config(model_args), callbacks=loop.callbacks(run),
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "sft", parent)
-        before = loop.loss_before(trainer, rows.test)
-        metrics = loop.train_and_save(trainer, tokenizer) | loop.held_out(trainer, rows.test) | before
-        metrics |= loop.stop_rate(trainer, rows, tokenizer)
-        gates.keep(args.output_dir, gates.sft(metrics))
+        metrics = measuring.take(run, {"loss_before": lambda: measuring.loss_before(trainer, rows.test)})
+        metrics |= loop.train_and_save(trainer, tokenizer)
+        metrics |= measuring.take(run, {
+            "held-out loss": lambda: measuring.held_out(trainer),
+            "stops": lambda: measuring.stop_rate(trainer, rows, tokenizer),
+        })  # fmt: skip
+        gates.keep(args.output_dir, gates.sft(metrics), missing=run.not_measured)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
-    loop.show("held-out demonstrations", metrics, ("loss_before", "eval_loss", "eval_mean_token_accuracy", "stops"))
+    loop.show("held-out demonstrations", metrics, ("loss_before", "eval_loss", "eval_mean_token_accuracy", "stops",
+                                                  "stops_prompts"))  # fmt: skip
 
 
 if __name__ == "__main__":

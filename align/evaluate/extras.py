@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
+import torch
 
 from align import stats
 from align.data import chat, prepare
@@ -86,7 +87,8 @@ def pairs(args: EvalConfig, tokenizer: Any) -> Any:
 def implicit(bench: Bench, args: EvalConfig, model: Any) -> stats.Estimate | None:
     """How often the policy's implicit reward, log p(y) - log p_ref(y), puts the chosen answer first (ties half).
 
-    None for the reference itself, which has no implicit reward.
+    None for the reference itself, which has no implicit reward. The interval is over prompts: pairs of one ranking
+    share completions.
     """
     rows = pairs(args, bench.tokenizer)
 
@@ -100,7 +102,8 @@ def implicit(bench: Bench, args: EvalConfig, model: Any) -> stats.Estimate | Non
     chosen, rejected = gains("chosen_ids"), gains("rejected_ids")
     if np.allclose(chosen, 0, atol=1e-4) and np.allclose(rejected, 0, atol=1e-4):
         return None
-    return stats.rate(float((chosen > rejected).sum() + 0.5 * (chosen == rejected).sum()), len(chosen))
+    right = (chosen > rejected) + 0.5 * (chosen == rejected)
+    return reward.by_prompt(torch.from_numpy(right), [tuple(ids) for ids in rows["prompt_ids"]])
 
 
 def reward_model(args: EvalConfig) -> RewardModelResult:
@@ -109,7 +112,7 @@ def reward_model(args: EvalConfig) -> RewardModelResult:
     rows = reward.whole(pairs(args, own))
     scorer = load_trained(str(args.reward_model_path), own, reward_model=True)
     found = reward.measure(scorer, rows, rows, pad_id=own.pad_token_id, batch_size=args.per_device_eval_batch_size)
-    accuracy = stats.Estimate(found["accuracy"], found["accuracy_low"], found["accuracy_high"], found["n"])
+    accuracy = stats.Estimate(*(found[key] for key in ("accuracy", "accuracy_low", "accuracy_high", "n", "prompts")))
     by_category = {name: stats.Estimate(**one) for name, one in found.get("categories", {}).items()}
     return RewardModelResult(accuracy, found["length_only_accuracy"], by_category)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from align.stats import Estimate
@@ -164,6 +164,7 @@ class Gate:
     run: str
     passed: bool
     checks: tuple[Check, ...]
+    not_measured: dict[str, str] = field(default_factory=dict)  # what failed to be measured, and why
 
 
 @dataclass(frozen=True)

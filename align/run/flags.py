@@ -26,6 +26,18 @@ REFUSED = {
     "deepspeed": "launch with accelerate_configs/zero2.yaml (or zero1, zero3)",
     "fsdp": "launch with accelerate_configs/fsdp2.yaml",
     "load_best_model_at_end": "not supported yet: the last model is the one that is saved",
+    "metric_for_best_model": "the last model is the one that is saved, so none is chosen",
+    "greater_is_better": "the last model is the one that is saved, so none is chosen",
+    "save_only_model": "a checkpoint without its optimizer could not be resumed, and that is what checkpoints are for",
+    "label_smoothing_factor": "the losses are those of the methods, and held-out losses are likelihoods",
+    "label_names": "the losses read the labels that align.data.prepare makes",
+    "remove_unused_columns": "the trainers choose the columns that they read",
+    "padding_free": "rows of a batch are padded; --packing with flash attention is the way without",
+    "eval_packing": "held-out rows are read one by one",
+    "shuffle_dataset": "rows are drawn in random order, by --seed",
+    "bf16_full_eval": "a model is evaluated as it is trained, or losses before and after could not be compared",
+    "fp16_full_eval": "a model is evaluated as it is trained, or losses before and after could not be compared",
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "a recipe trains, then evaluates where there are rows to"),
 }
 
 # Flags of ours that only some recipes take, and why another one does not

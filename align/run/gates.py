@@ -45,7 +45,10 @@ def sft(metrics: dict[str, Any]) -> list[Check]:
     """SFT stops by itself, and beats the model it began from on held-out demonstrations."""
     checks = []
     if "stops" in metrics:
-        why = "an answer that never ends cannot be ranked; is the stop token in the loss, and trained long enough?"
+        why = (
+            f"of {metrics['stops_prompts']} prompts; an answer that never ends cannot be ranked: is the stop token in "
+            "the loss, and trained long enough?"
+        )
         checks.append(at_least("stops", metrics["stops"], STOPS, why))
     if "eval_loss" in metrics and "loss_before" in metrics:
         why = "held-out demonstrations are no likelier than before training: learning rate, template or data are wrong"
@@ -86,15 +89,28 @@ def policy(gain: Estimate | None, kl: float, judge: str, budget: float = KL_BUDG
     return [*checks, below("KL to the reference", kl, budget, why)]
 
 
-def keep(folder: str | Path, checks: list[Check], *, say: bool = True) -> dict[str, Any]:
-    """Write a run's gate to its folder, and (with `say`) say on the screen what failed. Only the main process does."""
-    gate = {"passed": all(check["passed"] for check in checks), "checks": checks}
-    if checks and Path(folder).is_dir() and int(os.environ.get("RANK", "0")) == 0:
+def keep(
+    folder: str | Path, checks: list[Check], *, missing: dict[str, str] | None = None, say: bool = True
+) -> dict[str, Any]:
+    """Write a run's gate to its folder, and (with `say`) say on the screen what failed. Only the main process does.
+
+    Args:
+        missing: measurements that failed, each with the reason: they stand in the gate, and decide nothing.
+    """
+    gate: dict[str, Any] = {"passed": all(check["passed"] for check in checks), "checks": checks}
+    if missing:
+        gate["not_measured"] = missing
+    if (checks or missing) and Path(folder).is_dir() and int(os.environ.get("RANK", "0")) == 0:
         (Path(folder) / "gate.json").write_text(json.dumps(gate, indent=2) + "\n")
         failed = [check for check in checks if not check["passed"]]
         said = "; ".join(f"{c['name']} is {c['value']:.3g}, must be {c['bound']} ({c['why']})" for c in failed)
         if say:
-            print(f"gate: {len(checks) - len(failed)} of {len(checks)} checks passed" + (f"; {said}" if said else ""))
+            lost = f"; not measured: {', '.join(missing)}" if missing else ""
+            print(
+                f"gate: {len(checks) - len(failed)} of {len(checks)} checks passed"
+                + (f"; {said}" if said else "")
+                + lost
+            )
     return gate
 
 

@@ -163,9 +163,9 @@ def run(main: Callable[[], None], *, again: str = "") -> None:
         main()
     except (ConfigError, RunError, OSError, SafetensorError) as error:
         if int(os.environ.get("RANK", "0")) == 0:
-            told = isinstance(error, (ConfigError, RunError))
+            file = isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno is not None)
             hint = (
-                "" if told else " (a file could not be written or read: free space there, or name another --output_dir)"
+                " (a file could not be written or read: free space there, or name another --output_dir)" if file else ""
             )
             print(f"\nerror: {error}{hint}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -16,6 +16,8 @@ from typing import Any
 
 from align.run import device, gates, lineage
 from align.run.arguments import DataArguments
+from align.run.checks import resumed
+from align.run.checks import limits
 from align.run.errors import ConfigError, fail
 from align.run.flags import Flags
 
@@ -137,6 +139,8 @@ def parse(
     if {"bf16", "dtype"} & set(flags.known):  # a program without a model is spared loading torch, a second and 300 MB
         values = {**device.defaults(flags.known, given), **values}
         problems += device.unsupported(given)
+    problems += limits.problems(given, values, flags.known, gpu="bf16" in flags.known and device.has_gpu())
+    values |= resumed.kept(values, flags.known)
     problems += _parent_problems(values, gated)
     if DataArguments in classes and not (
         values.get("dataset_name") or values.get("datasets") or "dataset_name" in broken

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from align.run import holds
+from align.run.checks import resumed
 from align.run.errors import RunError
 from align.run.lineage import hash_files, read_record
 
@@ -90,9 +91,10 @@ def write_json(path: Path, value: Any) -> None:
 class Run:
     """One execution and its directory. Only the main process writes."""
 
-    def __init__(self, recipe: str, output_dir: str, config: dict[str, Any], *, main: bool = True):
+    def __init__(self, recipe: str, output_dir: str, config: dict[str, Any], *, main: bool = True, before: Any = None):
         self.folder = Path(output_dir)
         self.main = main
+        self.before: dict[str, Any] | None = before  # the record that a resumed run goes on with
         self.started = time.time()
         self.record: dict[str, Any] = {
             "recipe": recipe,
@@ -107,9 +109,19 @@ class Run:
         """Add facts to the record (parents, rows, world size, …) and write it down.
 
         `resumable=True` says that there is something to go on with although there is no checkpoint.
+
+        Raises:
+            RunError: where a resumed run has other parents or other rows than before.
         """
+        if self.before is not None:
+            resumed.check_facts(self.before, facts)
         self.record.update(facts)
         self._write()
+
+    @property
+    def not_measured(self) -> dict[str, str]:
+        """Measurements that failed, each with the reason."""
+        return self.record.get("not_measured", {})
 
     def metrics(self, **row: Any) -> None:
         """Append one line to `metrics.jsonl`."""
@@ -198,6 +210,7 @@ def start(
     overwrite: bool = False,
     resume: bool = False,
     reopen: bool = False,
+    compared: bool = True,
 ) -> Iterator[Run]:
     """Open a run: `with start("sft", …) as run:`. Whatever ends the block is recorded.
 
@@ -206,19 +219,34 @@ def start(
         resume: go on with an interrupted run.
         reopen: go on with a finished one as well: what it holds is kept by a key of its own and not made twice. The
             record says so (`reopens`), for the chain that starts the run again.
+        compared: a resumed run must have the settings, parents and rows of the one before. False where the recipe
+            compares them itself.
 
     Raises:
-        RunError: if the folder holds a finished or an interrupted run and neither flag says what to do with it.
+        RunError: if the folder holds a finished or an interrupted run and neither flag says what to do with it, or if a
+            resumed run is another one.
     """
-    main = int(os.environ.get("RANK", "0")) == 0
-    kept = _prepare_folder(Path(output_dir), recipe, overwrite=overwrite, resume=resume, reopen=reopen) if main else {}
-    run = Run(recipe, output_dir, config, main=main)
+    main, folder = int(os.environ.get("RANK", "0")) == 0, Path(output_dir)
+    before = (
+        resumed.record_before(folder, config.get("resume_from_checkpoint")) if main and resume and compared else None
+    )
+    changed = resumed.check_settings(before, config) if before else {}
+    kept = _prepare_folder(folder, recipe, overwrite=overwrite, resume=resume, reopen=reopen) if main else {}
+    run = Run(recipe, output_dir, config, main=main, before=before)
+    if before:
+        again = {"started": run.record["started"], "command": run.record["command"], "changed": changed}
+        kept |= {key: before[key] for key in ("parents", "data") if key in before}
+        kept |= {"resumptions": [*before.get("resumptions", []), again]}
     run.note(**({"resumable": False} | kept), reopens=reopen, git=_git(), versions=_versions(), hardware=_hardware())
     previous = signal.signal(signal.SIGTERM, _interrupted)
     try:
         yield run
     except KeyboardInterrupt:
         run.finish("interrupted")
+        raise
+    except resumed.OtherRun:
+        if run.main and before:
+            write_json(folder / "run.json", before)
         raise
     except BaseException as error:
         with contextlib.suppress(OSError):  # the disk may be what failed; the first error is the one to show

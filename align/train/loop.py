@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from align.models import checkpoints
 from align.run import launch
-from align.run.errors import RunError
+from align.run.errors import NotFinite, RunError, one_sentence
 from align.run.record import Run
+from align.train import measuring
 
 
 class Progress(ProgressCallback):
@@ -41,7 +43,7 @@ class Recorder(TrainerCallback):
         self.run.metrics(step=state.global_step, **logs)
         for name in ("loss", "grad_norm", "eval_loss", "loss/policy_avg", "loss/value_avg"):
             if name in logs and not math.isfinite(logs[name]):
-                raise RunError(
+                raise NotFinite(
                     f"{name} is {logs[name]} at step {state.global_step}: the weights are of no use from here on. "
                     "Lower --learning_rate (or check the rows with --max_train_rows); the last checkpoint is untouched"
                 )
@@ -95,6 +97,19 @@ def _count(model: Any) -> tuple[int, int]:
     """Parameters and trainable parameters; a ZeRO-3 shard knows its whole size as `ds_numel`."""
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
+
+
+def build(trainer_class: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A trainer whose weights are fp32 where they are trained, and whose evaluation fits into memory.
+
+    Raises:
+        ConfigError: for what transformers, TRL or PEFT refuse in its settings.
+    """
+    with one_sentence("the trainer refuses this configuration"):
+        trainer = trainer_class(*args, **kwargs)
+    checkpoints.trained_in_fp32(trainer.model)
+    measuring.bound_evaluation(trainer)
+    return trainer
 
 
 def callbacks(run: Run) -> list[TrainerCallback]:
@@ -151,7 +166,8 @@ def _is_whole(checkpoint: Path) -> bool:
 def train_and_save(trainer: Any, tokenizer: Any) -> dict[str, Any]:
     """Train, check, save what plain `from_pretrained` (or PEFT) loads, and return the training metrics."""
     tidy(trainer)
-    result = trainer.train(resume_from_checkpoint=last_checkpoint(trainer.args))
+    checkpoints.assert_trained_in_fp32(trainer.model)
+    result = _train(trainer, last_checkpoint(trainer.args))
     trainer.save_model(trainer.args.output_dir)
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(trainer.args.output_dir)
@@ -162,6 +178,18 @@ def train_and_save(trainer: Any, tokenizer: Any) -> dict[str, Any]:
     trainer.accelerator.wait_for_everyone()
     seen = trainer.state.num_input_tokens_seen
     return {**result.metrics, "steps": trainer.state.global_step, "tokens": seen}
+
+
+def _train(trainer: Any, checkpoint: str | None) -> Any:
+    """`trainer.train()`. What libraries refuse before the first step is about the settings, and ends in one sentence.
+
+    Raises:
+        ConfigError: for such.
+        RunError: where memory ran out.
+    """
+    begun = int(json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"]) if checkpoint else 0
+    with one_sentence("training cannot begin like this", when=lambda: trainer.state.global_step <= begun):
+        return trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def check_saved(folder: Path) -> None:
@@ -181,68 +209,6 @@ def check_saved(folder: Path) -> None:
             raise RunError(f"{file}: empty weights {empty[:3]}; with ZeRO-3 use accelerate_configs/zero3.yaml")
         if broken:
             raise RunError(f"{file}: weights that are not finite, the first: {broken[0]}; lower --learning_rate")
-
-
-def loss_before(trainer: Any, rows: Any) -> dict[str, float]:
-    """`loss_before`: the parent's loss on held-out rows. Nothing where there are none, or where weights are sharded.
-
-    Batches as in evaluation, but no loader and no wrapper: `trainer.evaluate` before `trainer.train` leaves a model
-    that accelerate takes for prepared, and DDP then trains without exchanging gradients (transformers 5.23).
-    """
-    if rows is None or len(rows) == 0 or not _whole(trainer):
-        return {}
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    training, device = model.training, next(model.parameters()).device
-    model.eval().to(trainer.args.device)
-    size, total = trainer.args.per_device_eval_batch_size, 0.0
-    keys = ("input_ids", "labels")
-    for start in range(0, len(rows), size):
-        some = [{key: row[key] for key in keys} for row in rows.select(range(start, min(start + size, len(rows))))]
-        batch = {key: value.to(trainer.args.device) for key, value in trainer.data_collator(some).items()}
-        with torch.no_grad(), trainer.compute_loss_context_manager():
-            total += model(**batch).loss.item() * len(some)
-    model.train(training).to(device)
-    return {"loss_before": total / len(rows)}
-
-
-def stop_rate(trainer: Any, rows: Any, tokenizer: Any, count: int = 64) -> dict[str, float]:
-    """`stops`: the share of greedy answers to (held-out) demonstrations' prompts that end by themselves.
-
-    An answer may be twice as long as the longest demonstration among them, at most 512 tokens; prompts that leave no
-    room for that are left out. Nothing where weights are sharded.
-    """
-    from align.models.generate import complete
-
-    some = rows.train if rows.test is None else rows.test
-    if some is None or "labels" not in some.column_names or not _whole(trainer):
-        return {}
-    found = [(row["input_ids"], row["labels"]) for row in some.select(range(min(count, len(some))))]
-    prompts = [ids[: next(i for i, label in enumerate(labels) if label != -100)] for ids, labels in found]
-    longest = min(512, 2 * max(sum(label != -100 for label in labels) for _, labels in found))
-    room = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None) or 2**30
-    prompts = [ids for ids in prompts if len(ids) + longest <= room]
-    if not prompts:
-        return {}
-    policy = trainer.accelerator.unwrap_model(trainer.model).eval()
-    policy = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
-    size = trainer.args.per_device_eval_batch_size
-    with torch.no_grad():
-        answers = complete(policy, tokenizer, prompts, max_new_tokens=longest, temperature=0.0, batch_size=size)
-        stopped = [said[0].stopped for _, said in answers]
-    return {"stops": sum(stopped) / len(stopped)}
-
-
-def _whole(trainer: Any) -> bool:
-    """Does every process hold all weights?"""
-    return not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
-
-
-def held_out(trainer: Any, rows: Any) -> dict[str, float]:
-    """Evaluation metrics on held-out rows, or nothing where there are none."""
-    if rows is None or len(rows) == 0:
-        return {}
-    metrics = trainer.evaluate(rows)
-    return {k: v for k, v in metrics.items() if isinstance(v, (int, float))}
 
 
 def show(title: str, metrics: dict[str, Any], keys: tuple[str, ...]) -> None:

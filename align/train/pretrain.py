@@ -19,6 +19,7 @@ from align.data.forms.normal import normalise
 from align.run import errors
 from align.run.arguments import DataArguments, StreamArguments
 from align.run.errors import ConfigError, fail, recipe
+from align.train import measuring
 
 
 @dataclass
@@ -51,6 +52,9 @@ def check(data_args: DataArguments, stream_args: StreamArguments, model_args: An
         problems.append(
             "model_name_or_path is needed (a model to continue), or model_config and tokenizer_name_or_path"
         )
+    room = args.model_config.get("max_position_embeddings") if isinstance(args.model_config, dict) else None
+    if room and args.max_length > room:
+        problems.append(f"max_length={args.max_length}: the new model has positions for {room}; use that, or less")
     if args.model_config is not None and args.tokenizer_name_or_path is None:
         problems.append(f"tokenizer_name_or_path is needed beside model_config; make one with {recipe('tokenizer')}")
     if model_args.use_peft:
@@ -173,6 +177,12 @@ def _packed_bytes(blocks: list[dict[str, list[int]]], tokenizer: Any) -> int:
     learnt = [[token for token in block["labels"][1:] if token != -100] for block in blocks]
     texts = tokenizer.batch_decode(learnt, skip_special_tokens=True)
     return sum(len(text.encode()) for text in texts)
+
+
+def held_out(trainer: Any, corpus: Corpus) -> dict[str, float]:
+    """`text_metrics` of a trainer's model; nothing where there is no held-out text."""
+    found = measuring.held_out(trainer)
+    return text_metrics(found["eval_loss"], corpus.test, corpus.test_bytes) if found else {}
 
 
 def text_metrics(loss: float, rows: Any, text_bytes: int) -> dict[str, float]:

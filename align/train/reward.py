@@ -134,11 +134,20 @@ def whole(rows: Any) -> Any:
     )
 
 
+def held_out(trainer: Any, train: Any, test: Any) -> dict[str, Any]:
+    """`measure` with a trainer's own model and batch; nothing where there are no held-out pairs."""
+    if test is None:
+        return {}
+    pad_id, size = trainer.processing_class.pad_token_id, trainer.args.per_device_eval_batch_size
+    return measure(trainer.model, train, test, pad_id=pad_id, batch_size=size)
+
+
 def measure(model: Any, train: Any, test: Any, *, pad_id: int, batch_size: int) -> dict[str, Any]:
     """Score held-out pairs (`whole` rows) with `model`.
 
     Returns:
-        `accuracy` (ties count half) with `accuracy_low`/`accuracy_high` (95 %), `length_only_accuracy`, `n` pairs,
+        `accuracy` (ties count half) with `accuracy_low`/`accuracy_high` (95 %), `length_only_accuracy`, `n` pairs
+        (`prompts` where they are of fewer),
         `reward_mean` and `reward_std` over both sides, in the model's own units; and where the rows have a `category`,
         `categories`: the accuracy in each as an estimate.
     """
@@ -159,6 +168,7 @@ def measure(model: Any, train: Any, test: Any, *, pad_id: int, batch_size: int) 
         "reward_mean": both.mean().item(),
         "reward_std": both.std().item(),
         "n": len(chosen),
+        "prompts": accuracy.prompts,
     }
     if "category" in test.column_names:
         names = list(test["category"])

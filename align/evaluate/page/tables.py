@@ -159,6 +159,7 @@ def gates(found: Sequence[Gate]) -> Table:
         for gate in found
         for check in gate.checks
     ]  # fmt: skip
+    body += [[gate.run, what, "", "", "not measured", why] for gate in found for what, why in gate.not_measured.items()]
     return Table("Every check", ["run", "check", "value", "bound", "result", "why"], body)
 
 

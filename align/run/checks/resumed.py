@@ -1,0 +1,135 @@
+"""Is a resumed run the one that was interrupted? Its record is compared before a model is loaded.
+
+A run that went on with another learning rate, other rows or another parent would be recorded as what it is only in
+part, and what it has learnt would be hidden from the check for leaks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from align.run.errors import RunError
+from align.run.lineage import read_record, run_directory
+
+
+class OtherRun(RunError):
+    """A resumption that is not the run that was interrupted: the record stays as it was."""
+
+
+# Settings that change how a run is logged, saved, evaluated and spread, but not what is learnt
+FREE_PREFIXES = (
+    "logging_", "log_", "save_", "eval_", "hub_", "push_to_hub", "ddp_", "fsdp", "deepspeed", "trackio_",
+    "gradient_checkpointing", "per_device_", "include_",
+)  # fmt: skip
+FREE = {
+    "output_dir", "overwrite", "accept_failed", "preview", "resume_from_checkpoint", "report_to", "run_name", "project",
+    "disable_tqdm", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
+    "dataloader_prefetch_factor", "gradient_accumulation_steps", "max_eval_rows", "dataset_test_split",
+    "max_dropped", "max_too_long", "accelerator_config", "use_cpu", "dataset_num_proc", "activation_offloading",
+    "precompute_ref_batch_size",
+    "restore_callback_states_from_checkpoint", "skip_memory_metrics", "torch_empty_cache_steps", "local_rank", "debug",
+    "batch_eval_metrics", "prediction_loss_only", "trust_remote_code", "num_sample_generations",
+}  # fmt: skip
+# How long a run is; and the schedules under which its first half is the same whatever comes after
+LENGTH = ("max_steps", "num_train_epochs", "total_episodes")
+STEADY = ("constant", "constant_with_warmup", "inverse_sqrt")
+# Named by path: what they are is compared by hash, as parents
+PATHS = ("model_name_or_path", "reward_model_path", "tokenizer_name_or_path", "dataset_name")
+
+
+def record_before(folder: Path, wanted: Any) -> dict[str, Any] | None:
+    """The record of the run that a resumption goes on with; None where there is nothing yet to go on with.
+
+    Args:
+        wanted: `resume_from_checkpoint` as it was given: `last`, or a checkpoint, perhaps of another folder.
+
+    Raises:
+        RunError: for a checkpoint that no recorded run wrote.
+    """
+    if str(wanted).lower() not in ("none", "false", "true", "last") and (Path(wanted) / "trainer_state.json").is_file():
+        home = run_directory(wanted)
+        if home is None:
+            raise RunError(
+                f"--resume_from_checkpoint {wanted}: no run.json beside it says what it was trained on; "
+                "a run can begin from its weights instead: --model_name_or_path"
+            )
+        return read_record(home)
+    record = read_record(folder)
+    begun = record is not None and (any(folder.glob("checkpoint-*")) or record.get("resumable"))
+    return record if begun else None
+
+
+def kept(values: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Settings whose default is the moment at which a run began: a resumed one takes them from its record."""
+    wanted, out = values.get("resume_from_checkpoint"), values.get("output_dir")
+    named = [name for name in ("template_date",) if name in known and not values.get(name)]
+    if not named or not out or str(wanted).lower() in ("none", "false"):
+        return {}
+    before = (record_before(Path(str(out)), wanted) or {}).get("config") or {}
+    return {name: before[name] for name in named if before.get(name)}
+
+
+def check_settings(before: dict[str, Any], config: dict[str, Any]) -> dict[str, list[Any]]:
+    """Compare the configuration with the recorded one; settings that only one of them knows are passed over.
+
+    Returns:
+        What differs and may, by name: `[then, now]`.
+
+    Raises:
+        RunError: naming every setting that may not.
+    """
+    then, now = before.get("config") or {}, json.loads(json.dumps(config, default=str))
+    differ = {name: [then[name], now[name]] for name in then.keys() & now.keys() if then[name] != now[name]}
+    free = {name for name in differ if name in FREE or name in PATHS or name.startswith(FREE_PREFIXES)}
+    if now.get("lr_scheduler_type") in STEADY and not 0 < float(now.get("warmup_steps") or 0) < 1:
+        free |= {name for name in LENGTH if name in differ}
+    wrong = {name: differ[name] for name in sorted(differ.keys() - free)}
+    if wrong:
+        longer = ""
+        if wrong.keys() & set(LENGTH):
+            longer = (
+                "\n  (a longer run changes the learning rates of the steps already made, unless --lr_scheduler_type is "
+                "constant)"
+            )
+        _refuse([f"{name}: {_shown(a)} -> {_shown(b)}" for name, (a, b) in wrong.items()], longer)
+    return {name: differ[name] for name in sorted(free) if name in (*LENGTH, *PATHS) or name.startswith("per_device_")}
+
+
+def check_facts(before: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Compare what a resumed run notes of its parents and its rows with what was noted then.
+
+    Raises:
+        RunError: naming every parent that is another one, and the split whose rows are others.
+    """
+    wrong = []
+    then, now = before.get("parents") or {}, facts.get("parents") or {}
+    for role in sorted(then.keys() | now.keys()) if then and now else ():
+        a, b = then.get(role) or {}, now.get(role) or {}
+        hashes = (a.get("hash"), b.get("hash"))
+        if hashes[0] != hashes[1] if all(hashes) else a.get("path") != b.get("path"):
+            known = [f"{one.get('path')} ({str(one.get('hash'))[:8]})" if one else "none" for one in (a, b)]
+            wrong.append(f"{role}: {known[0]} -> {known[1]}")
+    rows = [((one.get("data") or {}).get("train") or {}) for one in (before, facts)]
+    prints = [one.get("fingerprint") for one in rows]
+    if all(prints) and (prints[0] != prints[1] or rows[0].get("rows_out") != rows[1].get("rows_out")):
+        told = [f"{one.get('rows_out'):,} rows of {one.get('source')} ({one['fingerprint'][:8]})" for one in rows]
+        wrong.append(f"rows to train on: {told[0]} -> {told[1]}")
+    if wrong:
+        _refuse(wrong)
+
+
+def _refuse(wrong: list[str], more: str = "") -> None:
+    listed = "\n".join(f"  - {line}" for line in wrong)
+    raise OtherRun(
+        f"this is not the run that was interrupted (recorded -> now):\n{listed}{more}\n  resume with what is recorded, "
+        "or start another run: a new --output_dir, or --overwrite in place of --resume_from_checkpoint"
+    )
+
+
+def _shown(value: Any) -> str:
+    """A value on one line."""
+    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+    return text if len(text) <= 80 else f"{text[:77]}…"

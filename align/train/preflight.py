@@ -1,0 +1,156 @@
+"""What a training recipe asks before it loads weights: do its settings go with its rows and with the model's layout?"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from align.models import adapters, checkpoints
+from align.run.errors import fail, one_sentence
+
+ROOM = ("max_position_embeddings", "n_positions", "max_sequence_length")
+
+
+def check(args: Any, model_args: Any, path: str | None, rows: Any, *, reward_model: bool = False) -> None:
+    """Stop at settings that cannot work with these rows and this checkpoint.
+
+    Args:
+        path: the checkpoint or adapter that training starts from; None for a new model.
+        rows: the splits, as `align.data.prepare` gives them.
+
+    Raises:
+        ConfigError: with every problem found; no weights have been loaded by then.
+    """
+    problems = _evaluation(args, rows)
+    _optimizer(args)
+    if path is not None:
+        model = skeleton(path, model_args, reward_model=reward_model)
+        problems += _room(model.config.get_text_config(), rows)
+        problems += _lora(model, model_args) if model_args.use_peft else []
+    if problems:
+        fail(problems)
+
+
+def skeleton(path: str, model_args: Any, *, reward_model: bool = False) -> Any:
+    """The model's modules, with their names and shapes and without weights.
+
+    Raises:
+        ConfigError: for an attention that is not there, or a layout that transformers does not know.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    revision = model_args.model_revision
+    folder = adapters.located(path, revision)
+    while folder is not None:
+        path, revision = adapters.base_of(folder)
+        folder = adapters.located(path, revision)
+    cls, extra = (AutoModelForSequenceClassification, {"num_labels": 1}) if reward_model else (AutoModelForCausalLM, {})
+    with one_sentence(f"{path} cannot be trained like this"), torch.device("meta"):
+        config = AutoConfig.from_pretrained(path, revision=revision, **extra)
+        return cls.from_config(config, attn_implementation=model_args.attn_implementation)
+
+
+def _evaluation(args: Any, rows: Any) -> list[str]:
+    """Evaluation that was asked for needs rows."""
+    asked = args.eval_strategy != "no" or args.eval_on_start
+    if not asked or (rows.test is not None and len(rows.test)):
+        return []
+    name = f"eval_strategy={args.eval_strategy.value}" if args.eval_strategy != "no" else "eval_on_start"
+    return [f"{name}: there are no held-out rows; hold some out with --test_split_size 0.05, name a split with "
+            "--dataset_test_split, or leave it out"]  # fmt: skip
+
+
+def _optimizer(args: Any) -> None:
+    """Make optimizer, schedule and trackers as the trainer will, on one number: packages that are missing show up.
+
+    Raises:
+        ConfigError: for the first that cannot be made.
+    """
+    import torch
+    from transformers import Trainer, get_scheduler
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    weight = torch.nn.Parameter(torch.zeros(1))
+    whole = torch.nn.Module()
+    whole.weight = weight
+    with one_sentence(f"optim={args.optim} cannot be used here", "; leave it out, or use adamw_torch"):
+        cls, settings = Trainer.get_optimizer_cls_and_kwargs(args, whole)  # type: ignore[arg-type]
+        by_layer = "optimizer_dict" in settings or "model" in settings or "params" in settings
+        optimizer = torch.optim.SGD([weight]) if by_layer else cls([weight], **settings)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        optimizer = torch.optim.SGD([weight])
+    schedule = args.lr_scheduler_type.value
+    with one_sentence(
+        f"lr_scheduler_type={schedule} cannot be used", "; what it needs goes into lr_scheduler_kwargs (YAML)"
+    ):
+        get_scheduler(schedule, optimizer, 1, 10, args.lr_scheduler_kwargs or {})
+    with one_sentence(
+        f"report_to={' '.join(args.report_to)} cannot be used here", "; or leave it out: metrics.jsonl has all"
+    ):
+        for tracker in get_reporting_integration_callbacks(args.report_to):
+            tracker()
+
+
+def _room(config: Any, rows: Any) -> list[str]:
+    """No row may be longer than the model has positions for."""
+    room = next((value for name in ROOM if (value := getattr(config, name, None))), None)
+    if room is None:
+        return []
+    longest = max((_longest(split) for split in (rows.train, rows.test) if hasattr(split, "__len__")), default=0)
+    if longest <= room:
+        return []
+    return [f"max_length: the longest row has {longest:,} tokens and the model has positions for {room:,}; give "
+            f"--max_length {room} (longer rows are dropped and counted)"]  # fmt: skip
+
+
+def _longest(rows: Any) -> int:
+    """Tokens of the longest sequence that a model will read."""
+    names = [name for name in ("input_ids", "chosen_ids", "rejected_ids") if name in rows.column_names]
+    apart = ["prompt_ids"] if "prompt_ids" in rows.column_names else []
+    if not apart:
+        return max((len(ids) for name in names for ids in rows[name]), default=0)
+    answers = [max(map(len, sides)) for sides in zip(*(rows[name] for name in names), strict=True)]
+    return max((len(ids) + more for ids, more in zip(rows["prompt_ids"], answers, strict=True)), default=0)
+
+
+def _lora(model: Any, model_args: Any) -> list[str]:
+    """Names given to LoRA that the model has nothing of: PEFT passes over them if one other name fits."""
+    import torch
+
+    modules = dict(model.named_modules())
+    heads = [name for name, module in modules.items() if isinstance(module, (torch.nn.Linear, torch.nn.Embedding))]
+    some = ", ".join(sorted({name.rpartition(".")[2] for name in heads}))
+    targets = checkpoints.lora_targets(model_args)
+    found = []
+    if (
+        isinstance(targets, str)
+        and targets != "all-linear"
+        and not any(re.fullmatch(targets, name) for name in modules)
+    ):
+        found.append(f"lora_target_modules: no module's whole name is like {targets!r}; names are like {heads[0]}")
+    for flag, names in (("lora_target_modules", targets), ("lora_modules_to_save", model_args.lora_modules_to_save)):
+        for name in names if isinstance(names, list) else ():
+            if name != "score" and not any(one == name or one.endswith(f".{name}") for one in modules):
+                found.append(f"{flag}: the model has no {name}; it has {some}")
+    if names := model_args.lora_target_parameters:
+        found += _parameters([names] if isinstance(names, str) else names, model, modules)
+    return found
+
+
+def _parameters(names: list[str], model: Any, modules: dict[str, Any]) -> list[str]:
+    """LoRA on single parameters (experts' weights) takes those that no linear module owns."""
+    import torch
+
+    found = []
+    for name in names:
+        fitting = [one for one, _ in model.named_parameters() if one == name or one.endswith(f".{name}")]
+        owners = [modules[one.rpartition(".")[0]] for one in fitting]
+        if not fitting:
+            found.append(f"lora_target_parameters: the model has no parameter {name}")
+        elif any(isinstance(owner, (torch.nn.Linear, torch.nn.Embedding)) for owner in owners):
+            module = name.removesuffix(".weight").rpartition(".")[2]
+            found.append(
+                f"lora_target_parameters: {name} belongs to a linear layer; use --lora_target_modules {module}"
+            )
+    return found
