@@ -178,7 +178,7 @@ def test_what_is_kept_is_measured_again_when_the_model_changes(bench):
 def fake_rows(gold, kl=1.0, length=10):
     return [
         {"index": i, "prompt": f"p{i}", "completion": f"c{g}", "stopped": True, "length": length, "kl": kl,
-         "entropy": 1.0, "repetition": 0.0, "gold": g, "reward": g} for i, g in enumerate(gold)
+         "tokens": length, "entropy": 1.0, "repetition": 0.0, "gold": g, "reward": g} for i, g in enumerate(gold)
     ]  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def test_demonstrations_are_the_last_revisions():
     assert demonstrations({**row, "prompt": said}, [chain(0, "a", "a")]) == [
         {"messages": [*said, {"role": "assistant", "content": "a"}]}
     ]
-    assert new_answer("<think>x</think> <answer>\nyes\n</answer>") == "yes" and new_answer(" plain ") == "plain"
+    assert new_answer(" <answer>\nyes\n</answer>") == "yes" and new_answer(" plain ") == "plain"
 
 
 # ------------------------------------------------------------------------------------------------------- the program

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from align import stats
 from align.data import splits, text
@@ -28,6 +29,7 @@ from align.models import checkpoints, generate, scorers
 from align.run import lineage
 from align.run.errors import ConfigError, RunError
 from align.stats import Estimate
+from align.train import reward
 
 Rows = list[dict[str, Any]]
 SCORES = ("reward", "gold")
@@ -69,6 +71,12 @@ class Bench:
         by_prompt = dict(found)
         return [by_prompt[i] for i in range(len(self.prompts))]
 
+    def answer_ids(self, completion: generate.Completion) -> list[int]:
+        """The tokens of the answer alone: all that was sampled, unless the model reasoned first."""
+        if not completion.reasoning:
+            return completion.ids
+        return list(self.tokenizer(completion.text, add_special_tokens=False)["input_ids"])
+
     def score(self, rows: Rows, completions: list[generate.Completion]) -> dict[str, list[float]]:
         """Each grader's score of each completion."""
         return {name: grader.score(rows, completions) for name, grader in self.graders.items()}
@@ -103,8 +111,9 @@ def measure(bench: Bench, path: str, *, seed: int = 0) -> Rows:
 
     Returns:
         N x K rows, a prompt's next to each other: `index` of the prompt, `prompt`, `completion`, `stopped`, `length`
-        (tokens), `kl`, `entropy`, `logps`, `ref_logps` (nats a sequence), `repetition`, the scores, and under `greedy`
-        and `rates` the most likely completion and what the yes/no graders say of it, where they were asked.
+        (tokens of the answer), `tokens` (of all that was sampled), `kl`, `entropy`, `logps`, `ref_logps` (nats a
+        sequence), `repetition`, the scores, and under `greedy` and `rates` the most likely completion and what the
+        yes/no graders say of it, where they were asked.
     """
     policy = bench.load(path)
     copies = bench.args.num_generations
@@ -123,12 +132,13 @@ def measure(bench: Bench, path: str, *, seed: int = 0) -> Rows:
             "prompt": text.contents(bench.rows[index]["prompt"]),
             "completion": completion.text,
             "stopped": completion.stopped,
-            "length": len(completion.ids),
-            "repetition": repetition(completion.ids),
+            "length": len(answer),
+            "tokens": len(completion.ids),
+            "repetition": repetition(answer),
             **{name: round(float(values[at]), 6) for name, values in measured.items()},
             **{name: values[at] for name, values in scores.items()},
         }
-        for at, (index, completion) in enumerate(zip(where, flat, strict=True))
+        for at, (index, completion, answer) in enumerate(zip(where, flat, map(bench.answer_ids, flat), strict=True))
     ]
     if bench.rates is not None:
         _grade(bench, policy, rows, copies)
@@ -157,7 +167,7 @@ def by_prompt(rows: Rows, key: str) -> np.ndarray:
 
 def summary(rows: Rows) -> Sampled:
     """Estimates over prompts of everything that `measure` wrote down."""
-    lengths = by_prompt(rows, "length")
+    tokens = by_prompt(rows, "tokens")  # reasoning included
     texts = [row["completion"] for row in rows]
 
     def varied(n: int) -> Estimate | None:
@@ -169,22 +179,23 @@ def summary(rows: Rows) -> Sampled:
 
     return Sampled(
         reward=mean("reward"), gold=mean("gold"), kl=mean("kl"),
-        kl_per_token=stats.ratio(by_prompt(rows, "kl"), lengths),
-        entropy=stats.ratio(by_prompt(rows, "entropy"), lengths),
+        kl_per_token=stats.ratio(by_prompt(rows, "kl"), tokens),
+        entropy=stats.ratio(by_prompt(rows, "entropy"), tokens),
         length=mean("length"), stops=mean("stopped"), distinct_1=varied(1), distinct_2=varied(2),
-        repetition=mean("repetition"), n=len(lengths),
+        repetition=mean("repetition"), n=len(tokens),
     )  # fmt: skip
 
 
 def rates(rows: Rows) -> dict[str, Estimate]:
-    """Each yes/no grade's share of yes among the prompts that it applies to, with Wilson's interval."""
-    graded = [row["rates"] for row in rows if "rates" in row]
-    names = dict.fromkeys(name for said in graded for name in said)
+    """Each yes/no grade's share of yes among the completions that it applies to, with an interval over prompts."""
+    graded = [row for row in rows if "rates" in row]
+    names = dict.fromkeys(name for row in graded for name in row["rates"])
     found = {}
     for name in names:
-        values = [said[name] for said in graded if said.get(name) is not None]
-        if estimate := stats.rate(sum(values), len(values)):
-            found[name] = estimate
+        told = [(row["rates"][name], row["index"]) for row in graded if row["rates"].get(name) is not None]
+        if told:
+            values, prompts = zip(*told, strict=True)
+            found[name] = reward.by_prompt(torch.tensor(values, dtype=torch.float), list(prompts))
     return found
 
 
@@ -200,7 +211,7 @@ def cached(bench: Bench, path: str, name: str, *, seed: int = 0) -> Rows:
         bench.prompts,
         bench.grader_ids,
     ]
-    ingredients += [bench.fingerprint]
+    ingredients += [bench.fingerprint, "tokens"]  # rows of an earlier version have no such column
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     if file.is_file():
         lines = file.read_text().split("\n")

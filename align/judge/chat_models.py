@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from align.data.chat import reasoning
 from align.run.errors import RunError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back. `text` is None where there is no usable reply, and `problem` then says why."""
+    """What came back, without reasoning. `text` is None where there is no usable reply, and `problem` then says why."""
 
     text: str | None
     problem: str = ""
@@ -125,7 +126,7 @@ class ServerChat:
         bodies = [self._body(*asked) for asked in zip(conversations, seeds, strict=True)]
         keys = [hashlib.sha256(body).hexdigest() for body in bodies]
         requests = dict(zip(keys, bodies, strict=True))
-        said = self.endpoint.fetch(requests, lambda reply: reply.strip() or None, "replies")
+        said = self.endpoint.fetch(requests, lambda reply: reasoning.split(reply)[1].strip() or None, "replies")
         nothing = f"the reply was empty or cut at {self.max_new_tokens} tokens, twice"
         refused = self.endpoint.refused
         return [Reply(said[key]) if key in said else Reply(None, refused.get(key, nothing)) for key in keys]

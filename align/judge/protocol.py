@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from align.data import text
+from align.data.chat import reasoning
 from align.run.errors import ConfigError
 
 PROMPT = """\
@@ -145,7 +146,8 @@ def read_choice(reply: str) -> str | None:
     Only the last line that holds a letter or a digit counts: one quoted from a completion further up decides nothing.
     Case, emphasis, brackets, quotes and a full stop do not matter.
     """
-    lines = [line for line in reply.splitlines() if re.search(r"\w", line.replace("_", ""))]
+    answer = reasoning.split(reply)[1]
+    lines = [line for line in answer.splitlines() if re.search(r"\w", line.replace("_", ""))]
     bare = re.sub(r"[*_`#>\[\](){}\"'.\s]", "", lines[-1]).lower() if lines else ""
     match = re.fullmatch(r"verdict[:\uff1a](1|2|tie)", bare)
     return match[1] if match else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from align.data import text
+from align.data.chat import reasoning
 from align.judge.cache import Cache
 from align.judge.chat_models import LocalChat, longest_input
 from align.judge.choices import Judged, JudgeReport, Shown, both_orders, settle
@@ -63,8 +64,8 @@ class Judge(Protocol):
 
 
 def texts_of(item: Rankable) -> list[str]:
-    """The completions of an item, or of a row that has some, as texts: [K]."""
-    return [text.contents(completion, "\n\n") for completion in item["completions"]]
+    """The completions of an item, or of a row that has some, as texts without their reasoning: [K]."""
+    return [text.contents(reasoning.answer_of(completion), "\n\n") for completion in item["completions"]]
 
 
 class RewardJudge:
@@ -117,7 +118,10 @@ class RewardJudge:
         from align.data import chat
 
         try:
-            rows = [sum(chat.encode_pair(self.tokenizer, item["prompt"], c), []) for c in item["completions"]]
+            rows = [
+                sum(chat.encode_pair(self.tokenizer, item["prompt"], c, tools=item.get("tools"), read=True), [])
+                for c in item["completions"]
+            ]
         except chat.TemplateError as error:
             return f"unusable ({error})"
         if self.longest is not None and max(map(len, rows)) > self.longest:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ class Scorer:
     name: str
     weight: float
     score: Callable[[list[dict], list[Any]], list[float]]
+    long_name: str = ""  # where several have one name
 
 
 def load_function(where: str) -> Function:
@@ -44,8 +47,8 @@ def load_function(where: str) -> Function:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(place)
-    except ImportError as error:
-        raise ConfigError(f"reward function {where!r}: {error}") from error
+    except (ImportError, SyntaxError, NameError) as error:
+        raise ConfigError(f"reward function {where!r}: {type(error).__name__}: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
         known = sorted(n for n, value in vars(module).items() if callable(value) and not n.startswith("_"))
@@ -53,15 +56,38 @@ def load_function(where: str) -> Function:
     return function
 
 
+OURS = ("prompts", "completions", "stopped")  # what a function gets from us, and not from a row's columns of that name
+
+
 def call(function: Callable[..., list], rows: list[dict], completions: list[Any]) -> list:
-    """Call a user's function as TRL's GRPO does: lists, one entry an episode, the rows' other columns by name."""
-    columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "input_ids")}
+    """Call a user's function as TRL's GRPO does: lists, one entry an episode, the rows' other columns by name.
+
+    A completion is the answer without its reasoning. A column that some rows lack is None there. A function that names
+    its arguments, without `**kwargs`, gets those.
+
+    Raises:
+        RunError: if it asks for a column that the rows do not have.
+    """
+    names = dict.fromkeys(key for row in rows for key in row if key not in ("prompt", "input_ids", *OURS))
+    columns = {key: [row.get(key) for row in rows] for key in names}
     said = [
         c.text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": c.text}]
         for row, c in zip(rows, completions, strict=True)
     ]
     prompts, stopped = [row["prompt"] for row in rows], [c.stopped for c in completions]
-    return function(prompts=prompts, completions=said, stopped=stopped, **columns)
+    given = {"prompts": prompts, "completions": said, "stopped": stopped, **columns}
+    takes = inspect.signature(function).parameters.values()
+    if missing := [
+        p.name for p in takes
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in given
+    ]:  # fmt: skip
+        raise RunError(
+            f"the function {getattr(function, '__name__', function)} asks for {', '.join(missing)}, which the rows do "
+            f"not have; it can have {', '.join(given)}"
+        )
+    if not any(p.kind is p.VAR_KEYWORD for p in takes):
+        given = {name: given[name] for name in (p.name for p in takes) if name in given}
+    return function(**given)
 
 
 def from_function(where: str, weight: float = 1.0) -> Scorer:
@@ -81,7 +107,8 @@ def from_function(where: str, weight: float = 1.0) -> Scorer:
             raise RunError(f"{where} gave {len(values)} rewards for {len(rows)} completions; it must give one each")
         return values
 
-    return Scorer(where.rpartition(":")[2], weight, score)
+    place, _, name = where.rpartition(":")
+    return Scorer(name, weight, score, f"{Path(place).stem}.{name}")
 
 
 def from_model(
@@ -93,7 +120,8 @@ def from_model(
         scores: token ids of whole sequences, in the reward model's vocabulary, to one score each.
         tokenizer: the policy's.
         own_tokenizer: the reward model's. Where vocabulary and template are the policy's, it reads the very tokens that
-            were sampled; elsewhere it reads the text again, in its own template and with its own stop token.
+            were sampled; elsewhere, and where the policy reasoned before it answered, it reads the answer's text again,
+            in its own template and with its own stop token.
     """
     direct = (
         tokenizer.get_vocab() == own_tokenizer.get_vocab()
@@ -102,16 +130,24 @@ def from_model(
     )
 
     def encode(row: dict, completion: Any) -> list[int]:
-        if direct:
+        if direct and not completion.reasoning:
             return [*row["input_ids"], *completion.ids]
         prompt = row["prompt"]
         said = completion.text if isinstance(prompt, str) else [{"role": "assistant", "content": completion.text}]
-        return sum(chat.encode_pair(own_tokenizer, prompt, said), [])
+        return sum(chat.encode_pair(own_tokenizer, prompt, said, tools=row.get("tools"), read=True), [])
 
     def score(rows: list[dict], completions: list[Any]) -> list[float]:
         return scores([encode(row, completion) for row, completion in zip(rows, completions, strict=True)])
 
     return Scorer("reward_model", weight, score)
+
+
+def _names(scorers: list[Scorer]) -> list[str]:
+    """A name for each: its own; where several share it, with the file's before it; where those do too, numbered."""
+    alone = Counter(scorer.name for scorer in scorers)
+    names = [scorer.name if alone[scorer.name] == 1 else scorer.long_name or scorer.name for scorer in scorers]
+    shared = Counter(names)
+    return [name if shared[name] == 1 else f"{name}-{names[:at].count(name) + 1}" for at, name in enumerate(names)]
 
 
 @dataclass
@@ -129,7 +165,8 @@ class Reward:
         Raises:
             RunError: for a reward that is not a number, naming the scorer and the completion.
         """
-        each = {scorer.name: scorer.score(rows, completions) for scorer in self.scorers}
+        names = _names(self.scorers)
+        each = {name: one.score(rows, completions) for name, one in zip(names, self.scorers, strict=True)}
         for name, values in each.items():
             for value, completion in zip(values, completions, strict=True):
                 if not math.isfinite(value):

@@ -66,7 +66,8 @@ def _macro(date: datetime.date) -> str:
     plain = {f"%-{c}": str(n) for c, n in (("d", day.day), ("m", day.month))}
     known = plain | {f"%{c}": day.strftime(f"%{c}") for c in DIRECTIVES}
     replaced = "".join(f" | replace({key!r}, {value!r})" for key, value in known.items())
+    # The newline after the block is taken away by how templates are read
     return (
         f"{{#- template_date {date.isoformat()} -#}}"
-        f"{{%- macro {READS}(format) -%}}{{{{- format{replaced} -}}}}{{%- endmacro %}}\n"  # no line of its own: templates are read so that it is taken away
+        f"{{%- macro {READS}(format) -%}}{{{{- format{replaced} -}}}}{{%- endmacro %}}\n"
     )

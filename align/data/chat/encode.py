@@ -67,7 +67,9 @@ def encode_prompt(tokenizer: Any, prompt: str | Messages, *, tools: Tools = None
     Raises:
         TemplateError: if the template refuses the prompt, or leaves out words of it.
     """
-    return _ids(tokenizer, prompt) if isinstance(prompt, str) else _ids_of(tokenizer, _opening(tokenizer, prompt, tools))
+    if isinstance(prompt, str):
+        return _ids(tokenizer, prompt)
+    return _ids_of(tokenizer, _opening(tokenizer, prompt, tools))
 
 
 def encode_pair(

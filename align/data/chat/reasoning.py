@@ -28,7 +28,7 @@ FURNITURE = (
 
 
 def opened_by(prompt: str) -> str:
-    """The mark that a prompt's text ends in, so that the model's first words are a thought; "" where it ends in none."""
+    """The mark that a prompt's text ends in, so that what follows is a thought; "" where it ends in none."""
     end = prompt.rstrip()
     return next((mark for mark in MARKS if end.endswith(mark)), "")
 

@@ -91,14 +91,14 @@ def _take_template(tokenizer: Any, template: str) -> None:
     try:
         source = AutoTokenizer.from_pretrained(template)
     except (OSError, ValueError) as error:
-        raise TemplateError(f"--chat_template_path {template}: no tokenizer can be loaded from it; give {known}") from error
+        raise TemplateError(f"--chat_template_path {template}: no tokenizer is there; give {known}") from error
     if source.chat_template is None:
         raise TemplateError(f"--chat_template_path {template}: its tokenizer has no chat template; give {known}")
     tokenizer.chat_template = source.chat_template
     vocabulary, text = tokenizer.get_vocab(), str(source.chat_template)
     used = [
         token.content for token in source.added_tokens_decoder.values()
-        if token.special and token.content not in vocabulary and (token.content in text or token.content == source.eos_token)
+        if token.special and token.content not in vocabulary and token.content in f"{text} {source.eos_token}"
     ]  # fmt: skip
     if used:
         tokenizer.add_special_tokens({"additional_special_tokens": used}, replace_extra_special_tokens=False)

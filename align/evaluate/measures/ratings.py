@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from align.data.chat import reasoning
+
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _NUMBER = re.compile(r"(?<![\w.,-])(-?\d+(?:\.\d+)?|" + "|".join(_WORDS) + r")(?![\w%]|-\w|[.,]\d)")
 _RANGE = re.compile(
@@ -31,9 +33,7 @@ _SOFT = re.compile(
 
 def _plain(text: str) -> str:
     """Lower case, without markdown, curly quotes and whatever was thought aloud before the answer."""
-    text = text.split("</think>")[-1] if "</think>" in text else text
-    text = "" if "<think>" in text else text
-    text = text.replace("’", "'").replace("−", "-").replace("\\", "")
+    text = reasoning.split(text)[1].replace("’", "'").replace("−", "-").replace("\\", "")
     return " ".join(re.sub(r"[*_`#$\"“”()\[\]{}]|boxed", " ", text).lower().split())
 
 

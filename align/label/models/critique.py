@@ -94,7 +94,7 @@ def advance(chat: Chat, works: Sequence[Work]) -> None:
         replies = chat.say(asked, [seed_of(work.seed, number, "critique") for work in alive])
         criticised: list[tuple[Work, str]] = []
         for work, reply in zip(alive, replies, strict=True):
-            if critique := without_thoughts(reply.text or ""):
+            if critique := (reply.text or "").strip():
                 criticised.append((work, critique))
             else:
                 work.chain.problem = f"critique: {reply.problem or 'it was empty'}"
@@ -116,14 +116,9 @@ def _request(template: str, work: Work, request: str, critique: str = "") -> Mes
     return [{"role": "user", "content": content}]
 
 
-def without_thoughts(reply: str) -> str:
-    """A reply without what a reasoning model thought before it."""
-    return reply.rpartition("</think>")[2].strip()
-
-
 def new_answer(reply: str) -> str:
-    """The answer in a reply: without thoughts, and without the tags should the model have copied them."""
-    text = without_thoughts(reply)
+    """The answer in a reply: without the tags should the model have copied them."""
+    text = reply.strip()
     match = re.fullmatch(r"<answer>\s*(.*?)\s*</answer>", text, flags=re.DOTALL | re.IGNORECASE)
     return match[1] if match else text
 

@@ -11,6 +11,7 @@ import json
 import time
 from typing import Any
 
+from align.data.chat import reasoning
 from align.label.store import items
 from align.label.store.database import Database
 from align.label.store.items import Annotator, Task
@@ -122,8 +123,9 @@ def read_task(db: Database, task: int) -> Task:
         "JOIN texts ON texts.item = tasks.item WHERE tasks.id = ?", task,
     )  # fmt: skip
     completions, order = json.loads(row["completions"]), json.loads(row["shown"])
+    answers = [reasoning.answer_of(completions[i]) for i in order]  # what was thought before them is not ranked
     return Task(
-        id=task, item=row["id"], prompt=json.loads(row["prompt"]), completions=[completions[i] for i in order],
+        id=task, item=row["id"], prompt=json.loads(row["prompt"]), completions=answers,
         order=order, repeat=bool(row["repeat"]), meta=json.loads(row["meta"]),
     )  # fmt: skip
 
