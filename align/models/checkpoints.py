@@ -17,10 +17,13 @@ from align.models import adapters, bases, heads, weights
 from align.run.errors import ConfigError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-# Encoders that score were trained on `[CLS] prompt [SEP] completion [SEP]`, and their tokenizers have no template.
+# Parts of a model that text does not reach, by the words in their modules' names: LoRA there would never learn.
+TOWERS = r".*(vision|visual|image|audio|speech|multi_modal).*"
+# Encoders that score were trained on pairs, `[CLS] prompt [SEP] completion [SEP]`; their tokenizers have no template.
 ENCODER_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['content'] | trim }}"
-    "{% if message['role'] != 'system' %}{{ eos_token }}{% else %}\n{% endif %}{% endfor %}"
+    "{% if not loop.last or add_generation_prompt %}BETWEEN{% endif %}{% endfor %}"
+    "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
 )
 
 
@@ -72,9 +75,8 @@ def load_tokenizer(
     source, own = tokenizer_source(path, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=own)
-        if tokenizer.eos_token is None and tokenizer.sep_token is not None:  # an encoder's
-            tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
-            tokenizer.chat_template = tokenizer.chat_template or ENCODER_TEMPLATE
+        if tokenizer.chat_template is None and tokenizer.cls_token and tokenizer.sep_token:
+            _as_encoder(tokenizer)
         chat.set_up_tokenizer(tokenizer, chat_template, stops=named_stops(path, revision), date=date)
     except chat.TemplateError as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -82,6 +84,14 @@ def load_tokenizer(
         raise ConfigError(f"the tokenizer of {path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def _as_encoder(tokenizer: Any) -> None:
+    """Let an encoder's tokenizer render a conversation as it lays out a pair of texts."""
+    tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
+    pair = tokenizer.convert_ids_to_tokens(tokenizer("a", "a")["input_ids"])
+    between = "".join(token for token in pair[1:-1] if token == tokenizer.sep_token) or tokenizer.sep_token
+    tokenizer.chat_template = ENCODER_TEMPLATE.replace("BETWEEN", between)
 
 
 def named_stops(path: str, revision: str = "main") -> list[int]:
@@ -249,12 +259,24 @@ def lora_config(model_args: Any, *, reward_model: bool = False) -> Any:
         lora_alpha=model_args.lora_alpha,
         lora_dropout=model_args.lora_dropout,
         target_modules=lora_targets(model_args),
+        exclude_modules=TOWERS if _has_towers(model_args) else None,
         target_parameters=model_args.lora_target_parameters,
         use_rslora=model_args.use_rslora,
         use_dora=model_args.use_dora,
         modules_to_save=extra + ["score"] if reward_model else extra or None,
         revision=None if model_args.model_revision == "main" else model_args.model_revision,  # of a base on the hub
     )
+
+
+def _has_towers(model_args: Any) -> bool:
+    """Is the language model one part among others (Gemma 3 from 4B on, Qwen-VL, Mistral 3)? Text reaches no other."""
+    from transformers import AutoConfig
+
+    path, revision = model_args.model_name_or_path, model_args.model_revision
+    while (adapter := adapters.located(path, revision)) is not None:
+        path, revision = adapters.base_of(adapter)
+    config = AutoConfig.from_pretrained(path, revision=revision)
+    return config.get_text_config() is not config
 
 
 def lora_targets(model_args: Any) -> str | list[str]:
