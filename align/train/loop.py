@@ -108,6 +108,11 @@ def build(trainer_class: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     with one_sentence("the trainer refuses this configuration"):
         trainer = trainer_class(*args, **kwargs)
     checkpoints.trained_in_fp32(trainer.model)
+    text = trainer.model.config.get_text_config()
+    if getattr(text, "output_router_logits", False):
+        # TRL's SFT sets it for a mixture of experts, and asks for it in every pass of its own as well. Saved, it breaks
+        # `generate` (transformers 5.23 reduces the routing of one new token by the mask of all)
+        text.output_router_logits = False
     measuring.bound_evaluation(trainer)
     return trainer
 
