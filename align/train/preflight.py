@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from trl import SFTConfig
+
 from align.models import adapters, checkpoints
 from align.run.errors import fail, one_sentence
 
@@ -21,6 +23,8 @@ def check(args: Any, model_args: Any, path: str | None, rows: Any, *, reward_mod
     Raises:
         ConfigError: with every problem found; no weights have been loaded by then.
     """
+    if isinstance(args, SFTConfig) and model_args.use_peft and "lm_head" in checkpoints.lora_targets(model_args):
+        args.loss_type = args.loss_type.replace("chunked_", "")  # the same loss; TRL's in pieces passes over an adapter
     problems = _evaluation(args, rows)
     _optimizer(args)
     if path is not None:
@@ -74,7 +78,7 @@ def _optimizer(args: Any) -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     whole = torch.nn.Module()
     whole.weight = weight
-    with one_sentence(f"optim={args.optim} cannot be used here", "; leave it out, or use adamw_torch"):
+    with one_sentence(f"optim={args.optim.value} cannot be used here", "; leave it out, or use adamw_torch"):
         cls, settings = Trainer.get_optimizer_cls_and_kwargs(args, whole)  # type: ignore[arg-type]
         by_layer = "optimizer_dict" in settings or "model" in settings or "params" in settings
         optimizer = torch.optim.SGD([weight]) if by_layer else cls([weight], **settings)
