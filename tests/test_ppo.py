@@ -137,10 +137,9 @@ def shared(base, tmp_path):
         str(base),
         str(tmp_path / "rm"),
         "adapter",
-        lora(),
+        lora(model_name_or_path=str(base)),
         make_tokenizer(),
         longest=64,
-        cast_adapters=True,
         output_dir="",
     )
     return both.eval(), adapter.eval()
@@ -192,12 +191,12 @@ def test_policy_and_critic_are_saved_and_loaded(base, tmp_path, value_model):
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
 
-    settings = lora() if value_model == "adapter" else lora(use_peft=False)
+    settings = lora(model_name_or_path=str(base)) if value_model == "adapter" else lora(use_peft=False)
     tokenizer = make_tokenizer()
 
     def fresh():
         return assemble.build(
-            str(base), None, value_model, settings, tokenizer, longest=64, cast_adapters=True, output_dir=""
+            str(base), None, value_model, settings, tokenizer, longest=64, output_dir=""
         ).eval()
 
     both = fresh()
@@ -215,13 +214,13 @@ def test_policy_and_critic_are_saved_and_loaded(base, tmp_path, value_model):
     plain = loader.from_pretrained(tmp_path).eval()(torch.tensor([[5, 6, 10]])).logits
     torch.testing.assert_close(plain, both.policy(torch.tensor([[5, 6, 10]])).logits)
     other = assemble.build(str(base), None, "full" if value_model == "head" else "head", lora(use_peft=False), tokenizer,
-                        longest=64, cast_adapters=True, output_dir="")  # fmt: skip
+                        longest=64, output_dir="")  # fmt: skip
     with pytest.raises(ConfigError, match="its critic is a"):
         saving.restore(other, tmp_path)
 
 
 def test_a_critic_that_warms_up_leaves_the_policy_alone(base):
-    both = assemble.build(str(base), None, "head", lora(use_peft=False), make_tokenizer(), longest=64, cast_adapters=True,
+    both = assemble.build(str(base), None, "head", lora(use_peft=False), make_tokenizer(), longest=64,
                        output_dir="")  # fmt: skip
     torch.nn.init.ones_(both.value_head.weight)
     batch = roles.Batch.of([[5, 6]], [[10, 11]], "cpu", packed=both.packs)
@@ -235,7 +234,7 @@ def test_a_critic_that_warms_up_leaves_the_policy_alone(base):
 
 def test_an_architecture_that_bends_its_logits_is_found(base):
     both = assemble.build(
-        str(base), None, "head", lora(use_peft=False), make_tokenizer(), longest=64, cast_adapters=True, output_dir=""
+        str(base), None, "head", lora(use_peft=False), make_tokenizer(), longest=64, output_dir=""
     )
     both("check_head", [5, 6, 7, 8])
     both.policy.config.final_logit_softcapping = 0.01

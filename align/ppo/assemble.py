@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,12 @@ from align.ppo import roles
 from align.ppo.config import Plan, PPOArguments
 from align.ppo.sharding import place_frozen
 from align.ppo.trainer import PolicyTrainer
-from align.run import launch
-from align.run.errors import ConfigError, fail
+from align.run.errors import ConfigError, fail, one_sentence
 from align.run.lineage import identity, same
 
 TRAINED = re.compile(r"(lora_|modules_to_save).*\.(default|value)(\.|$)|^value_head\.|^critic\.")
+
+RANDOM = re.compile("drop|jitter")  # numbers that layers use in training mode, which checkpointing needs
 
 
 def make_trainer(
@@ -34,11 +36,10 @@ def make_trainer(
         return trl_trainer(parent, args, plan, model_args, tokenizer, rows, callbacks)
     functions = [scorers.load_function(where) for where in [*args.reward_funcs, *args.eval_reward_funcs]]
     assert all(functions)
-    kind = launch.asked_kind()
     longest = max(map(len, rows.train["input_ids"])) + args.response_length
     both = build(
         parent, args.reward_model_path, args.value_model, model_args, tokenizer, longest=longest,
-        cast_adapters=kind not in ("zero3", "fsdp2"), output_dir=args.output_dir,
+        output_dir=args.output_dir,
     )  # fmt: skip
     reference = (
         None if model_args.use_peft else roles.Frozen(checkpoints.load_policy(parent, model_args, tokenizer), longest)
@@ -102,9 +103,10 @@ def trl_trainer(
     lora = checkpoints.lora_config(model_args)
     policy = checkpoints.load_policy(parent, model_args, tokenizer)
     whole = checkpoints.resolve_parent(args.reward_model_path, args.output_dir, role="reward")
-    scorers = [checkpoints.load_reward_model(whole, model_args, tokenizer) for _ in range(2)]
+    scorers = [checkpoints.load_reward_model(whole, _whole(model_args), tokenizer) for _ in range(2)]
     trainer = Baseline(
-        args=args, processing_class=tokenizer, model=get_peft_model(policy, lora) if lora else policy,
+        args=args, processing_class=tokenizer,
+        model=checkpoints.trained_in_fp32(get_peft_model(policy, lora)) if lora else policy,
         ref_model=None if lora else checkpoints.load_policy(parent, model_args, tokenizer),
         reward_model=scorers[0].requires_grad_(False), value_model=scorers[1],
         train_dataset=rows.train.select_columns(["input_ids"]), callbacks=callbacks,
@@ -122,7 +124,6 @@ def build(
     tokenizer: Any,
     *,
     longest: int,
-    cast_adapters: bool,
     output_dir: str,
 ) -> roles.ActorCritic:
     """Load the policy and put critic and reward adapter beside it. Seed before: heads and adapters are new.
@@ -131,7 +132,6 @@ def build(
         parent: whole weights that the policy starts from and that the reference is.
         reward_path: the reward model's folder or hub id, or None where functions give the reward.
         longest: tokens of the longest prompt with the longest completion.
-        cast_adapters: keep adapters in fp32 on a bf16 backbone (not under ZeRO-3 and FSDP2, which want one dtype).
         output_dir: where a reward adapter's merged weights go, if the critic starts from them.
     """
     from peft import get_peft_model
@@ -142,21 +142,42 @@ def build(
     if value_model == "full":
         if reward_path and same_tokens(reward_path, tokenizer):
             start = checkpoints.resolve_parent(reward_path, output_dir, role="reward")
-        critic = checkpoints.load_reward_model(start, model_args, tokenizer)
+        critic = checkpoints.load_reward_model(start, _whole(model_args), tokenizer)
         if start == parent:
             nn.init.zeros_(critic.score.weight)
-    if lora is not None:
-        policy = get_peft_model(policy, lora, autocast_adapter_dtype=cast_adapters)
-    both = roles.ActorCritic(policy, value_model, critic, longest)
+    with one_sentence("PEFT refuses these settings"):
+        policy = policy if lora is None else get_peft_model(policy, lora)
+        both = roles.ActorCritic(policy, value_model, critic, longest)
+        if lora is not None and value_model == "adapter":
+            policy.add_adapter("value", _of_critic(lora, policy))
     both.starts_as_reward_model = critic is not None and start != parent
-    if lora is not None and value_model == "adapter":
-        policy.add_adapter("value", lora)
     if lora is not None and reward_path and shares_backbone(reward_path, parent):
         _add_reward_adapter(both, reward_path)
     for name, weight in both.named_parameters():
         weight.requires_grad_(bool(TRAINED.search(name)) if lora is not None else True)
+    both.switch.set("default")
+    checkpoints.trained_in_fp32(policy)
     _without_dropout(both)
     return both
+
+
+def _whole(model_args: Any) -> Any:
+    """The same settings for a model that is trained whole, beside a policy with LoRA: fp32 from the start."""
+    settings = copy.copy(model_args)
+    settings.use_peft = False
+    return settings
+
+
+def _of_critic(lora: Any, policy: Any) -> Any:
+    """The policy's LoRA settings for a critic on the same backbone, which has no use for the matrix to the vocabulary:
+    weights that are in no pass would get no gradient."""
+    settings, bare = copy.deepcopy(lora), policy.get_base_model()
+    head = next(name for name, part in bare.named_modules() if part is bare.get_output_embeddings())
+    if hasattr(bare.get_output_embeddings(), "lora_A"):
+        settings.target_modules = [name for name in policy.base_model.targeted_module_names if name != head]
+    kept = [name for name in settings.modules_to_save or [] if not f".{head}".endswith(f".{name}")]
+    settings.modules_to_save = kept or None
+    return settings
 
 
 def same_tokens(path: str, tokenizer: Any) -> bool:
@@ -169,8 +190,9 @@ def _without_dropout(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
-        if isinstance(getattr(part, "attention_dropout", None), float):
-            part.attention_dropout = 0.0
+        for name, value in vars(part).items():
+            if RANDOM.search(name) and isinstance(value, float):
+                setattr(part, name, 0.0)
 
 
 def shares_backbone(reward_path: str, parent: str) -> bool:
@@ -192,7 +214,8 @@ def _add_reward_adapter(both: roles.ActorCritic, path: str) -> None:
     folder = adapters.located(path)
     assert folder is not None, path
     config = LoraConfig.from_pretrained(str(folder))
-    config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, True
+    config.task_type, config.inference_mode = "CAUSAL_LM", True
+    config.modules_to_save = [name for name in config.modules_to_save or [] if name != "score"] or None
     weights = load_file(str(folder / "adapter_model.safetensors"))
     head = [name for name in weights if re.search(r"(^|\.)score(\.|$)", name)]
     if len(head) != 1:
@@ -202,5 +225,7 @@ def _add_reward_adapter(both: roles.ActorCritic, path: str) -> None:
     loaded = set_peft_model_state_dict(both.policy, weights, adapter_name="reward")
     if loaded.unexpected_keys:
         raise ConfigError(f"{path}: the reward adapter has weights that the policy lacks: {loaded.unexpected_keys[:3]}")
+    if missing := [name for name in loaded.missing_keys if re.search(r"\.reward(\.|$)", name)]:
+        raise ConfigError(f"{path}: the reward adapter lacks weights that its settings speak of: {missing[:3]}")
     both.reward_head = nn.Linear(score.shape[1], score.shape[0], bias=False, dtype=score.dtype)
     both.reward_head.weight.data.copy_(score)

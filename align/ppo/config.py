@@ -84,6 +84,8 @@ class PPOArguments(PromptArguments, PPOConfig):
     )
 
     def __post_init__(self) -> None:
+        if self.eval_reward_funcs and str(self.eval_strategy) == "no":
+            self.eval_strategy = "steps"  # whoever names them wants to see them
         super().__post_init__()
         problems = []
         if self.missing_eos_penalty is not None and self.missing_eos_penalty < 0:
@@ -194,5 +196,27 @@ def check(args: PPOArguments, model_args: Any, kind: str) -> None:
         )
     if args.engine == "trl" and (kind != "single" or args.reward_funcs or not args.reward_model_path):
         problems.append("engine=trl is a baseline: one process, and a reward model (no functions); use engine=align")
-    if problems:
+    if problems := problems + (_lora(model_args, kind) if lora else []):
         fail(problems)
+
+
+def _lora(model_args: Any, kind: str) -> list[str]:
+    """What PEFT can do and PPO cannot."""
+    problems = []
+    if model_args.lora_dropout:
+        problems.append(
+            f"lora_dropout={model_args.lora_dropout}: PPO compares two passes over the same tokens, so nothing random "
+            "may lie between them; leave it out"
+        )
+    given = dict(
+        use_dora=model_args.use_dora, lora_modules_to_save=model_args.lora_modules_to_save,
+        lora_target_parameters=model_args.lora_target_parameters,
+    )  # fmt: skip
+    if kind in ("zero3", "fsdp2"):
+        problems += [
+            f"{name} reads or copies whole weights, which {kind} has in shards: leave it out, or use "
+            "accelerate_configs/zero2.yaml or ddp.yaml" for name, value in given.items() if value
+        ]  # fmt: skip
+    if model_args.use_dora and model_args.lora_target_parameters:
+        problems.append("use_dora and lora_target_parameters exclude each other in PEFT: leave one out")
+    return problems

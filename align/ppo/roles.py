@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from align.models import generate, packing
 from align.models.packing import Packing
 from align.ppo import maths
+from align.ppo.shared.folding import folded
+from align.ppo.shared.switching import Switch
 from align.run.errors import ConfigError
 
 CRITIC = re.compile(r"\.value(\.|$)|(^|\.)value_head\.|^critic\.")
@@ -90,6 +92,8 @@ def head_of(language_model: Any) -> Callable[[Tensor], Tensor]:
     Granite's scale). `check_head` compares it with the model's own forward pass before a run starts."""
     config = language_model.config.get_text_config()
     matrix = language_model.get_output_embeddings()
+    if copies := getattr(matrix, "modules_to_save", None):  # a head that is trained whole: whose turn it is
+        matrix = matrix.original_module if matrix.disable_adapters else copies[matrix.active_adapters[0]]
     cap = getattr(config, "final_logit_softcapping", None)
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
     if cap is None and scale == 1:
@@ -119,12 +123,17 @@ class Frozen(nn.Module):
         super().__init__()
         self.inner = inner.requires_grad_(False).eval()
         self.config = inner.config
-        self.packs = packing.use(inner, longest)
+        # an encoder's head reads the whole sequence, in its own way and without packing
+        self.encodes = inner.get_output_embeddings() is None and not hasattr(inner, "score")
+        self.packs = not self.encodes and packing.use(inner, longest)
 
     def forward(self, batch: Batch, temperature: float | None = None) -> Tensor:
         """With a temperature, the reference's log-probs [N]; without, the reward model's scores [B]."""
         if temperature is not None:
             return logps_of(self.inner, batch, temperature, entropy=False)[0]
+        if self.encodes:
+            seen = torch.arange(batch.ids.shape[1], device=batch.ids.device) < (batch.begins + batch.lengths)[:, None]
+            return self.inner(input_ids=batch.ids, attention_mask=seen.long()).logits.squeeze(-1).float()
         return last_score(trunk_of(self.inner), self.inner.score, batch)
 
     def follow(self, policy: Any, alpha: float) -> None:
@@ -136,7 +145,9 @@ class Frozen(nn.Module):
 
 def last_score(trunk: Any, head: Any, batch: Batch) -> Tensor:
     """The score read at each row's last real token, [B]."""
-    return head(batch.hidden(trunk)[batch.last()]).squeeze(-1).float()
+    hidden = batch.hidden(trunk)[batch.last()]
+    with torch.autocast(hidden.device.type, enabled=False):
+        return head(hidden.to(head.weight.dtype)).squeeze(-1).float()
 
 
 class ActorCritic(nn.Module):
@@ -152,6 +163,7 @@ class ActorCritic(nn.Module):
         self.packs = packing.use(policy, longest) and (critic is None or packing.use(critic, longest))
         self.value_model = value_model
         self.critic = critic
+        self.switch = Switch(policy)
         width = policy.config.get_text_config().hidden_size
         self.value_head = None if critic is not None else nn.Linear(width, 1)
         if self.value_head is not None:
@@ -175,7 +187,7 @@ class ActorCritic(nn.Module):
         head: Any = self.value_head
         if self.value_model != "head":
             where, _ = batch.tokens()
-            with self.using("value") if self.critic is None else contextlib.nullcontext():
+            with self.switch.using("value") if self.critic is None else contextlib.nullcontext():
                 trunk = trunk_of(self.policy if self.critic is None else self.critic)
                 hidden = batch.hidden(trunk)[where - 1]
             head = self.value_head if self.critic is None else self.critic.score
@@ -187,65 +199,34 @@ class ActorCritic(nn.Module):
 
     def reference(self, batch: Batch, temperature: float) -> Tensor:
         """Log-probs under the backbone without any adapter, [N]."""
-        with self.using(None):
+        with self.switch.using(None):
             return logps_of(self.policy, batch, temperature, entropy=False)[0]
 
     def score(self, batch: Batch) -> Tensor:
         """Scores of the reward model that shares the backbone, [B]."""
-        with self.using("reward"):
+        with self.switch.using("reward"):
             return last_score(trunk_of(self.policy), self.reward_head, batch)
 
     def sample(self, prompts: list[list[int]], settings: dict[str, Any]) -> list[list[int]]:
         """`generate.sample` with the policy."""
         bare = self.policy.get_base_model() if hasattr(self.policy, "peft_config") else self.policy
-        with self._folded():
+        with folded(self.switch):
             return generate.sample(bare, prompts, **settings)
 
-    @contextlib.contextmanager
-    def _folded(self) -> Iterator[None]:
-        """While sampling in fp32, one matrix W + BA instead of three: a third off the time of a token. The sums are
-        laid beside the weights and dropped, never subtracted, so that the backbone stays the reference to the bit. In
-        lower precision the sum would be rounded, and another policy than the one that learns would sample."""
-        from peft.tuners.lora import Linear
-        from peft.tuners.tuners_utils import BaseTunerLayer
+    def checkpoint_activations(self) -> None:
+        """In every model that learns: compute layers again in the backward pass instead of keeping what they made."""
+        settings = {"use_reentrant": False}
+        for model in filter(None, (self.policy, self.critic)):
+            again = {"context_fn": self.switch.recomputing} if model is self.policy else {}
+            model.gradient_checkpointing_enable(settings | again)
 
-        layers: list[Any] = [part for part in self.policy.modules() if isinstance(part, BaseTunerLayer)]
-        weights = [layer.get_base_layer().weight for layer in layers]
-        if (
-            any(type(layer) is not Linear for layer in layers)
-            or any(weight.dtype != torch.float32 or type(weight) is not nn.Parameter for weight in weights)
-            or any(
-                hasattr(weight, "ds_id") or layer.lora_bias["default"]
-                for layer, weight in zip(layers, weights, strict=True)
-            )
-        ):
-            yield
-            return
-        before = [weight.data for weight in weights]
-        for layer, weight in zip(layers, weights, strict=True):
-            weight.data = weight.data + layer.get_delta_weight("default")
-        try:
-            with self.using(None):
-                yield
-        finally:
-            for weight, data in zip(weights, before, strict=True):
-                weight.data = data
-
-    @contextlib.contextmanager
-    def using(self, adapter: str | None) -> Iterator[None]:
-        """Run the backbone with another adapter, or with none. PEFT's own `set_adapter` and `disable_adapter` also turn
-        gradients on and off, which an optimizer and a sharded model must not see."""
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        layers = [layer for layer in self.policy.modules() if isinstance(layer, BaseTunerLayer)]
-        before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
-        for layer in layers:
-            layer._active_adapter, layer._disable_adapters = [adapter or "default"], adapter is None
-        try:
-            yield
-        finally:
-            for layer, (active, disabled) in zip(layers, before, strict=True):
-                layer._active_adapter, layer._disable_adapters = active, disabled
+    def sampled_logps(self, ids: list[int]) -> Tensor:
+        """Log-probs [len(ids) - 1] of one sequence under the very modules that `sample` runs."""
+        bare = self.policy.get_base_model() if hasattr(self.policy, "peft_config") else self.policy
+        row = torch.tensor([ids], device=bare.device)
+        with folded(self.switch):
+            logps = bare(input_ids=row, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        return logps.gather(-1, row[0, 1:, None]).squeeze(-1)
 
     def check_head(self, prompt: list[int]) -> None:
         """Our log-probs against the model's own forward pass, on one prompt.
@@ -254,11 +235,10 @@ class ActorCritic(nn.Module):
             ConfigError: for a family that does something to its logits which `head_of` does not know.
         """
         device = next(self.policy.parameters()).device
+        prompt = prompt[:64]
         batch = Batch.of([prompt[:1], prompt[:1]], [prompt[1:], prompt[1:2]], device, packed=self.packs)
         ours = logps_of(self.policy, batch, 1.0, entropy=False)[0][: len(prompt) - 1]
-        ids = torch.tensor([prompt], device=device)
-        theirs = self.policy(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
-        theirs = theirs.gather(-1, ids[0, 1:, None]).squeeze(-1)
+        theirs = self.sampled_logps(prompt)
         if (ours - theirs).abs().max() > (1e-3 if ours.device.type == "cpu" else 0.2):
             raise ConfigError(
                 f"{self.config.model_type} models change their logits in a way that align.ppo does not know "

@@ -250,7 +250,9 @@ class Sampler:
         passes = 2 + (both.value_model != "head")
         self.trainer.clock.flops["logps"] += self.flops(*rollout.sizes(), passes=passes)
         if rollout.number <= 1 and args.device.type == "cpu":
-            guards.check_start(rollout.logps, rollout.ref_logps, rollout.mask)
+            # a trained copy in fp32 of a module in bf16 rounds elsewhere than its original
+            rounds = any(weight.dtype != torch.float32 for weight in both.policy.parameters())
+            guards.check_start(rollout.logps, rollout.ref_logps, rollout.mask, 0.1 if rounds else 0.0)
         return kept
 
     def _keeps_graph(self, rollout: Rollout) -> bool:

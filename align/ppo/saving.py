@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from align.ppo import guards
 from align.ppo.roles import ActorCritic
 from align.run.errors import ConfigError, RunError
 
+VALUE = re.compile(r"\.value(\.|$)")  # the critic's adapter, in names of weights
 STATE = "ppo_state.json"  # what a checkpoint holds beside transformers' own files
 
 
@@ -34,7 +36,7 @@ def save(both: ActorCritic, weights: dict[str, Tensor], folder: Path) -> None:
         parts = {name.removeprefix("critic."): w for name, w in weights.items() if name.startswith("critic.")}
         both.critic.save_pretrained(critic, state_dict=parts)
     critic.mkdir(exist_ok=True)
-    parts = {n: w.contiguous() for n, w in weights.items() if n.startswith("value_head.") or ".value." in n}
+    parts = {n: w.contiguous() for n, w in weights.items() if n.startswith("value_head.") or VALUE.search(n)}
     if parts:
         save_file(parts, str(critic / "value.safetensors"))
     facts = dict(value_model=both.value_model, shift=both.values_shift, scale=both.values_scale)
@@ -55,7 +57,10 @@ def restore(both: ActorCritic, folder: Path) -> None:
         raise ConfigError(f"{folder}: its critic is a {facts['value_model']}, this run asks for {both.value_model}")
     both.values_shift, both.values_scale = facts["shift"], facts["scale"]
     if hasattr(both.policy, "peft_config"):
-        set_peft_model_state_dict(both.policy, load_file(str(folder / "adapter_model.safetensors")), "default")
+        found = load_file(str(folder / "adapter_model.safetensors"))
+        loaded = set_peft_model_state_dict(both.policy, found, "default")
+        missing = [name for name in loaded.missing_keys if re.search(r"\.default(\.|$)", name)]
+        assert not missing and not loaded.unexpected_keys, (folder, missing, loaded.unexpected_keys)
     else:
         _load_whole(both.policy, folder)
     if both.critic is not None:
@@ -85,13 +90,15 @@ def write_state(trainer: Any, folder: Path) -> None:
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STATE).write_text(json.dumps(own) + "\n")
+    if trainer.args.sync_ref_model:  # it follows the policy, so it is no longer the parent
+        trainer.reference.inner.save_pretrained(folder / "reference")
 
 
 def restore_state(trainer: Any, folder: Path) -> None:
     """The opposite, with counters; weights and optimizer have been loaded by now.
 
     Raises:
-        RunError: if a rollout had another number of episodes.
+        RunError: if a rollout had another number of episodes, or for a reference that followed and was not kept.
     """
     trainer.state = OnlineTrainerState.load_from_json(str(folder / "trainer_state.json"))
     own = json.loads((folder / STATE).read_text())
@@ -101,3 +108,8 @@ def restore_state(trainer: Any, folder: Path) -> None:
     trainer.reward.mean, trainer.reward.std = own["mean"], own["std"]
     trainer.both.values_shift, trainer.both.values_scale = own["shift"], own["scale"]
     trainer.before = guards.Vitals(**own["before"]) if own["before"] else None
+    if trainer.args.sync_ref_model:
+        if not (folder / "reference").is_dir():
+            raise RunError(f"{folder} does not hold the reference that followed the policy: it was made without "
+                           "sync_ref_model; resume without it, or begin a new run")  # fmt: skip
+        _load_whole(trainer.reference.inner, folder / "reference")

@@ -32,6 +32,7 @@ from align.ppo import guards, maths, metrics, report, roles, saving, sharding
 from align.ppo.config import Plan, PPOArguments
 from align.ppo.report import Clock
 from align.ppo.rollout import Rollout, Sampler, credit
+from align.ppo.shared.probing import try_a_step
 
 
 class PolicyTrainer(PPOTrainer):
@@ -75,9 +76,7 @@ class PolicyTrainer(PPOTrainer):
         self.everyone = sharding.Everyone(self.accelerator)
         self.sampler = Sampler(self)
         if args.gradient_checkpointing:
-            both.policy.gradient_checkpointing_enable({"use_reentrant": False})
-            if hasattr(both.policy, "peft_config"):
-                both.policy.enable_input_require_grads()
+            both.checkpoint_activations()
 
     # ---- the loop ----
 
@@ -116,8 +115,9 @@ class PolicyTrainer(PPOTrainer):
             self._load_rng_state(checkpoint)
         self.state.max_steps, self.state.num_train_epochs = self.plan.rollouts, 1
         self.state.compute_steps(self.args, self.plan.rollouts)
-        if checkpoint is None:
-            with sharding.whole_weights(self):
+        with sharding.whole_weights(self):
+            try_a_step(self)
+            if checkpoint is None:
                 self.model("check_head", self.train_rows[0]["input_ids"])
                 self._measure_reference()
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
