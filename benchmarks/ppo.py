@@ -151,7 +151,7 @@ def side(flags: dict[str, Any], engine: str, updates: int, result: Path) -> None
 
     with tempfile.TemporaryDirectory() as out:
         given = flags | dict(engine=engine, output_dir=out, max_steps=updates, save_strategy="no", seed=0,
-                             num_sample_generations=0, disable_tqdm=True, max_dropped=1)  # fmt: skip
+                             num_sample_generations=0, disable_tqdm=True, max_too_long=1)  # fmt: skip
         argv = [x for k, v in given.items() for x in (f"--{k}", str(v))]
         run_args, data_args, model_args, args = parse(
             BatchArguments, DataArguments, ModelConfig, PPOArguments, nano=None, defaults=recipe.DEFAULTS,

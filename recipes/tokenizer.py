@@ -15,7 +15,8 @@ from align.run.parse import parse, resolved
 def main():
     run_args, data_args, args = parse(
         RunArguments, DataArguments, tokenizer.TokenizerConfig,
-        nano="recipes/nano/tokenizer.yaml", refused=prepare.TEXTS_REFUSED,
+        nano="recipes/nano/tokenizer.yaml",
+        refused=prepare.TEXTS_REFUSED | {"preview": "there are no tokens yet; pretraining has it"},
     )  # fmt: skip
     rows = prepare.texts(data_args, seed=args.seed)
     config = resolved(run_args, data_args, args)

@@ -197,7 +197,7 @@ def test_weights_still_have_a_mean_of_one_after_rows_were_dropped(tmp_path, toke
     """p has three pairs, two of them with a completion that is too long; q has one. Left are two, each of weight 1."""
     rows = [row([1, 2, 3], completions=["a", "b", "a " * 100]), row([1, 2], prompt="q")]
     write_rows(tmp_path / "train.jsonl", rows)
-    args = DataArguments(dataset_name=str(tmp_path), max_dropped=0.6)
+    args = DataArguments(dataset_name=str(tmp_path), max_too_long=0.6)
     assert list(prepare.rows(args, "preference", tokenizer, max_length=64, seed=0).train["weight"]) == [1.0, 1.0]
 
 

@@ -11,10 +11,11 @@ Schemas (TRL's, conversational or plain), and one of our own:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any
 
-from align.data import chat, pairs
+from align.data import chat, pairs, preview, text
 from align.data.forms.normal import normalise
 from align.data.overlap import prompts
 from align.data.pairs import Pairing
@@ -46,6 +47,7 @@ def _encode_prompt(tokenizer: Any, row: dict) -> list[dict]:
 
 # A row to what is trained on: one example, or several where a template renders a conversation's earlier turns otherwise
 # than it asked for them (see `chat.encode_messages`)
+KEPT = ("margin", "category", "weight")  # what is kept of a pair beside its words
 ENCODERS: dict[str, Callable[[Any, dict], list[dict]]] = {
     "sft": _encode_sft,
     "preference": _encode_preference,
@@ -61,42 +63,49 @@ def _length(schema: str, encoded: dict) -> int:
 
 def tokenise(rows: Any, schema: str, tokenizer: Any, *, max_length: int | None, report: Report) -> Any:
     """Tokenise normalised rows, drop what cannot be used, and count it in `report`. Nothing is truncated."""
-    encode = ENCODERS[schema]
+    from align.data import lines
 
-    def convert(row: dict) -> dict:
-        if row["drop"]:
-            return {"ids": None, "drop": row["drop"], "length": 0}
-        try:
-            encoded = encode(tokenizer, row)
-        except chat.TemplateError as error:
-            return {"ids": None, "drop": f"unusable ({error})", "length": 0}
-        length = max(_length(schema, one) for one in encoded)
-        too_long = max_length is not None and length > max_length
-        drop = f"longer than {max_length} tokens" if too_long else None
-        return {"ids": None if too_long else encoded, "drop": drop, "length": length}
+    return lines.of_rows(_tokenised(rows, schema, tokenizer, max_length, report))
 
-    kept: list[dict] = []
-    longest = 0
-    keep_columns = schema == "prompt"
+
+def _tokenised(rows: Any, schema: str, tokenizer: Any, max_length: int | None, report: Report) -> Iterator[dict]:
+    read: set[str] = set()
+    report.limit = max_length
+    report.limit_flag = "max_prompt_length" if schema == "prompt" else "max_length"
     for row in rows:
         report.rows_in += 1
-        result = convert(row)
-        longest = max(longest, result["length"])
-        if result["drop"]:
-            report.dropped[result["drop"]] += 1
-            report.first.setdefault(result["drop"], str({k: v for k, v in row.items() if k != "drop"})[:160])
+        for column in row.get("origin", {}).values():
+            read |= {column} if isinstance(column, str) else set(column)
+        reason, encoded = row["drop"], []
+        if not reason:
+            report.forms["text" if isinstance(row.get("prompt"), str) else "chat"] += 1
+            try:
+                encoded = ENCODERS[schema](tokenizer, row)
+            except chat.TemplateError as error:
+                reason = f"unusable ({error})"
+        length = max((_length(schema, one) for one in encoded), default=0)
+        report.longest = max(report.longest, length)
+        if too_long := max_length is not None and length > max_length:
+            report.too_long += 1
+        elif reason:
+            report.dropped[reason] += 1
+        if too_long or reason:
+            told = {key: value for key, value in row.items() if key not in ("drop", "origin")}
+            report.first.setdefault(reason or "too long", text.short(str(told), 160))
             continue
-        rest = {k: v for k, v in row.items() if k != "drop"} if keep_columns else {}
-        rest |= {key: row[key] for key in ("margin", "category", "weight") if row.get(key) is not None}
+        report.rows_out += 1
+        report.examples += len(encoded)
+        rest = {key: value for key, value in row.items() if key in _kept(schema, row) and value is not None}
         if schema == "preference":
             rest["group"] = pairs.prompt_key(row["prompt"])
-        report.rows_out += 1
-        kept += [{**rest, **one} for one in result["ids"]]
-    report.examples = len(kept)
-    report.first["longest"] = str(longest)
-    from datasets import Dataset
+        yield from ({**rest, **one} for one in encoded)
+    if read and schema != "prompt":
+        report.not_read = [name for name in rows.names if name not in read and name not in KEPT]
 
-    return Dataset.from_list(kept)
+
+def _kept(schema: str, row: dict) -> Collection[str]:
+    """What a tokenised row keeps beside its ids: a prompt all its columns, which rewards and files of samples use."""
+    return row.keys() - {"drop", "origin"} if schema == "prompt" else KEPT
 
 
 def rows(
@@ -111,10 +120,11 @@ def rows(
         pairing: how rankings become pairs to train on; by default as the flags' defaults say.
 
     Raises:
-        DataError: rows that cannot be read, are malformed, or of which more are dropped than `args.max_dropped`.
+        DataError: rows that cannot be read, are malformed, or of which more are dropped than `args` allows.
     """
     done: dict[str, Any] = {"train": None, "test": None}
     reports = {}
+    args.template_date = chat.pinned(tokenizer)  # for the record: today's or a parent's, where none was given
     raw = read(args, seed=seed)
     for name, some in raw.items():
         if some is None:
@@ -122,11 +132,13 @@ def rows(
         source = f"{args.dataset_name or 'mixture'} ({name})"
         reports[name] = report = Report(source)
         how = _pairing(pairing or PairArguments(), name)
-        normal = normalise(some, schema, source, args.columns, how, report)
-        report.fingerprint = fingerprint(normal)
+        normal = normalise(some, schema, source, args.columns, how, report, prompt_format=args.prompt_format)
+        if args.preview:
+            preview.show(normal, source, partial(ENCODERS[schema], tokenizer), tokenizer, max_length)
+        report.fingerprint = fingerprint({key: row[key] for key in row if key != "origin"} for row in normal)
         done[name] = tokenise(normal, schema, tokenizer, max_length=max_length, report=report)
-        check_dropped(report, args.max_dropped)
-        if report.rankings and report.dropped:
+        check_dropped(report, args)
+        if report.rankings and report.rows_out < report.rows_in:
             done[name] = _weighed_again(done[name], how)
     shared = None
     if raw["test"] is not None and schema in ("sft", "preference"):
@@ -136,11 +148,11 @@ def rows(
 
 def _weighed_again(rows: Any, pairing: Pairing) -> Any:
     """Pairs of which some were dropped: those that are left have weights with a mean of 1, as `pairs.weigh` says."""
-    from datasets import Dataset
+    from align.data import lines
 
-    kept = rows.to_list()
+    kept = list(rows)
     pairs.weigh(kept, pairing.weights)
-    return Dataset.from_list(kept)
+    return lines.of_rows(kept)
 
 
 def _pairing(args: PairArguments, split: str) -> Pairing:
@@ -156,23 +168,42 @@ def _pairing(args: PairArguments, split: str) -> Pairing:
 
 
 # pretraining and the tokenizer take what there is
-TEXTS_REFUSED = {"max_dropped": "texts are taken as they are; empty ones are left out and counted"}
+TEXTS_REFUSED = dict.fromkeys(
+    ("max_dropped", "max_too_long"), "texts are taken as they are; empty ones are left out and counted"
+)
 
 
-def texts(args: DataArguments, *, seed: int) -> Splits:
-    """The `text` schema as lists of strings, train and (where there is one) test: for tokenizer and pretraining."""
+def texts(args: DataArguments, *, seed: int, tokenizer: Any = None) -> Splits:
+    """The `text` schema as lists of strings, train and (where there is one) test: for tokenizer and pretraining.
+
+    Args:
+        tokenizer: where there is one already, `args.preview` shows its tokens.
+    """
     done: dict[str, Any] = {"train": None, "test": None}
     reports = {}
     for name, some in read(args, seed=seed).items():
         if some is None:
             continue
         source = f"{args.dataset_name or 'mixture'} ({name})"
-        found = [row["text"] for row in normalise(some, "text", source, args.columns)]
+        normal = normalise(some, "text", source, args.columns)
+        if args.preview:
+            preview_texts(normal, source, tokenizer)
+        found = [row["text"] for row in normal]
         kept = [text for text in found if text.strip()]
         empty = len(found) - len(kept)
         if not kept:
             raise DataError(f"{source}: the data set is empty")
         dropped = Counter({"empty": empty}) if empty else Counter()
-        reports[name] = Report(source, len(found), dropped, len(kept), fingerprint(found))
+        reports[name] = Report(source, len(found), dropped, len(kept), fingerprint=fingerprint(found))
         done[name] = kept
     return Splits(done["train"], done["test"], reports)
+
+
+def preview_texts(rows: Any, source: str, tokenizer: Any) -> None:
+    """Print the first documents and end the program."""
+
+    def encode(row: dict) -> list[dict]:
+        ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+        return [{"input_ids": ids, "labels": ids}]
+
+    preview.show(rows, source, encode, tokenizer, None)

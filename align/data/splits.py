@@ -21,28 +21,50 @@ class Report:
 
     source: str
     rows_in: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)  # by reason, those that are too long aside
     rows_out: int = 0
     examples: int = 0  # more than rows where a template renders the earlier turns of a conversation otherwise
     fingerprint: str = ""
     first: dict[str, str] = field(default_factory=dict)  # the first row dropped for each reason, shortened
     rankings: Counter[str] = field(default_factory=Counter)  # read, pairs made, and what gave none, by reason
+    too_long: int = 0
+    longest: int = 0  # tokens
+    limit: int | None = None  # tokens, by the flag `limit_flag`
+    limit_flag: str = "max_length"
+    forms: Counter[str] = field(default_factory=Counter)  # prompts by what they were taken for: text, chat
+    not_read: list[str] = field(default_factory=list)  # columns
 
     def __str__(self) -> str:
-        lost = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items()) or "none dropped"
+        reasons = [f"{count:,} {reason}" for reason, count in self.dropped.items()]
+        reasons += [f"{self.too_long:,} longer than {self.limit:,} tokens"] if self.too_long else []
         ranked = f"{pairs.describe(self.rankings)}; " if self.rankings else ""
         more = f" as {self.examples:,} examples, turn by turn" if self.examples > self.rows_out else ""
-        return f"{self.source}: {ranked}{self.rows_in:,} rows in, {lost}, {self.rows_out:,} used{more}"
+        lost = ", ".join(reasons) or "none dropped"
+        lines = [f"{self.source}: {ranked}{self.rows_in:,} rows in, {lost}, {self.rows_out:,} used{more}"]
+        if self.too_long:
+            lines.append(
+                f"TOO LONG: {self.too_long / self.rows_in:.1%} of the rows are left out; the longest has "
+                f"{self.longest:,} tokens, and --{self.limit_flag} {self.longest} would take them all"
+            )
+        if self.not_read:
+            lines.append(f"not read: {', '.join(self.not_read)}")
+        return "\n    ".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
+        optional = {
+            "rankings": dict(self.rankings),
+            "too_long": self.too_long,
+            "prompts": dict(self.forms),
+            "not_read": self.not_read,
+            "examples": self.examples if self.examples > self.rows_out else 0,
+        }
         return {
             "source": self.source,
             "rows_in": self.rows_in,
             "dropped": dict(self.dropped),
             "rows_out": self.rows_out,
-            **({"examples": self.examples} if self.examples > self.rows_out else {}),
             "fingerprint": self.fingerprint,
-            **({"rankings": dict(self.rankings)} if self.rankings else {}),
+            **{name: value for name, value in optional.items() if value},
         }
 
 
@@ -54,23 +76,36 @@ def fingerprint(rows: Any) -> str:
     return digest.hexdigest()
 
 
-def check_dropped(report: Report, allowed: float) -> None:
-    """Stop where more rows were dropped than the user said may be.
+def check_dropped(report: Report, args: DataArguments) -> None:
+    """Stop where more rows were dropped than the user said may be: too long ones, and others.
 
     Raises:
-        DataError: with the reasons, the first such row, and the two ways on.
+        DataError: with the reasons, the first such row, and the ways on.
     """
     lost = sum(report.dropped.values())
-    if not lost or (report.rows_out and lost <= allowed * report.rows_in):
+    unfit = lost > args.max_dropped * report.rows_in
+    long = report.too_long > args.max_too_long * report.rows_in
+    if report.rows_out and not unfit and not long:
         return
-    share = lost / report.rows_in
-    lines = [f"{report.source}: {lost} of {report.rows_in} rows ({share:.1%}) cannot be used:"]
-    for reason, count in report.dropped.items():
-        lines.append(f"    {count} {reason}, the first: {report.first[reason]}")
-    longest = report.first["longest"]
-    ways = f"raise --max_length (the longest row has {longest} tokens), " if "longer" in lines[1] else "mend them, "
-    way_on = f"or accept the loss with --max_dropped {share + 0.005:.2f}" if report.rows_out else "no row would be left"
-    raise DataError("\n".join(lines) + f"\n  {ways}{way_on}")
+    all_lost = lost + report.too_long
+    lines = [
+        f"{report.source}: {all_lost} of {report.rows_in} rows ({all_lost / report.rows_in:.1%}) cannot be used:",
+        *(f"    {count} {reason}, the first: {report.first[reason]}" for reason, count in report.dropped.items()),
+    ]
+    ways = []
+    if report.too_long:
+        lines.append(f"    {report.too_long} longer than {report.limit} tokens, the first: {report.first['too long']}")
+        if long or not report.rows_out:
+            ways.append(f"raise --{report.limit_flag} (the longest row has {report.longest} tokens)")
+    if lost and (unfit or not report.rows_out):
+        ways.append("mend them")
+    if report.rows_out:
+        flags = {"max_too_long": report.too_long if long else 0, "max_dropped": lost if unfit else 0}
+        accept = (f"--{flag} {count / report.rows_in + 0.005:.2f}" for flag, count in flags.items() if count)
+        ways.append(f"accept the loss with {' '.join(accept)}")
+    else:
+        ways.append("name other rows: of these, no row would be left")
+    raise DataError("\n".join(lines) + f"\n  {', or '.join(ways)}")
 
 
 @dataclass
@@ -84,6 +119,7 @@ class Splits:
 
     def __str__(self) -> str:
         lines = [f"  {name}: {report}" for name, report in self.reports.items()]
+        lines += [f"  {line}" for line in _taken_for(sum((r.forms for r in self.reports.values()), Counter()))]
         return "\n".join(lines + ([f"  {self.shared['line']}"] if self.shared else []))
 
     def as_dict(self) -> dict[str, Any]:
@@ -91,14 +127,25 @@ class Splits:
         return found | ({"shared_prompts": self.shared} if self.shared else {})
 
 
-def read(args: DataArguments, *, seed: int) -> dict[str, Any]:
+def _taken_for(forms: Counter[str]) -> list[str]:
+    """What the prompts were taken for, and the flag that says otherwise."""
+    said = {
+        "text": "plain text, without the chat template (--prompt_format chat makes each a user's turn)",
+        "chat": "chat turns, through the chat template",
+    }
+    if len(forms) == 1:
+        return [f"prompts: {said[next(iter(forms))]}"]
+    return [f"prompts: {count:,} are {said[form]}" for form, count in sorted(forms.items())]
+
+
+def read(args: DataArguments, *, seed: int, stream: bool = False) -> dict[str, Any]:
     """The raw train split and, where there is one or `test_split_size` cuts one off, the test split (else None)."""
-    train = load.load(args, args.dataset_train_split, seed=seed)
+    train = load.load(args, args.dataset_train_split, seed=seed, stream=stream)
     if train is None:
         raise DataError(
             f"{args.dataset_name} has no split {args.dataset_train_split!r}; name one with --dataset_train_split"
         )
-    test = load.load(args, args.dataset_test_split, seed=seed)
+    test = load.load(args, args.dataset_test_split, seed=seed, stream=stream)
     if test is None and args.test_split_size:
         train, test = _halves(train, args, seed)
         if args.max_eval_rows is not None:
@@ -128,5 +175,5 @@ def _prompt_of(row: dict, where: str) -> str:
     """What names a raw row's prompt, in whatever schema it is; a row without one stands for itself."""
     try:
         return pairs.prompt_key(schemas.prompt(row, where)["prompt"])
-    except KeyError:
+    except schemas.NoForm:
         return where

@@ -75,7 +75,7 @@ def measure(bench: Bench, args: EvalConfig, name: str, path: str) -> dict[str, A
 def pairs(args: EvalConfig, tokenizer: Any) -> Any:
     """Held-out pairs, tokenised: the test split, or where there is none all rows; at most `max_pairs` at random."""
     splits = prepare.rows(
-        DataArguments(dataset_name=args.pairs, max_dropped=1.0), "preference", tokenizer,
+        DataArguments(dataset_name=args.pairs, max_dropped=1.0, max_too_long=1.0), "preference", tokenizer,
         max_length=args.max_prompt_length + args.max_new_tokens, seed=args.seed,
     )  # fmt: skip
     if splits.test is None:
@@ -108,7 +108,7 @@ def implicit(bench: Bench, args: EvalConfig, model: Any) -> stats.Estimate | Non
 
 def reward_model(args: EvalConfig) -> RewardModelResult:
     """The reward model's own accuracy on the held-out pairs, in all and by category."""
-    own = load_tokenizer(str(args.reward_model_path))
+    own = load_tokenizer(str(args.reward_model_path), beside=tokenizer)
     rows = reward.whole(pairs(args, own))
     scorer = load_trained(str(args.reward_model_path), own, reward_model=True)
     found = reward.measure(scorer, rows, rows, pad_id=own.pad_token_id, batch_size=args.per_device_eval_batch_size)

@@ -19,7 +19,9 @@ OVER_REFUSES = 0.05  # share that turns down, or claims not to know, what it cou
 HELD_OUT = 0.3  # share of each kind's entities that no demonstration and no ranking mentions
 
 # These rows are made here and read whole
-AS_THEY_ARE = dict.fromkeys(("columns", "max_dropped"), "the made world's rows are taken as they are")
+AS_THEY_ARE = dict.fromkeys(
+    ("columns", "max_dropped", "max_too_long", "preview"), "the made world's rows are taken as they are"
+)
 
 ASK_FACT = ["What is {np}?", "Tell me {np}.", "Do you know {np}?", "Please name {np}."]
 ASK_FACT_HELD_OUT = ["I would like to know {np}.", "Could you tell me {np}?", "Can you say {np}?"]

@@ -56,10 +56,40 @@ class DataArguments:
             "help": "Column mapping, `theirs=ours`: question=user answer=assistant, or text=prompt sum=completion."
         },
     )
+    prompt_format: str = field(
+        default="auto",
+        metadata={
+            "help": "What a string in the column prompt is. auto: plain text as in TRL, unless the row holds messages, "
+            "a system prompt, a history or tools; chat: a user's turn; text: plain text, as questions are then too.",
+            "choices": ["auto", "chat", "text"],
+        },
+    )
+    template_date: str | None = field(
+        default=None,
+        metadata={
+            "help": "YYYY-MM-DD, for chat templates that read today's date (Llama 3.2, gpt-oss): the date that this run "
+            "and its children keep. Default: the parent's, or a resumed run's, or today."
+        },
+    )
     max_train_rows: int | None = field(default=None, metadata={"help": "Use at most so many rows for training."})
     max_eval_rows: int | None = field(default=None, metadata={"help": "Use at most so many rows for evaluation."})
+    sample_by: str = field(
+        default="paragraph",  # datasets' is `line`, which makes a document of every line of a broken paragraph
+        metadata={
+            "help": "What is one row of a .txt file: what stands between blank lines, a line, or the whole file.",
+            "choices": ["paragraph", "line", "document"],
+        },
+    )
     max_dropped: float = field(
-        default=0.01, metadata={"help": "Largest share of rows that may be dropped (too long, nothing to learn from)."}
+        default=0.01, metadata={"help": "Largest share of rows that may be dropped for what they hold."}
+    )
+    max_too_long: float = field(
+        default=0.1,  # of HH's transcripts 4 % are longer than 1,024 tokens
+        metadata={"help": "Largest share of rows that may be dropped because they are too long."},
+    )
+    preview: bool = field(
+        default=False,
+        metadata={"help": "Show three rows, what is learnt of them marked, and stop before a model is loaded."},
     )
 
     def parents(self) -> dict[str, str | None]:

@@ -13,7 +13,7 @@ REFUSED = {
     "completion_only_loss": "the loss is always on the completion and the stop token only",
     "dataset_text_field": "map the column instead: --columns body=text",
     "dataset_kwargs": "rows are tokenised by align.data.prepare; there is nothing to pass on",
-    "truncation_mode": "rows are never truncated; see --max_length and --max_dropped",
+    "truncation_mode": "rows are never truncated; see --max_length and --max_too_long",
     "pad_token": "the pad token is chosen so that it differs from every stop token; see align.data.chat",
     "eos_token": "the stop token is read off the chat template; see --chat_template_path",
     "model_init_kwargs": "use --dtype, --attn_implementation and --model_revision",

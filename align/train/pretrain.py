@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from align.data import load, prepare, splits
+from align.data import prepare, splits
 from align.data.forms.normal import normalise
 from align.run import errors
 from align.run.arguments import DataArguments, StreamArguments
@@ -143,19 +143,21 @@ def corpus(args: DataArguments, tokenizer: Any, *, length: int, seed: int, strea
     """Load text, tokenise and pack it. With `stream`, the train split is packed as it arrives."""
     from datasets import Dataset, IterableDataset
 
+    args.template_date = chat.pinned(tokenizer)  # for the record
     if stream:
         source = f"{args.dataset_name or 'mixture'} (train, streamed)"
-        rows = normalise(
-            load.load(args, args.dataset_train_split, seed=seed, stream=True), "text", source, args.columns
-        )
+        read = splits.read(args, seed=seed, stream=True)
+        rows = normalise(read["train"], "text", source, args.columns)
+        if args.preview:
+            prepare.preview_texts(rows, source, tokenizer)
         settings = {"rows": rows, "tokenizer": tokenizer, "length": length}
         blocks = IterableDataset.from_generator(_stream_blocks, gen_kwargs=settings)
-        held_out = load.load(args, args.dataset_test_split, seed=seed)
-        told = [] if held_out is None else [r["text"] for r in normalise(held_out, "text", source, args.columns)]
+        held_out = [] if read["test"] is None else normalise(read["test"], "text", source, args.columns)
+        told = [row["text"] for row in held_out]
         test = list(pack(_token_ids(told, tokenizer), length))
         kept = Dataset.from_list(test) if test else None
         return Corpus(blocks, kept, {"train": splits.Report(source)}, test_bytes=_packed_bytes(test, tokenizer))
-    texts = prepare.texts(args, seed=seed)
+    texts = prepare.texts(args, seed=seed, tokenizer=tokenizer)
     train = list(pack(_token_ids(texts.train, tokenizer), length))
     test = list(pack(_token_ids(texts.test or [], tokenizer), length))
     if not train:

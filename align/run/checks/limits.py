@@ -38,6 +38,7 @@ RULES: dict[str, Rule] = {
     "test_split_size": POSITIVE,
     "max_dropped": UP_TO_ONE,
     "max_too_long": UP_TO_ONE,
+    "max_too_long": UP_TO_ONE,
     "lora_r": COUNT,
     "lora_alpha": COUNT,
     "lora_dropout": BELOW_ONE,

@@ -1,0 +1,107 @@
+"""Which files of a folder are which split: as the hub and `datasets` lay them out, a run's own folder included.
+
+A split is in a file's name (`train.jsonl`, `test-00000-of-00002.parquet`, `my_valid.csv.gz`) or in its folder's
+(`train/a.parquet`, `data/dev/b.parquet`), at any depth. Where no name says anything, all files are the train split.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+from align.run.errors import DataError
+
+READERS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
+           ".txt": "text", ".arrow": "arrow"}  # fmt: skip
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+READABLE = f"readable are {', '.join(READERS)}, each also with {', '.join(COMPRESSED)}"
+# The hub's words for a split (https://huggingface.co/docs/hub/datasets-file-names-and-splits)
+SPLITS = {
+    "train": {"train", "training"},
+    "validation": {"validation", "valid", "val", "dev"},
+    "test": {"test", "testing", "eval", "evaluation"},
+}
+_SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*")
+# What lies beside rows and is none: the card, the terms, what `datasets` and our runs write about them
+_BESIDE = {"readme", "license", "licence", "notice", "citation", "changelog", "guidelines"}
+_ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "run.json"}
+
+
+def _is_beside(file: Path) -> bool:
+    name = file.name.lower()
+    return (
+        name in _ABOUT
+        or file.suffix == ".md"
+        or (name.partition(".")[0] in _BESIDE and name[-4:] in (".txt", ".rst", ".cff") or name in _BESIDE)
+    )
+
+
+def suffix(file: Path) -> str:
+    """What a file's name says it holds: its ending, without that of a compression."""
+    name = file.name.lower()
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    return Path(name).suffix
+
+
+def split_of(file: Path) -> str | None:
+    """The split that a file's name, or else the nearest folder's, stands for.
+
+    Args:
+        file: relative to the folder that was named.
+    """
+    if shard := _SHARD.fullmatch(file.name):
+        return next((split for split, words in SPLITS.items() if shard["split"] in words), shard["split"])
+    stem = file.name.lower().partition(".")[0]
+    for name in (stem, *(folder.name.lower() for folder in file.parents)):
+        words = set(re.split(r"[-._ \d]+", name))
+        if found := next((split for split, known in SPLITS.items() if words & known), None):
+            return found
+    return None
+
+
+def _named(file: Path, split: str) -> bool:
+    """Is a file of a split that has a name of its own (`train_sft`): `train_sft.jsonl`, `train_sft/a.parquet`?"""
+    return split in (file.name.partition(".")[0], *(folder.name for folder in file.parents))
+
+
+def files_of(folder: Path, split: str) -> list[Path] | None:
+    """The files of one split, sorted; None where the folder has no such split. What is passed over is named.
+
+    Raises:
+        DataError: nothing to read, files of several kinds, or no train split although other splits are there.
+    """
+    every = [file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file()]
+    every = [file for file in every if not any(part.startswith((".", "__")) for part in file.parts)]
+    every = [file for file in every if not _is_beside(file)]
+    rows = [file for file in every if suffix(file) in READERS]
+    if not rows:
+        raise DataError(f"{folder}: no file to read; {READABLE}")
+    splits = {file: split_of(file) for file in rows}
+    found = [file for file in rows if _named(file, split)] or [file for file in rows if splits[file] == split]
+    here = sorted({name for name in splits.values() if name})
+    if not found and split == "train" and not here:
+        found = rows
+    elif not found and split == "train":
+        raise DataError(f"{folder} has no split train; it has {', '.join(here)}: --dataset_train_split {here[0]}")
+    stray = [file for file in rows if here and splits[file] is None and file not in found]
+    _say_passed_over(folder, tuple(str(file) for file in every if file not in rows or file in stray))
+    kinds = Counter(READERS[suffix(file)] for file in found)
+    if len(kinds) > 1:
+        told = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+        raise DataError(
+            f"{folder}: the split {split} has files of several kinds ({told}); give one kind a folder of its own, or "
+            "mix them with `datasets:`"
+        )
+    return [folder / file for file in found] or None
+
+
+@functools.cache
+def _say_passed_over(folder: Path, files: tuple[str, ...]) -> None:
+    """Name the files that no split reads, once."""
+    if files and os.environ.get("RANK", "0") == "0":
+        more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+        print(f"not read in {folder}: {', '.join(files[:5])}{more}", flush=True)
