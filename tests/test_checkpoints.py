@@ -544,3 +544,59 @@ def test_embeddings_with_rows_to_spare_are_left_alone(tmp_path):
     args = ModelConfig(use_peft=True, lora_target_modules=["c_attn"])
     assert checkpoints.resolve_parent(path, str(tmp_path / "run"), args, tokenizer) == path
     assert checkpoints.load_policy(path, args, tokenizer).get_input_embeddings().num_embeddings == rows + 7
+
+
+# ---- what is measured ---------------------------------------------------------------------------------------------
+
+
+def bench(reference, dtype):
+    from align.evaluate.config import MeasureArguments
+    from align.evaluate.policy import Bench
+
+    args = MeasureArguments(dtype=dtype, max_new_tokens=8)
+    return Bench(
+        args, checkpoints.load_tokenizer(str(reference)), [{"input_ids": [5, 6], "prompt": "a"}], str(reference)
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_models_kl_to_itself_is_nought_in_whatever_form(base, tmp_path, dtype):
+    """An adapter that changes nothing, on its base; the weights are stored finer than bf16 can hold."""
+    from peft import LoraConfig, get_peft_model
+
+    get_peft_model(made(base), LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])).save_pretrained(
+        tmp_path / "a"
+    )
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "a")
+    one = bench(base, dtype)
+    policy = one.load(str(tmp_path / "a"))
+    assert {w.dtype for name, w in policy.named_parameters() if "lora" not in name} == {getattr(torch, dtype)}
+    assert {weight.dtype for weight in one.reference.parameters()} == {getattr(torch, dtype)}
+    prompts, said = [[5, 6], [7]], [[8, 9, 10], [11, 12]]
+    found = generate.sequence_statistics(policy, one.reference, prompts, said, pad_id=0)
+    assert found["kl"].tolist() == [0.0, 0.0] and torch.equal(found["logps"], found["ref_logps"])
+
+
+def test_an_adapter_in_bf16_keeps_its_small_changes(base, tmp_path):
+    """Merged in bf16, a change below a weight's last bit is lost; beside the weights it is not."""
+    model = add_adapter(base, tmp_path / "a")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(1e-3)
+    model.save_pretrained(tmp_path / "a")
+    one = bench(base, "bfloat16")
+    policy = one.load(str(tmp_path / "a"))
+    layer = policy.model.layers[0].self_attn.q_proj
+    x = torch.randn(4, 32)
+    expected = layer.lora_B["default"](layer.lora_A["default"](x)) * layer.scaling["default"]
+    assert layer.lora_A["default"].weight.dtype == torch.float32 and expected.abs().max() > 0
+    assert (layer.base_layer.weight == one.reference.model.layers[0].self_attn.q_proj.weight).all()
+
+
+def test_rows_to_spare_are_no_part_of_a_distribution(base):
+    """A copy with seven more rows of logits says the same of every token that there is."""
+    model, padded = made(base), made(base)
+    padded.resize_token_embeddings(model.config.vocab_size + 7)
+    found = generate.sequence_statistics(model, padded, [[5, 6]], [[7, 8]], pad_id=0)
+    assert found["kl"].item() == pytest.approx(0, abs=1e-6)

@@ -30,6 +30,10 @@ class MeasureArguments(RunArguments, PromptArguments):
     num_generations: int = field(default=1, metadata={"help": "Completions sampled for each prompt."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest completion."})
     temperature: float = field(default=1.0, metadata={"help": "Of sampling."})
+    dtype: str = field(
+        default="float32",  # in bf16, two models that hardly differ are nats apart by rounding alone
+        metadata={"help": "Of policies and reference alike: float32, or bfloat16 where the two do not fit otherwise."},
+    )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Sequences at once."})
     seed: int = field(default=0, metadata={"help": "Of sampling and bootstrap."})
     leave_out_leaks: bool = field(
@@ -43,6 +47,8 @@ class MeasureArguments(RunArguments, PromptArguments):
         problems = []
         if self.temperature <= 0:
             problems.append(f"temperature={self.temperature}: KL and reward are measured on samples; give one above 0")
+        if self.dtype not in ("float32", "bfloat16"):
+            problems.append(f"dtype={self.dtype}: models are measured in float32 or bfloat16")
         for name in ("num_generations", "max_new_tokens", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 problems.append(f"{name}={getattr(self, name)}: at least 1")

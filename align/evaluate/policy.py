@@ -42,7 +42,7 @@ class Bench:
         self.args, self.tokenizer, self.rows, self.reference_path = args, tokenizer, rows, reference
         self.prompts = [list(row["input_ids"]) for row in rows]
         self.graders = _graders(args, tokenizer)
-        self.reference = checkpoints.load_trained(reference, tokenizer)
+        self.reference = self._load(reference)
         self.rates = scorers.load_function(args.rates_func) if args.rates_func else None
         self.grader_ids = [lineage.identity(path) for path in (args.reward_model_path, args.gold_model_path) if path]
         self.grader_ids += [_function_id(where) for where in (args.gold_func, args.rates_func) if where]
@@ -55,12 +55,22 @@ class Bench:
             ConfigError: where its vocabulary is another one.
         """
         checkpoints.check(path)
-        own = checkpoints.load_tokenizer(path)
+        own = checkpoints.load_tokenizer(path, beside=self.tokenizer)
         if own.get_vocab() != self.tokenizer.get_vocab():
             raise ConfigError(f"{path} has another vocabulary than {self.reference_path}: no KL between them exists")
         if own.chat_template != self.tokenizer.chat_template:
             print(f"note: {path} has another chat template; every model is asked in that of {self.reference_path}")
-        return checkpoints.load_trained(path, self.tokenizer)
+        return self._load(path)
+
+    def _load(self, path: str) -> Any:
+        """In the one dtype that all models are measured in, whole or an adapter: a model's KL to itself is then 0."""
+        try:
+            return checkpoints.load_trained(path, self.tokenizer, dtype=getattr(torch, self.args.dtype))
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"{path} does not fit beside the others in {self.args.dtype}; give --dtype bfloat16, which then holds "
+                "for policies and reference alike, or a GPU with more memory"
+            ) from error
 
     def answer(self, policy: Any, *, temperature: float, copies: int, seed: int) -> list[list[generate.Completion]]:
         """`copies` completions of every prompt."""
@@ -87,7 +97,7 @@ def _graders(args: MeasureArguments, tokenizer: Any) -> dict[str, scorers.Scorer
 
     def model_grader(path: str) -> scorers.Scorer:
         checkpoints.check(path, reward_model=True)
-        own = checkpoints.load_tokenizer(path)
+        own = checkpoints.load_tokenizer(path, beside=tokenizer)
         scorer = checkpoints.load_trained(path, own, reward_model=True)
 
         def scores(rows: list[list[int]]) -> list[float]:
@@ -222,7 +232,7 @@ def cached(bench: Bench, path: str, name: str, *, seed: int = 0) -> Rows:
     return rows
 
 
-MEASURE_KEYS = ("num_generations", "max_new_tokens", "temperature")
+MEASURE_KEYS = ("num_generations", "max_new_tokens", "temperature", "dtype")
 
 
 def _function_id(where: str) -> str:

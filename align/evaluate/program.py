@@ -100,6 +100,7 @@ def setup(args: MeasureArguments, run: dict[str, Any], facts: list[list[str]], p
         f"temperature {args.temperature:g}, at most {args.max_new_tokens} tokens, {args.num_generations} a prompt"
     )
     rows = [*facts, ["sampling", sampling, f"seed {args.seed}"]]
+    rows.append(["precision", f"{args.dtype}, policies and reference alike: a model's KL to itself is 0", ""])
     if args.reward_model_path:
         rows.append(["reward model", args.reward_model_path, short_hash(args.reward_model_path)])
     gold = args.gold_func or args.gold_model_path
@@ -111,6 +112,12 @@ def setup(args: MeasureArguments, run: dict[str, Any], facts: list[list[str]], p
         versions=run["versions"] | {"commit": str((run.get("git") or {}).get("commit"))[:12]},
         hardware=machine,
     )
+
+
+def date(args: EvalConfig, data: DataArguments) -> str | None:
+    """For a reference whose template reads today's date: the date that its children were trained with."""
+    given = (checkpoints.template_date(path) for path in args.named().values())
+    return data.template_date or next(filter(None, given), None)
 
 
 def template(path: str) -> str:

@@ -237,7 +237,8 @@ def sequence_statistics(
     """
     sums: dict[str, list[torch.Tensor]] = {}
     widest = 1 + max(map(len, completions), default=1)
-    vocabulary = model.get_output_embeddings().weight.shape[0]
+    # one may have more rows than the other, to spare: they are no part of either distribution
+    vocabulary = min(one.get_output_embeddings().weight.shape[0] for one in (model, reference) if one is not None)
     batch_size = max(1, min(batch_size, DISTRIBUTIONS_AT_ONCE // (widest * vocabulary)))
     for start in range(0, len(prompts), batch_size):
         heads, tails = prompts[start : start + batch_size], completions[start : start + batch_size]
@@ -246,14 +247,14 @@ def sequence_statistics(
         real = torch.zeros((len(tails), width), dtype=torch.bool, device=ids.device)
         for row, tail in enumerate(tails):
             real[row, width - len(tail) :] = True
-        found = _position_statistics(model, reference, ids, mask, width, temperature)
+        found = _position_statistics(model, reference, ids, mask, width, vocabulary, temperature)
         for name, values in found.items():
             sums.setdefault(name, []).append(values.masked_fill(~real, 0.0).sum(1).cpu())
     return {name: torch.cat(values) for name, values in sums.items()}
 
 
 def _position_statistics(
-    model: Any, reference: Any | None, ids: torch.Tensor, mask: torch.Tensor, width: int, temperature: float
+    model: Any, reference: Any | None, ids: Any, mask: torch.Tensor, width: int, vocabulary: int, temperature: float
 ) -> dict[str, torch.Tensor]:
     """The same, for each of the last `width` tokens of left-padded rows: [B, width]."""
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -261,7 +262,7 @@ def _position_statistics(
     def logps_of(one: Any) -> torch.Tensor:
         keep = _options(one, logits_to_keep=width + 1, output_router_logits=False)
         logits = one(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **keep).logits
-        return (logits[:, -width - 1 : -1].float() / temperature).log_softmax(-1)
+        return (logits[:, -width - 1 : -1, :vocabulary].float() / temperature).log_softmax(-1)
 
     targets = ids[:, -width:, None]
     mine = logps_of(model)

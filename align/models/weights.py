@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from align.data import chat
 from align.run.errors import ConfigError
@@ -11,13 +15,13 @@ from align.run.errors import ConfigError
 
 def load(auto_class: Any, path: str, model_args: Any, **extra: Any) -> Any:
     """A model to start from, as TRL's `ModelConfig` says: whole in fp32, under LoRA in the configured dtype."""
-    import torch
     from accelerate import PartialState
     from trl import get_quantization_config
 
     quantization = get_quantization_config(model_args)
     dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
     if not model_args.use_peft:
+        _note_dtype(dtype)
         dtype = torch.float32  # every weight is trained, or is compared with ones that are
     if quantization is not None:
         extra.update(quantization_config=quantization, device_map={"": PartialState().local_process_index})
@@ -27,10 +31,22 @@ def load(auto_class: Any, path: str, model_args: Any, **extra: Any) -> Any:
     )  # fmt: skip
 
 
+@functools.cache
+def _note_dtype(dtype: Any) -> None:
+    if dtype not in ("auto", None, torch.float32) and os.environ.get("RANK", "0") == "0":
+        print(
+            f"note: without --use_peft every weight is trained, so weights are loaded in float32 and not in {dtype}; "
+            "--bf16 true computes in bf16",
+            flush=True,
+        )
+
+
 def from_pretrained(auto_class: Any, path: str, **extra: Any) -> Any:
     """Load, and refuse in one sentence; a policy whose weights are not all there would start with random ones."""
     try:
         model, found = auto_class.from_pretrained(path, output_loading_info=True, **extra)
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ConfigError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     lost = sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
