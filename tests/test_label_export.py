@@ -312,7 +312,7 @@ def test_trl_rows():
     assert counts == {"rows": 2, "rankings": 2}
     same = {**explicit, "rejected": " blue."}
     assert converted([explicit, same])[1]["with identical chosen and rejected"] == 1
-    with pytest.raises(DataError, match=r"x.json, row 2.rejected: expected text or messages, got None"):
+    with pytest.raises(DataError, match=r"x.json, row 2.rejected: expected text or messages, got null"):
         converted([explicit, {**explicit, "rejected": None}])
 
 

@@ -42,8 +42,12 @@ def digest(value: Any) -> str:
 
 
 def prompt_key(prompt: Any) -> str:
-    """16 hex digits that name a prompt; plain text is the same prompt as one user message with it."""
-    return digest([["user", prompt]] if isinstance(prompt, str) else text.canonical(prompt))
+    """16 hex digits that name a prompt; plain text is the same prompt as one user message with it.
+
+    So are two Unicode forms of a text (NFC and NFD look alike, and a model is asked the same).
+    """
+    told = text.canonical(prompt)
+    return digest([["user", told]] if isinstance(told, str) else told)
 
 
 def item_key(row: dict) -> str:
@@ -145,7 +149,7 @@ def majority(rows: Iterable[dict]) -> list[dict]:
         best = max(votes.values())
         winners = [sign for sign, count in votes.items() if count == best]
         sign = winners[0] if len(winners) == 1 else 0
-        rest = {name: row[name] for name in ("category", "split") if row.get(name) is not None}
+        rest = {name: row[name] for name in ("category", "split", "tools") if row.get(name) is not None}
         ranking = {1: [1, 2], -1: [2, 1], 0: [1, 1]}[sign]
         kind = row.get("kind") if len(kinds[key]) == 1 else "mixed"
         out.append({"prompt": row["prompt"], "completions": [a, b], "ranking": ranking, "annotator": "majority",
@@ -162,8 +166,9 @@ def of_rankings(rows: Iterable[dict], source: str, pairing: Pairing = ALL) -> tu
         pairing: the choices that the user has.
 
     Returns:
-        Rows of `prompt`, `chosen`, `rejected`, `weight`, `group` (and `category`), those of one prompt next to each
-        other in the order of its first row; and counts: `rankings` read, what gave nothing and why, `pairs` made.
+        Rows of `prompt`, `chosen`, `rejected`, `weight`, `group` (and `category`, `tools`), those of one prompt next
+        to each other in the order of its first row; and counts: `rankings` read, what gave nothing and why, `pairs`
+        made.
 
     Raises:
         DataError: for a malformed row, an annotator who is not there, and where no pair is left.
@@ -188,7 +193,7 @@ def of_rankings(rows: Iterable[dict], source: str, pairing: Pairing = ALL) -> tu
 
 def _expand(row: dict, ties: str, counts: Counter[str]) -> Iterator[dict]:
     """The pairs of one ranking, the better one as `chosen`; `weight` is 1, or 1/2 for each direction of a tie."""
-    rest = {"category": row["category"]} if row.get("category") is not None else {}
+    rest = {name: row[name] for name in ("category", "tools") if row.get(name) is not None}
     for a, b, sign in compare(row):
         if text.completion(a) == text.completion(b):
             counts["pairs of identical completions"] += 1

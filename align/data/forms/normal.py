@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from align.data import pairs
@@ -20,7 +20,8 @@ class NormalRows:
     rows: Any
     schema: str
     source: str
-    names: list[str]
+    prompt_format: str = "auto"
+    names: list[str] = field(default_factory=list)  # columns and keys of messages that a row read so far left unread
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -32,19 +33,15 @@ class NormalRows:
         return self._made(self.rows[number], number)
 
     def _made(self, row: dict[str, Any], number: int) -> dict[str, Any]:
-        where = f"{self.source}, row {number + 1}"
-        try:
-            return {"drop": "", **schemas.MAKERS[self.schema](row, where)}
-        except KeyError:
-            raise DataError(
-                f"{where}: has the columns {', '.join(self.names)}; this recipe needs {schemas.NEEDED[self.schema]}. "
-                "Map yours with --columns theirs=ours"
-            ) from None
+        made = schemas.MAKERS[self.schema](row, f"{self.source}, row {number + 1}", self.prompt_format)
+        self.names += [name for name in made["origin"].pop("unread", []) if name not in self.names]
+        return made
 
 
 def normalise(
-    rows: Any, schema: str, source: str, columns: list[str], pairing: Pairing = ALL, report: Report | None = None
-) -> NormalRows:
+    rows: Any, schema: str, source: str, columns: list[str], pairing: Pairing = ALL, report: Report | None = None,
+    *, prompt_format: str = "auto",
+) -> NormalRows:  # fmt: skip
     """Bring every row into `schema`. A row that may be dropped carries its reason in the column `drop`.
 
     Where rankings become pairs, `pairing` says how, and `report` learns what gave none.
@@ -57,12 +54,14 @@ def normalise(
     head = next(iter(rows), None)
     if head is None:
         raise DataError(f"{source}: the data set is empty")
-    if schema == "preference" and "ranking" in head:
-        made, counts = pairs.of_rankings(rows, source, pairing)
+    unread: list[str] = []
+    if schema == "preference" and "ranking" in head and head.get("chosen") is None:
+        read = [schemas.ranking(row, f"{source}, row {n}", prompt_format) for n, row in enumerate(rows, 1)]
+        made, counts = pairs.of_rankings(read, source, pairing)
         if report is not None:
             report.rankings = counts
+        unread = list(dict.fromkeys(name for row in read for name in row["unread"]))
         rows = [{k: v for k, v in pair.items() if k != "group"} for pair in made]
-        head = rows[0]
-    normal = NormalRows(rows, schema, source, list(head))
+    normal = NormalRows(rows, schema, source, prompt_format, unread)
     next(iter(normal))
     return normal

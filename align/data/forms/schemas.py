@@ -1,27 +1,36 @@
-"""A row in each schema, from the many forms that public data sets have: detected, checked, named where it is wrong."""
+"""A row in each schema, from the many forms that public data sets have: detected, checked, named where it is wrong.
+
+Every maker gives, beside the parts of its schema, `drop` (why the row is useless, or ""), `origin` (part -> the columns
+it was read from; `unread` are the columns and keys of messages that say something and were not read), and `tools`
+where the row offers some.
+"""
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Callable
 from typing import Any
 
-import regex
-
-from align.data.overlap import ngrams
+from align.data.forms import asked, sides, turns
+from align.data.forms.reading import Reading
+from align.data.forms.turns import Messages
 from align.run.errors import DataError
 
-Messages = list[dict[str, Any]]
-
-ROLES = ("system", "user", "assistant", "tool")
-SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
 NEEDED = {
     "text": "text",
-    "sft": "messages, or prompt and completion (also: question/answer, instruction/output, conversations)",
+    "sft": "messages, or prompt and completion (also: question/answer, instruction/output, query/response, "
+    "conversations)",
     "preference": "prompt, chosen and rejected (also: chosen/rejected transcripts, or prompt/completions/ranking)",
-    "prompt": "prompt (also: messages, question, or a preference row's prompt)",
+    "prompt": "prompt (also: messages, question, instruction, or a preference row's prompt)",
 }
+# What people or models said of the completions of a row, and how these were sampled: of no use once others are sampled.
+OF_COMPLETIONS = (
+    "completions", "ranking", "annotator", "kind", "time", "verdict", "reason", "better", "written", "seconds", "shown",
+    "repeat", "item", "sources", "votes", "stopped", "lengths", "weight", "margin",
+)  # fmt: skip
+
+
+class NoForm(DataError):
+    """The columns of a row are those of no form that the schema has."""
 
 
 def rename(rows: Any, columns: list[str]) -> Any:
@@ -39,154 +48,156 @@ def rename(rows: Any, columns: list[str]) -> Any:
     return rows
 
 
-def messages(value: Any, where: str) -> Messages:
-    """Check a list of messages (or ShareGPT turns) and bring it into the `role`/`content` form."""
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{where}: expected a list of messages, got {type(value).__name__} {str(value)[:60]!r}")
-    out = []
-    for number, turn in enumerate(value):
-        if not isinstance(turn, dict):
-            raise DataError(f"{where}[{number}]: expected {{role, content}}, got {str(turn)[:60]!r}")
-        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-        role = SHAREGPT.get(str(role), role)
-        if role not in ROLES:
-            raise DataError(f"{where}[{number}]: unknown role {role!r}; allowed: {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise DataError(f"{where}[{number}].content: expected text, got {type(content).__name__}")
-        out.append({"role": role, "content": content})
-    return out
+def _no_form(row: Reading, schema: str) -> NoForm:
+    names = [name for name in row.row if row.has(name)] or list(row.row)
+    return NoForm(
+        f"{row.where}: has the columns {', '.join(names)}; this recipe needs {NEEDED[schema]}. "
+        "Map yours with --columns theirs=ours"
+    )
 
 
-def _transcript(text: str) -> Messages:
-    """`\\n\\nHuman: …\\n\\nAssistant: …` (Anthropic's HH format) to messages."""
-    parts = re.split(r"\n\n(Human|Assistant):", text)[1:]
-    roles = {"Human": "user", "Assistant": "assistant"}
-    turns = zip(parts[::2], parts[1::2], strict=True)
-    return [{"role": roles[name], "content": content.strip()} for name, content in turns]
+def _made(row: Reading, parts: dict[str, Any], drop: str) -> dict[str, Any]:
+    """A row of ours: its parts, its tools, and where everything was found."""
+    offered = asked.tools(row)
+    if offered and any(isinstance(parts.get(name), str) for name in ("prompt", "completion")):
+        raise DataError(f"{row.at('tools')}: needs the chat template; leave --prompt_format text out")
+    origin = {part: names[0] if len(names) == 1 else names for part, names in row.origin.items()}
+    if unread := sorted(row.unread()):
+        origin["unread"] = unread
+    return {**parts, **({"tools": offered} if offered else {}), "drop": drop, "origin": origin}
 
 
-def _side(value: Any, where: str) -> str | Messages:
-    """One side of a pair, or a prompt: plain text, a transcript, or messages."""
-    if isinstance(value, str):
-        return _transcript(value) if value.startswith("\n\nHuman:") else value
-    return messages(value, where)
+# ------------------------------------------------------------------------------------------------------------ makers
 
 
-def _prompt(value: Any, where: str) -> str | Messages:
-    """A prompt; the `\n\nAssistant:` after which a transcript's answer is to come is no turn."""
-    told = _side(value, where)
-    if isinstance(value, str) and not isinstance(told, str) and told[-1:] == _as_answer(""):
-        return told[:-1]
-    return told
+def text_row(raw: dict, where: str, prompt_format: str = "auto") -> dict:
+    """A row of text."""
+    row = Reading(raw, where, prompt_format)
+    if "text" not in raw:
+        raise _no_form(row, "text")
+    return _made(row, {"text": row.text("text", "text")}, "")
 
 
-def _as_user(text: str) -> Messages:
-    return [{"role": "user", "content": text}]
-
-
-def _as_answer(text: str) -> Messages:
-    return [{"role": "assistant", "content": text}]
-
-
-def _text_row(row: dict, where: str) -> dict:
-    if not isinstance(row.get("text"), str):
-        raise DataError(f"{where}.text: expected text, got {type(row.get('text')).__name__}")
-    return {"text": row["text"]}
-
-
-def _sft_row(row: dict, where: str) -> dict:
-    if row.get("messages") is not None:
-        return {"messages": messages(row["messages"], f"{where}.messages")}
-    if row.get("conversations") is not None:
-        return {"messages": messages(row["conversations"], f"{where}.conversations")}
-    if "completion" in row:
-        prompt, completion = _prompt(row["prompt"], f"{where}.prompt"), _side(row["completion"], f"{where}.completion")
-        if isinstance(row["prompt"], str) and isinstance(completion, str) and not isinstance(prompt, str):
-            completion = _as_answer(completion.strip())
-        if isinstance(prompt, str) != isinstance(completion, str):
-            raise DataError(f"{where}: prompt and completion must both be text or both be messages")
+def sft(raw: dict, where: str, prompt_format: str = "auto") -> dict:
+    """A demonstration: `messages`, or `prompt` and `completion` where they are plain text."""
+    row = Reading(raw, where, prompt_format)
+    said = asked.conversation(row)
+    if said is None:
+        prompt, name = asked.question(row), _answer_column(row)
+        if prompt is None or name is None:
+            raise _no_form(row, "sft")
+        answer = row.side("answer", name)
+        if isinstance(prompt, str) and isinstance(answer, str):
+            drop = sides.EMPTY if turns.is_empty(answer) else sides.NO_PROMPT if asked.is_empty(prompt) else ""
+            return _made(row, {"prompt": prompt, "completion": answer}, drop)
         if isinstance(prompt, str):
-            return {"prompt": prompt, "completion": completion}
-        return {"messages": [*prompt, *completion]}
-    for asked, told in (("user", "assistant"), ("question", "answer"), ("instruction", "output")):
-        if asked in row and told in row:
-            for name in (asked, told):
-                if not isinstance(row[name], str):
-                    raise DataError(f"{where}.{name}: expected text, got {type(row[name]).__name__}")
-            extra = f"\n\n{row['input']}" if asked == "instruction" and row.get("input") else ""
-            head = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-            return {"messages": [*head, *_as_user(row[asked] + extra), *_as_answer(row[told])]}
-    raise KeyError
+            raise DataError(f"{where}: prompt and completion must both be text or both be messages")
+        if isinstance(answer, str):
+            answer = turns.assistant(sides.turned(row, answer) if name == "completion" else answer)
+        said = [*turns.without_switches(prompt), *answer]
+        if prompt and prompt[-1]["role"] == "assistant":
+            return _made(row, {"messages": said}, "whose prompt ends with the assistant's turn")
+    return _made(row, {"messages": said}, _unlearnable(said))
 
 
-def preference(row: dict, where: str) -> dict:
-    """A preference row in whatever form, as `prompt`, `chosen`, `rejected` and, where it is useless, why (`drop`)."""
-    chosen, rejected = _side(row["chosen"], f"{where}.chosen"), _side(row["rejected"], f"{where}.rejected")
-    if isinstance(chosen, str) != isinstance(rejected, str):
-        raise DataError(f"{where}: chosen and rejected must both be text or both be messages")
-    if row.get("prompt") is not None:
-        prompt = _prompt(row["prompt"], f"{where}.prompt")
-        if isinstance(prompt, str) and not isinstance(chosen, str):
-            prompt = _as_user(prompt)
-        if not isinstance(prompt, str) and isinstance(chosen, str):
-            if isinstance(row["prompt"], str):  # a transcript, whose turns begin with a blank
-                chosen, rejected = chosen.strip(), str(rejected).strip()
-            chosen, rejected = _as_answer(chosen), _as_answer(str(rejected))
-        if not isinstance(chosen, str) and len(chosen) > 1 and chosen[: len(prompt)] == prompt:
-            chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]  # UltraFeedback repeats the prompt
-    else:  # implicit: what both have in common
-        pairs = zip(chosen, rejected, strict=False)
-        shared = sum(1 for _ in itertools.takewhile(lambda p: p[0] == p[1], pairs))
-        if isinstance(chosen, str):  # to a word's end; the space belongs to the answer, as it does in TRL
-            end = regex.search(rf"\s+\S*$|(?<={ngrams.LONE}\p{{M}}*)$", chosen[:shared])
-            shared = end.start() if end else 0
-        elif len(chosen) == len(rejected) == shared:
-            shared -= 1  # identical sides: keep the last turn as the (identical) answer
-        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-    out: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "drop": ""}
-    if "margin" in row:
-        if isinstance(row["margin"], bool) or not isinstance(row["margin"], (int, float)):
-            raise DataError(f"{where}.margin: expected a number, got {row['margin']!r}")
-        out["margin"] = float(row["margin"])
-    if row.get("category") is not None:
-        out["category"] = str(row["category"])
-    if row.get("weight") is not None:
-        if isinstance(row["weight"], bool) or not isinstance(row["weight"], (int, float)) or row["weight"] < 0:
-            raise DataError(f"{where}.weight: expected a number that is not negative, got {row['weight']!r}")
-        out["weight"] = float(row["weight"])
-    if chosen == rejected:
-        out["drop"] = "with identical chosen and rejected"
-    elif not isinstance(chosen, str) and (len(chosen) != 1 or len(rejected) != 1):
-        out["drop"] = "where chosen and rejected differ before the last turn"
-    elif any(side[-1]["role"] != "assistant" for side in (chosen, rejected) if not isinstance(side, str)):
-        out["drop"] = "whose last turn is not the assistant's"
-    elif not prompt:
-        out["drop"] = "without a prompt"
-    return out
+def _answer_column(row: Reading) -> str | None:
+    """The answer that goes with the question's column, else the first that there is."""
+    partners = {"user": "assistant", "question": "answer", "instruction": "output", "query": "response"}
+    mine = next((partners.get(name) for name in row.origin.get("prompt", []) if name in partners), None)
+    return row.first((mine, *asked.ANSWERS) if mine else asked.ANSWERS)
 
 
-def prompt(row: dict, where: str) -> dict:
-    """A row of whatever schema as its `prompt`, with its other columns."""
-    rest = {k: v for k, v in row.items() if k not in ("prompt", "messages", "chosen", "rejected", "question")}
-    if row.get("prompt") is not None:
-        prompt = _prompt(row["prompt"], f"{where}.prompt")
-    elif row.get("messages") is not None:
-        prompt = messages(row["messages"], f"{where}.messages")
-    elif row.get("user") is not None or row.get("question") is not None:
-        prompt = _as_user(row.get("user") or row["question"])
-    elif "instruction" in row or row.get("conversations") is not None:
-        prompt = _sft_row(row, where)["messages"]
+def _unlearnable(said: Messages) -> str:
+    """Why nothing, or nothing good, can be learnt from a conversation; "" where it can."""
+    learnt = [turn for turn in said if turn["role"] == "assistant" and turn.get("learn", True)]
+    if asked.is_empty(said):
+        return sides.NO_PROMPT
+    if not learnt:
+        return "without an answer to learn"
+    return sides.EMPTY if any(map(turns.is_empty, learnt)) else ""
+
+
+def preference(raw: dict, where: str, prompt_format: str = "auto") -> dict:
+    """A pair: `prompt`, `chosen` and `rejected`, and where the row has them `margin`, `category` and `weight`."""
+    row = Reading(raw, where, prompt_format)
+    if not {*asked.PAIR} <= {*raw} or not any(map(row.has, asked.PAIR)):
+        raise _no_form(row, "preference")
+    prompt, chosen, rejected, drop = sides.pair(row)
+    out: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    if row.has("margin"):
+        out["margin"] = row.number("margin")
+    if row.has("category"):
+        row.note("category", "category")
+        out["category"] = str(raw["category"])
+    if row.has("weight"):
+        out["weight"] = row.number("weight")
+        if out["weight"] < 0:
+            raise DataError(f"{where}.weight: expected a number that is not negative, got {raw['weight']!r}")
+    return _made(row, out, drop)
+
+
+def ranking(raw: dict, where: str, prompt_format: str = "auto") -> dict:
+    """A ranking with its prompt read as every row's is, and its completions as text or turns like it."""
+    row = Reading(raw, where, prompt_format)
+    said = asked.conversation(row)
+    prompt = asked.question(row) if said is None else turns.without_switches(turns.before_the_answer(said))
+    if prompt is None:
+        raise _no_form(row, "preference")
+    completions = raw.get("completions")
+    if isinstance(completions, list):
+        completions = [
+            _completion(Reading({"completions": one}, f"{where}, completion {number}", prompt_format), prompt)
+            for number, one in enumerate(completions, 1)
+        ]
+    row.note("completions", "completions")
+    made = _made(row, {"prompt": prompt, "completions": completions}, "")
+    unread = [name for name in made["origin"].get("unread", []) if name not in (*OF_COMPLETIONS, "category", "split")]
+    return {**raw, "tools": None, **made, "unread": unread}
+
+
+def _completion(one: Reading, prompt: asked.Prompt) -> str | Messages:
+    said = one.side("completions", "completions")
+    if isinstance(said, str) and not isinstance(prompt, str):
+        return turns.assistant(said)
+    return said
+
+
+def prompt(raw: dict, where: str, prompt_format: str = "auto") -> dict:
+    """A row of whatever schema as its `prompt`, with the columns that are no part of it, for reward functions.
+
+    What judged or belongs to completions that are not sampled yet is left out.
+    """
+    row = Reading(raw, where, prompt_format)
+    found = _prompt_of(row)
+    if found is None:
+        raise _no_form(row, "prompt")
+    drop = sides.NO_PROMPT if asked.is_empty(found) else ""
+    if not isinstance(found, str) and found and not drop and found[-1]["role"] == "assistant":
+        drop = "whose prompt ends with the assistant's turn"
+    made = _made(row, {"prompt": found}, drop)
+    read = {name for names in row.origin.values() for name in names}
+    gone = {*read, *asked.TURNS, *asked.PAIR, "completions", "tools", *(OF_COMPLETIONS if _has_completions(raw) else ())}
+    kept = {name: value for name, value in raw.items() if name not in gone}
+    made["origin"].pop("unread", None)
+    return {**kept, **made}
+
+
+def _prompt_of(row: Reading) -> asked.Prompt | None:
+    if all(map(row.has, asked.PAIR)):
+        found = sides.pair(row)[0]
     else:
-        prompt = preference(row, where)["prompt"]
-    if not isinstance(prompt, str):
-        while prompt and prompt[-1]["role"] == "assistant":
-            prompt = prompt[:-1]
-    return {**rest, "prompt": prompt, "drop": "" if prompt else "without a prompt"}
+        said = asked.conversation(row)
+        found = asked.question(row) if said is None else turns.before_the_answer(said)
+    return found if isinstance(found, str) or found is None else turns.without_switches(found)
 
 
-MAKERS: dict[str, Callable[[dict, str], dict]] = {
-    "text": _text_row,
-    "sft": _sft_row,
+def _has_completions(raw: dict) -> bool:
+    return raw.get("completions") is not None or raw.get("ranking") is not None
+
+
+MAKERS: dict[str, Callable[[dict, str, str], dict]] = {
+    "text": text_row,
+    "sft": sft,
     "preference": preference,
     "prompt": prompt,
 }

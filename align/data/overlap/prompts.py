@@ -8,14 +8,9 @@ from typing import Any
 import numpy as np
 
 from align.data import text
-from align.data.forms import schemas
+from align.data.forms import asked, schemas
 from align.data.overlap import overlaps
 from align.run.errors import DataError
-
-CONVERSATIONS = ("messages", "conversations")  # columns of rows that train on every answer, not on the last alone
-# What a prompt may be made of; other columns (completions, mostly) need not be read.
-COLUMNS = (*CONVERSATIONS, "prompt", "question", "answer", "user", "assistant", "instruction", "input", "output",
-           "chosen", "rejected")  # fmt: skip
 
 
 @dataclass
@@ -36,31 +31,27 @@ class Prompts:
 def prompts_of(rows: Any, source: str, columns: list[str] | None = None) -> Prompts:
     """The prompts of a `datasets.Dataset` in any schema that a recipe takes.
 
-    One a row; of a conversation (`messages`), which trains on every answer, one for each answer, all turns before it,
-    also where its first question is in a column `prompt` besides; a preference row has one. Of `columns`
-    (`theirs=ours`), those that the rows have are renamed.
+    One a row; of a conversation (`messages`), which trains on every answer, one for each answer, all turns before it;
+    a preference row has one. Of `columns` (`theirs=ours`), those that the rows have are renamed.
 
     Raises:
         DataError: where rows have no prompt, as plain text has none, and for the first malformed one.
     """
     rows = schemas.rename(rows, [pair for pair in columns or [] if pair.partition("=")[0] in rows.column_names])
-    useful = [name for name in rows.column_names if name in COLUMNS]
-    several = {*CONVERSATIONS} & {*useful} if "chosen" not in useful else set()
-    useful = ["prompt"] if "prompt" in useful and not several else useful
+    useful = [name for name in rows.column_names if name in asked.COLUMNS]  # completions, mostly, need not be read
     texts: list[str] = []
     of_row: list[int] = []
     for number, row in enumerate(rows.select_columns(useful) if useful else rows):
-        if any(row[name] for name in several):
-            row = {name: value for name, value in row.items() if name != "prompt"}
         try:
-            turns = schemas.prompt(row, f"{source}, row {number + 1}")["prompt"]
-        except KeyError:
+            read = schemas.prompt(row, f"{source}, row {number + 1}")
+        except schemas.NoForm:
             raise DataError(
                 f"{source}, row {number + 1}: has the columns {', '.join(row)} and no prompt; what is compared are "
                 f"rows with {schemas.NEEDED['prompt']}. Map yours with --columns theirs=ours"
             ) from None
+        turns = read["prompt"]
         cuts = [len(turns)]  # the last answer is cut off already
-        if several and not isinstance(turns, str):
+        if "messages" in read["origin"] and row.get("chosen") is None:
             cuts = [at for at in range(1, len(turns)) if turns[at]["role"] == "assistant"] + cuts
         for cut in cuts:
             texts.append(text.user_side(turns[:cut]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from align.data.forms import schemas
+from align.data.forms import turns
 from align.run.errors import DataError
 
 PROMPTS = ("prompt", "instruction", "question", "input", "query", "text", "context")
@@ -57,7 +57,7 @@ def side(value: Any, where: str) -> Any:
     if isinstance(value, str) and value:
         return value
     if isinstance(value, list) and value:
-        return schemas.messages(value, where)
+        return turns.messages(value, where)
     raise DataError(f"{where}: expected text or messages, got {type(value).__name__} {str(value)[:40]!r}")
 
 

@@ -40,14 +40,12 @@ Reader = Callable[[dict, str, ImportConfig, Counter[str]], Iterator[dict]]
 
 def from_pairs(row: dict, where: str, args: ImportConfig, counts: Counter[str]) -> Iterator[dict]:
     """TRL's preference rows and HH transcripts: a ranking of two, the chosen one first."""
-    for name in ("chosen", "rejected"):
-        if row.get(name) in (None, "", []):
-            raise DataError(f"{where}.{name}: expected text or messages, got {row.get(name)!r}")
     pair = schemas.preference(row, where)
     if pair["drop"]:
         counts[pair["drop"]] += 1
         return
     extra = {key: row[key] for key in ("category", "split", "annotator") if row.get(key) is not None}
+    extra |= {"tools": pair["tools"]} if "tools" in pair else {}
     yield ranking_row(pair["prompt"], [pair["chosen"], pair["rejected"]], [1, 2], **extra)
 
 

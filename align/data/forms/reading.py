@@ -1,0 +1,79 @@
+"""One raw row while it is read: what its columns say, and which of them have been read for what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from align.data.forms import turns
+from align.data.forms.turns import Messages
+from align.run.errors import DataError
+
+
+@dataclass
+class Reading:
+    """One raw row, and where in it each part was found (`origin`): what is read is noted as it is read."""
+
+    row: dict[str, Any]
+    where: str  # of the row, for messages: file and number
+    prompt_format: str = "auto"
+    origin: dict[str, list[str]] = field(default_factory=dict)
+    keys: set[str] = field(default_factory=set)  # of messages, that nothing reads
+
+    def has(self, name: str) -> bool:
+        """Does the row say anything in this column? Files give every row every column, so null is no word."""
+        return self.row.get(name) is not None
+
+    def first(self, names: Iterable[str]) -> str | None:
+        """The first of some columns in which the row says something."""
+        return next((name for name in names if self.has(name)), None)
+
+    def at(self, name: str) -> str:
+        """A column of this row, for messages."""
+        return f"{self.where}.{name}"
+
+    def note(self, part: str, name: str) -> None:
+        """A part of the row was read from this column."""
+        found = self.origin.setdefault(part, [])
+        if name not in found:
+            found.append(name)
+
+    def text(self, part: str, name: str) -> str:
+        """A column that holds words."""
+        self.note(part, name)
+        return turns.words(self.row.get(name), self.at(name))
+
+    def messages(self, part: str, name: str) -> Messages:
+        """A column that holds messages, or one."""
+        self.note(part, name)
+        value = self.row.get(name)
+        return turns.messages([value] if isinstance(value, dict) else value, self.at(name), self.keys)
+
+    def side(self, part: str, name: str) -> str | Messages:
+        """A column that holds words or messages. Empty is "", whatever it is empty of."""
+        value = self.row.get(name)
+        if value is None or isinstance(value, (bool, int, float)):
+            raise DataError(f"{self.at(name)}: expected text or messages, got {turns.told(value)}")
+        if value == []:
+            value = ""
+        if not isinstance(value, str):
+            return turns.without_switches(self.messages(part, name))
+        self.note(part, name)
+        text = turns.words(value, self.at(name))
+        return turns.transcript(text) if turns.is_transcript(text) and self.prompt_format != "text" else text
+
+    def number(self, name: str) -> float:
+        """A column that holds a number."""
+        self.note(name, name)
+        value = self.row[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise DataError(f"{self.at(name)}: expected a number, got {value!r}")
+        return float(value)
+
+    def unread(self) -> set[str]:
+        """The columns that say something and were read for nothing, and keys of messages likewise."""
+        read = {name for names in self.origin.values() for name in names}
+        said = {name for name, value in self.row.items() if value is not None and value not in ("", [], {})}
+        return said - read | self.keys
