@@ -46,7 +46,7 @@ def main():
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
     checkpoints.check(parent, revision=model_args.model_revision)
-    tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision)
+    tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision, date=data_args.template_date)
     rows = prepare.rows(
         data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed, pairing=pair_args
     )

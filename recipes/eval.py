@@ -21,7 +21,7 @@ def main():
     args, data_args, judge = parse(EvalConfig, DataArguments, JudgeConfig, nano="recipes/nano/eval.yaml", gated=False)
     launch.check(launch.ONE_PROCESS)
     program.check_models(args)
-    tokenizer = checkpoints.load_tokenizer(args.reference())
+    tokenizer = checkpoints.load_tokenizer(args.reference(), date=program.template_date(args, data_args))
     rows, report = evaluation.prompts(data_args, tokenizer, args)
     rows, leaks = program.held_out(rows, args)
 

@@ -42,7 +42,7 @@ def main():
     source = model_args.model_name_or_path if args.model_config is None else args.tokenizer_name_or_path
     if args.model_config is None:
         checkpoints.check(source, revision=model_args.model_revision)
-    tokenizer = checkpoints.load_tokenizer(source, revision=model_args.model_revision)
+    tokenizer = checkpoints.load_tokenizer(source, revision=model_args.model_revision, date=data_args.template_date)
     corpus = pretrain.corpus(
         data_args, tokenizer, length=args.max_length, seed=args.seed, stream=stream_args.dataset_streaming
     )

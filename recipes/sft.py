@@ -41,7 +41,7 @@ def main():
     set_seed(args.seed)
     checkpoints.check(parent, revision=model_args.model_revision)
     tokenizer = checkpoints.load_tokenizer(
-        parent, chat_template=args.chat_template_path, revision=model_args.model_revision
+        parent, chat_template=args.chat_template_path, revision=model_args.model_revision, date=data_args.template_date
     )
     rows = prepare.rows(data_args, "sft", tokenizer, max_length=args.max_length, seed=args.seed)
     preflight.check(args, model_args, parent, rows)

@@ -69,13 +69,10 @@ def tokenise(rows: Any, schema: str, tokenizer: Any, *, max_length: int | None, 
 
 
 def _tokenised(rows: Any, schema: str, tokenizer: Any, max_length: int | None, report: Report) -> Iterator[dict]:
-    read: set[str] = set()
     report.limit = max_length
     report.limit_flag = "max_prompt_length" if schema == "prompt" else "max_length"
     for row in rows:
         report.rows_in += 1
-        for column in row.get("origin", {}).values():
-            read |= {column} if isinstance(column, str) else set(column)
         reason, encoded = row["drop"], []
         if not reason:
             report.forms["text" if isinstance(row.get("prompt"), str) else "chat"] += 1
@@ -99,8 +96,7 @@ def _tokenised(rows: Any, schema: str, tokenizer: Any, max_length: int | None, r
         if schema == "preference":
             rest["group"] = pairs.prompt_key(row["prompt"])
         yield from ({**rest, **one} for one in encoded)
-    if read and schema != "prompt":
-        report.not_read = [name for name in rows.names if name not in read and name not in KEPT]
+    report.not_read = rows.names
 
 
 def _kept(schema: str, row: dict) -> Collection[str]:

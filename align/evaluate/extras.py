@@ -108,7 +108,7 @@ def implicit(bench: Bench, args: EvalConfig, model: Any) -> stats.Estimate | Non
 
 def reward_model(args: EvalConfig) -> RewardModelResult:
     """The reward model's own accuracy on the held-out pairs, in all and by category."""
-    own = load_tokenizer(str(args.reward_model_path), beside=tokenizer)
+    own = load_tokenizer(str(args.reward_model_path))
     rows = reward.whole(pairs(args, own))
     scorer = load_trained(str(args.reward_model_path), own, reward_model=True)
     found = reward.measure(scorer, rows, rows, pad_id=own.pad_token_id, batch_size=args.per_device_eval_batch_size)

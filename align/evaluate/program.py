@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from align.data import chat
 from align.evaluate.config import EvalConfig, MeasureArguments
 from align.evaluate.held_out import check
 from align.evaluate.measures import standard
@@ -18,6 +19,7 @@ from align.evaluate.policy import Rows
 from align.evaluate.results import Answer, EvaluationResults, Sample, Setup, plain
 from align.models import checkpoints
 from align.run import lineage
+from align.run.arguments import DataArguments
 
 TITLES = {"kl": "KL to the reference, nats", "length": "length, tokens", "harmless_unseen": "  acts never seen",
           "stops": "stops by itself", "over_refusal": "over-refusal", "good": "the right thing, and stops"}  # fmt: skip
@@ -114,10 +116,10 @@ def setup(args: MeasureArguments, run: dict[str, Any], facts: list[list[str]], p
     )
 
 
-def date(args: EvalConfig, data: DataArguments) -> str | None:
+def template_date(args: EvalConfig, data: DataArguments) -> str | None:
     """For a reference whose template reads today's date: the date that its children were trained with."""
-    given = (checkpoints.template_date(path) for path in args.named().values())
-    return data.template_date or next(filter(None, given), None)
+    own = chat.pinned_in(args.reference())
+    return data.template_date or own or next(filter(None, map(chat.pinned_in, args.named().values())), None)
 
 
 def template(path: str) -> str:

@@ -60,12 +60,13 @@ def tokenizer_source(path: str, revision: str = "main") -> tuple[str, str]:
 
 
 def load_tokenizer(
-    path: str, *, chat_template: str | None = None, revision: str = "main", date: str | None = None
+    path: str, *, chat_template: str | None = None, revision: str = "main", date: str | None = None, beside: Any = None
 ) -> Any:
     """A checkpoint's tokenizer, set up for training: template, stop token, a pad token that is none of its stop tokens.
 
     Args:
         date: for a template that reads today's date, the one that it is to have.
+        beside: the tokenizer of the model that it is used with, whose date it takes if it has none.
 
     Raises:
         ConfigError: if there is none, or if its template could not teach a model to stop.
@@ -77,6 +78,8 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(source, revision=own)
         if tokenizer.chat_template is None and tokenizer.cls_token and tokenizer.sep_token:
             _as_encoder(tokenizer)
+        if beside is not None and chat.pinned(tokenizer) is None:
+            date = chat.pinned(beside)
         chat.set_up_tokenizer(tokenizer, chat_template, stops=named_stops(path, revision), date=date)
     except chat.TemplateError as error:
         raise ConfigError(f"{path}: {error}") from error

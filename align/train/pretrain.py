@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from align.data import prepare, splits
+from align.data import chat, prepare, splits
 from align.data.forms.normal import normalise
 from align.run import errors
 from align.run.arguments import DataArguments, StreamArguments

@@ -4,12 +4,12 @@ Begin with encode.py. Below it, templates.py (what a template is told, and wheth
 template, pad and stop tokens), dates.py (templates that read today's date), reasoning.py (thoughts and answers apart).
 """
 
-from align.data.chat.dates import pinned
+from align.data.chat.dates import pinned, pinned_in
 from align.data.chat.encode import Encoded, decode_answer, encode_messages, encode_pair, encode_prompt
 from align.data.chat.set_up import set_up_tokenizer, stop_ids
 from align.data.chat.templates import Messages, TemplateError, render
 
 __all__ = [
     "Encoded", "Messages", "TemplateError", "decode_answer", "encode_messages", "encode_pair", "encode_prompt",
-    "pinned", "render", "set_up_tokenizer", "stop_ids",
+    "pinned", "pinned_in", "render", "set_up_tokenizer", "stop_ids",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from pathlib import Path
 from typing import Any
 
 from align.data.chat.templates import TemplateError
@@ -20,6 +21,13 @@ _PINNED = re.compile(r"\{#- template_date (\d{4}-\d\d-\d\d) -#\}")
 def pinned(tokenizer: Any) -> str | None:
     """The date (YYYY-MM-DD) that a tokenizer's template was given; None where it reads none."""
     match = _PINNED.match(_text(tokenizer.chat_template))
+    return match[1] if match else None
+
+
+def pinned_in(folder: str) -> str | None:
+    """The same of a saved checkpoint."""
+    file = Path(folder) / "chat_template.jinja"
+    match = _PINNED.match(file.read_text()) if file.is_file() else None
     return match[1] if match else None
 
 

@@ -54,6 +54,7 @@ def set_up_tokenizer(
             assistant's turn with no special token: nothing would teach it to stop.
     """
     if template is not None:
+        date = date or dates.pinned(tokenizer)  # of the template before
         _take_template(tokenizer, template)
     elif tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
