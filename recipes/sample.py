@@ -21,7 +21,7 @@ def main():
     )  # fmt: skip
     launch.check()
     checkpoints.check(args.model_name_or_path)
-    tokenizer = checkpoints.load_tokenizer(args.model_name_or_path)
+    tokenizer = checkpoints.load_tokenizer(args.model_name_or_path, date=data_args.template_date)
     rows = prepare.rows(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
 
     config = resolved(run_args, data_args, args)
@@ -30,12 +30,13 @@ def main():
     ) as run:
         run.note(parents=lineage.parents({"model": args.model_name_or_path, **data_args.parents()}))
         run.note(data=rows.as_dict())
+        if launch.is_main_process():
+            print(rows, flush=True)
         policy = checkpoints.load_trained(args.model_name_or_path, tokenizer)
         run.note(resumable=True)
         metrics = sample.sample_splits(policy, tokenizer, rows, args)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
     if launch.is_main_process():
-        print(rows)
         print(f"{metrics['completions']:,} completions: {metrics['stops']:.1%} stop by themselves, mean length "
               f"{metrics['length']:.1f} tokens, {metrics['distinct']:.1%} of a prompt's differ")  # fmt: skip
 

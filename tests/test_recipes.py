@@ -324,10 +324,11 @@ def test_sampling_resumes_and_becomes_a_data_set(world, tmp_path):
     lines = [json.loads(line) for line in whole.splitlines()]
     assert len(lines) == 48 and all(len(row["completions"]) == 2 for row in lines)
     write_rows(tmp_path / "b/run.json", [{"status": "running"}])
-    part = [{"index": i, **{k: lines[i][k] for k in ("stopped", "lengths")},
+    part = [{"index": i, **{k: lines[i][k] for k in ("stopped", "lengths")}, "reasoning": ["", ""],
              "completions": [c[0]["content"] for c in lines[i]["completions"]]} for i in range(20)]  # fmt: skip
     write_rows(tmp_path / "b/data/.train.0.part", part)
     with (tmp_path / "b/data/.train.0.part").open("a") as stream:
         stream.write('{"index": 20, "compl')  # what a kill leaves
     run_recipe("sample", *arguments, "--output_dir", str(tmp_path / "b"), "--resume_from_checkpoint", "last")
     assert (tmp_path / "b/data/train.jsonl").read_text() == whole
+    assert json.loads((tmp_path / "b/run.json").read_text())["metrics"]["completions"] == 2 * (48 + 16)

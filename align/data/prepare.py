@@ -166,7 +166,7 @@ def _pairing(args: PairArguments, split: str) -> Pairing:
 # pretraining and the tokenizer take what there is
 TEXTS_REFUSED = dict.fromkeys(
     ("max_dropped", "max_too_long"), "texts are taken as they are; empty ones are left out and counted"
-)
+) | {"prompt_format": "texts hold no prompts"}
 
 
 def texts(args: DataArguments, *, seed: int, tokenizer: Any = None) -> Splits:

@@ -44,6 +44,8 @@ class SampleConfig(PromptArguments):
 def sample_splits(policy: Any, tokenizer: Any, splits: Any, args: SampleConfig) -> dict[str, Any]:
     """Sample for every split and write `<output_dir>/data/<split>.jsonl`: the prompt's row with `completions`.
 
+    A split whose file is there was finished before an interruption, and is not sampled again.
+
     Returns:
         Counts and rates over all completions: `completions`, `tokens`, `stops`, `length` (tokens), `distinct`.
     """
@@ -56,18 +58,20 @@ def sample_splits(policy: Any, tokenizer: Any, splits: Any, args: SampleConfig) 
     for split, rows in (("train", splits.train), ("test", splits.test)):
         if rows is None:
             continue
-        done = _read_parts(folder, split)
-        part = folder / f".{split}.{state.process_index}.part"
-        _sample_missing(policy, tokenizer, rows, args, part, done)
+        file = folder / f"{split}.jsonl"
+        if not file.is_file():
+            part = folder / f".{split}.{state.process_index}.part"
+            _sample_missing(policy, tokenizer, rows, args, part, _read_parts(folder, split))
+            state.wait_for_everyone()
+            if state.is_main_process:
+                _merge(file, rows, _read_parts(folder, split))
         state.wait_for_everyone()
-        done = _read_parts(folder, split)
-        for sampled in done.values():
+        for line in file.open():
+            sampled = json.loads(line)
             lengths += sampled["lengths"]
             stops += sampled["stopped"]
-            distinct.append(len(set(sampled["completions"])) / len(sampled["completions"]))
-        if state.is_main_process:
-            _merge(folder, split, rows, done)
-        state.wait_for_everyone()
+            answers = {said if isinstance(said, str) else said[0]["content"] for said in sampled["completions"]}
+            distinct.append(len(answers) / len(sampled["completions"]))
     n = len(lengths)
     return {
         "completions": n,
@@ -95,10 +99,11 @@ def _sample_missing(
             line = {
                 "index": index,
                 "completions": [c.text for c in completions],
+                "reasoning": [c.reasoning for c in completions],
                 "stopped": [c.stopped for c in completions],
                 "lengths": [len(c.ids) for c in completions],
             }
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+            stream.write(json.dumps(line) + "\n")
             stream.flush()
 
 
@@ -115,16 +120,26 @@ def _read_parts(folder: Path, split: str) -> dict[int, dict]:
     return found
 
 
-def _merge(folder: Path, split: str, rows: Any, done: dict[int, dict]) -> None:
-    """All prompts in their order into one file, messages for messages and text for text."""
-    with (folder / f"{split}.jsonl.part").open("w") as stream:
+def _merge(file: Path, rows: Any, done: dict[int, dict]) -> None:
+    """All prompts in their order into one file, messages for messages and text for text.
+
+    What a row said of completions that it came with (ranks, verdicts) is gone: its reader leaves it out.
+    """
+    part = file.with_name(file.name + ".part")
+    with part.open("w") as stream:
         for index, row in enumerate(rows):
-            row = {k: v for k, v in row.items() if k != "input_ids"}
-            sampled = done[index]
+            row = {key: value for key, value in row.items() if key != "input_ids" and value is not None}
+            sampled = dict(done[index])
+            thoughts = sampled.pop("reasoning")
             if not isinstance(row["prompt"], str):
-                answers = [[{"role": "assistant", "content": text}] for text in sampled["completions"]]
-                sampled = {**sampled, "completions": answers}
+                pairs = zip(sampled["completions"], thoughts, strict=True)
+                sampled["completions"] = [[_answer(text, thought)] for text, thought in pairs]
             stream.write(json.dumps({**row, **sampled}, ensure_ascii=False) + "\n")
-    (folder / f"{split}.jsonl.part").replace(folder / f"{split}.jsonl")
-    for part in folder.glob(f".{split}.*.part"):
-        part.unlink()
+    part.replace(file)
+    for left in file.parent.glob(f".{file.stem}.*.part"):
+        left.unlink()
+
+
+def _answer(text: str, thought: str) -> dict[str, str]:
+    """An assistant's message with the reasoning before it, where there was some."""
+    return {"role": "assistant", "content": text} | ({"reasoning_content": thought} if thought else {})

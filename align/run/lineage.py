@@ -60,7 +60,7 @@ def parent_problem(path: str, *, allow_hub: bool) -> str | None:
     return None
 
 
-FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".parquet", ".txt", ".arrow", ".gz", ".zst"}
+FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".arrow", ".gz", ".bz2", ".xz", ".zst"}
 
 
 CHAINS = "recipes/*/pipeline.yaml"  # below the current folder: whose stages say what makes a missing run

@@ -147,7 +147,9 @@ def parse(
     ):
         problems.append("dataset_name is needed: --dataset_name rows.jsonl (or a hub id, a folder, a finished run)")
     problems += [
-        f"{key} is needed: --{key} …" for key in required if values.get(key) in (None, "") and key not in broken
+        f"{key} is needed: --{key} …"
+        for key in required
+        if values.get(key) in (None, "") and key not in broken and not (key == "output_dir" and values.get("preview"))
     ]
     if problems:
         fail(problems)
