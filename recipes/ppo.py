@@ -22,7 +22,7 @@ from align.ppo.config import PPOArguments, check, plan
 from align.run import launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments
 from align.run.parse import parse, resolved
-from align.train import loop
+from align.train import loop, preflight
 
 DEFAULTS = dict(
     learning_rate=3e-6,  # Huang et al. 2024 (the N+ implementation details of RLHF with PPO)
@@ -57,16 +57,18 @@ def main():
     checkpoints.check(parent, revision=model_args.model_revision)
     if args.reward_model_path:
         checkpoints.check(args.reward_model_path, reward_model=True)
-    tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision)
+    tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision, date=data_args.template_date)
     rows = prepare.rows(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
+    preflight.check(args, model_args, parent, rows)
     steps = plan(run_args, args, len(rows.train), launch.world_size())
 
     config, resume = resolved(run_args, data_args, model_args, args), launch.resumes(args)
     with record.start("ppo", args.output_dir, config, overwrite=run_args.overwrite, resume=resume) as run:
         roles = dict(model=parent, reference=parent, reward_model=args.reward_model_path, **data_args.parents())
-        run.note(parents=lineage.parents(roles))
+        run.note(parents=lineage.parents(roles), data=rows.as_dict())
         base = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
-        trainer = make_trainer(base, args, steps, model_args, tokenizer, rows, callbacks=loop.callbacks(run))
+        callbacks = loop.callbacks(run, later=args.value_warmup_rollouts)
+        trainer = make_trainer(base, args, steps, model_args, tokenizer, rows, callbacks=callbacks)
         loop.describe(trainer, run, rows, args, "ppo", parent, plan=steps)
         metrics = loop.train_and_save(trainer, tokenizer)
         run.finish("complete", metrics=metrics | trainer.last_metrics, tokens=metrics["tokens"])

@@ -4,8 +4,7 @@
     accelerate launch recipes/rloo.py --model_name_or_path runs/mine/sft --reward_model_path runs/mine/reward \
         --dataset_name my_prompts.jsonl --use_peft --output_dir runs/mine/rloo
 
-Each prompt gets `num_generations` completions; a completion's baseline is the mean reward of the others. `beta` is the
-coefficient of the KL to the SFT model, which TRL puts into the reward.
+A completion's baseline is the mean reward of its prompt's others; `beta` weighs the KL, which is in the reward.
 """
 
 from dataclasses import dataclass, field
@@ -15,10 +14,11 @@ from trl import ModelConfig, RLOOConfig, RLOOTrainer
 
 from align.data import prepare
 from align.models import checkpoints
+from align.ppo.config import check_rloo
 from align.run import launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments, PromptArguments, derive_batch
 from align.run.parse import parse, resolved
-from align.train import loop
+from align.train import loop, preflight
 
 DEFAULTS = dict(
     learning_rate=1e-6,  # TRL's
@@ -48,25 +48,26 @@ def main():
     )  # fmt: skip
     parent, judge = model_args.model_name_or_path, reward_args.reward_model_path
     launch.check()
+    check_rloo(args, model_args, launch.resumes(args))
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
     checkpoints.check(parent, revision=model_args.model_revision)
     checkpoints.check(judge, reward_model=True)
-    tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision)
-    own = checkpoints.load_tokenizer(judge)
+    tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision, date=data_args.template_date)
+    own = checkpoints.load_tokenizer(judge, beside=tokenizer)
     rows = prepare.rows(data_args, "prompt", tokenizer, max_length=reward_args.max_prompt_length, seed=args.seed)
+    preflight.check(args, model_args, parent, rows)
 
     config, resume = resolved(run_args, data_args, model_args, reward_args, args), launch.resumes(args)
     with record.start("rloo", args.output_dir, config, overwrite=run_args.overwrite, resume=resume) as run:
-        run.note(
-            parents=lineage.parents(dict(model=parent, reference=parent, reward_model=judge, **data_args.parents()))
-        )
+        roles = dict(model=parent, reference=parent, reward_model=judge, **data_args.parents())
+        run.note(parents=lineage.parents(roles), data=rows.as_dict())
         weights = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
-        trainer = RLOOTrainer(
-            checkpoints.load_policy(weights, model_args, tokenizer),
+        trainer = loop.build(
+            RLOOTrainer, checkpoints.load_policy(weights, model_args, tokenizer),
             checkpoints.load_trained(judge, own, reward_model=True), args, train_dataset=rows.train,
-            processing_class=tokenizer, reward_processing_classes=own, peft_config=checkpoints.lora_config(model_args),
-            callbacks=loop.callbacks(run),
+            eval_dataset=rows.test, processing_class=tokenizer, reward_processing_classes=own,
+            peft_config=checkpoints.lora_config(model_args), callbacks=loop.callbacks(run),
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "rloo", parent)
         metrics = loop.train_and_save(trainer, tokenizer)

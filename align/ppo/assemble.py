@@ -60,7 +60,7 @@ def make_trainer(
 
 def _reward_model(trainer: PolicyTrainer, args: PPOArguments, model_args: Any, tokenizer: Any, weight: float) -> Any:
     """The reward model as an adapter of the policy's backbone where it is one, else as a frozen model of its own."""
-    own = checkpoints.load_tokenizer(args.reward_model_path)
+    own = checkpoints.load_tokenizer(args.reward_model_path, beside=tokenizer)
     if trainer.both.reward_head is not None:
         print(f"reward model: an adapter on the policy's own backbone ({args.reward_model_path})", flush=True)
         scorer, packs = partial(trainer.model, "score"), trainer.both.packs

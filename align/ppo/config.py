@@ -9,7 +9,7 @@ from typing import Any, Literal
 from trl.experimental.ppo import PPOConfig
 
 from align.run.arguments import BatchArguments, PromptArguments
-from align.run.errors import fail
+from align.run.errors import fail, recipe
 
 
 @dataclass
@@ -220,3 +220,29 @@ def _lora(model_args: Any, kind: str) -> list[str]:
     if model_args.use_dora and model_args.lora_target_parameters:
         problems.append("use_dora and lora_target_parameters exclude each other in PEFT: leave one out")
     return problems
+
+
+def check_rloo(args: Any, model_args: Any, resume: bool) -> None:
+    """What TRL's `RLOOTrainer` would do in silence, or refuse once the weights are loaded.
+
+    Raises:
+        ConfigError: with all of it.
+    """
+    problems = []
+    if args.sync_ref_model and model_args.use_peft:
+        problems.append("sync_ref_model averages whole weights: it works without --use_peft")
+    if args.sync_ref_model and args.beta == 0:
+        problems.append("sync_ref_model has no reference to move with beta=0: leave it out, or give a beta above 0")
+    if args.sync_ref_model and resume:
+        problems.append(
+            "sync_ref_model cannot be resumed here: TRL's checkpoints do not hold the reference that has moved, so it "
+            f"would start again from the parent; begin a new run, or use {recipe('ppo')}, which keeps it"
+        )
+    if args.model_init_kwargs:
+        problems.append("model_init_kwargs is not read: give --dtype, --attn_implementation and --model_revision")
+    if args.use_transformers_continuous_batching and args.bf16:
+        problems.append("use_transformers_continuous_batching casts the weights that are trained to bf16: leave it out")
+    if problems:
+        fail(problems)
+    if model_args.model_revision != "main" and not model_args.use_peft:
+        args.model_init_kwargs = {"revision": model_args.model_revision}  # TRL loads the reference by name, at `main`

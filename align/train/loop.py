@@ -50,10 +50,17 @@ class Recorder(TrainerCallback):
 
 
 class NoUpdate(TrainerCallback):
-    """After the first step every LoRA B matrix must have moved away from zero (it starts there)."""
+    """After the first step every LoRA B matrix must have moved away from zero (it starts there).
+
+    Args:
+        later: steps in which not all of them learn, for example while PPO's critic warms up.
+    """
+
+    def __init__(self, later: int = 0):
+        self.at = 2 + later
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step != 2 or model is None:
+        if state.global_step != self.at or model is None:
             return
         still = [n for n, p in model.named_parameters() if ".lora_B." in n and p.numel() and not p.detach().any()]
         if still:
@@ -117,9 +124,9 @@ def build(trainer_class: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return trainer
 
 
-def callbacks(run: Run) -> list[TrainerCallback]:
-    """The callbacks that every trainer gets."""
-    return [Recorder(run), NoUpdate()]
+def callbacks(run: Run, *, later: int = 0) -> list[TrainerCallback]:
+    """The callbacks that every trainer gets. `later`: steps before which not every LoRA matrix learns."""
+    return [Recorder(run), NoUpdate(later)]
 
 
 def tidy(trainer: Any) -> None:
