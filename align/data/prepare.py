@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from align.data import chat, pairs, preview, text
+from align.data.chat import reasoning
 from align.data.forms.normal import normalise
 from align.data.overlap import prompts
 from align.data.pairs import Pairing
@@ -34,9 +35,10 @@ def _encode_sft(tokenizer: Any, row: dict) -> list[dict]:
     return [{"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}]
 
 
-def _encode_preference(tokenizer: Any, row: dict) -> list[dict]:
-    prompt, chosen = chat.encode_pair(tokenizer, row["prompt"], row["chosen"], tools=row.get("tools"))
-    again, rejected = chat.encode_pair(tokenizer, row["prompt"], row["rejected"], tools=row.get("tools"))
+def _encode_preference(tokenizer: Any, row: dict, answers_only: bool = False) -> list[dict]:
+    sides = [reasoning.answer_of(row[side]) if answers_only else row[side] for side in ("chosen", "rejected")]
+    prompt, chosen = chat.encode_pair(tokenizer, row["prompt"], sides[0], tools=row.get("tools"))
+    again, rejected = chat.encode_pair(tokenizer, row["prompt"], sides[1], tools=row.get("tools"))
     assert prompt == again, (prompt, again)
     return [{"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}]
 
@@ -45,10 +47,11 @@ def _encode_prompt(tokenizer: Any, row: dict) -> list[dict]:
     return [{"input_ids": chat.encode_prompt(tokenizer, row["prompt"], tools=row.get("tools"))}]
 
 
+Encoder = Callable[[Any, dict], list[dict]]
+KEPT = ("margin", "category", "weight")  # what is kept of a pair beside its words
 # A row to what is trained on: one example, or several where a template renders a conversation's earlier turns otherwise
 # than it asked for them (see `chat.encode_messages`)
-KEPT = ("margin", "category", "weight")  # what is kept of a pair beside its words
-ENCODERS: dict[str, Callable[[Any, dict], list[dict]]] = {
+ENCODERS: dict[str, Encoder] = {
     "sft": _encode_sft,
     "preference": _encode_preference,
     "prompt": _encode_prompt,
@@ -61,14 +64,18 @@ def _length(schema: str, encoded: dict) -> int:
     return len(encoded["input_ids"])
 
 
-def tokenise(rows: Any, schema: str, tokenizer: Any, *, max_length: int | None, report: Report) -> Any:
+def tokenise(
+    rows: Any, schema: str, tokenizer: Any, *, max_length: int | None, report: Report, encode: Encoder | None = None
+) -> Any:
     """Tokenise normalised rows, drop what cannot be used, and count it in `report`. Nothing is truncated."""
     from align.data import lines
 
-    return lines.of_rows(_tokenised(rows, schema, tokenizer, max_length, report))
+    return lines.of_rows(_tokenised(rows, schema, partial(encode or ENCODERS[schema], tokenizer), max_length, report))
 
 
-def _tokenised(rows: Any, schema: str, tokenizer: Any, max_length: int | None, report: Report) -> Iterator[dict]:
+def _tokenised(
+    rows: Any, schema: str, encode: Callable[[dict], list[dict]], max_length: int | None, report: Report
+) -> Iterator[dict]:
     report.limit = max_length
     report.limit_flag = "max_prompt_length" if schema == "prompt" else "max_length"
     for row in rows:
@@ -77,7 +84,7 @@ def _tokenised(rows: Any, schema: str, tokenizer: Any, max_length: int | None, r
         if not reason:
             report.forms["text" if isinstance(row.get("prompt"), str) else "chat"] += 1
             try:
-                encoded = ENCODERS[schema](tokenizer, row)
+                encoded = encode(row)
             except chat.TemplateError as error:
                 reason = f"unusable ({error})"
         length = max((_length(schema, one) for one in encoded), default=0)
@@ -106,7 +113,7 @@ def _kept(schema: str, row: dict) -> Collection[str]:
 
 def rows(
     args: DataArguments, schema: str, tokenizer: Any, *, max_length: int | None, seed: int,
-    pairing: PairArguments | None = None,
+    pairing: PairArguments | None = None, answers_only: bool = False,
 ) -> Splits:  # fmt: skip
     """Load, normalise and tokenise the train split and, where there is one, the test split.
 
@@ -114,6 +121,7 @@ def rows(
         schema: `sft`, `preference` or `prompt`; see above.
         max_length: tokens of the longest row; longer ones are dropped and counted, never cut. None for no limit.
         pairing: how rankings become pairs to train on; by default as the flags' defaults say.
+        answers_only: leave the reasoning of pairs out, for a reward model: it scores answers.
 
     Raises:
         DataError: rows that cannot be read, are malformed, or of which more are dropped than `args` allows.
@@ -121,6 +129,7 @@ def rows(
     done: dict[str, Any] = {"train": None, "test": None}
     reports = {}
     args.template_date = chat.pinned(tokenizer)  # for the record: today's or a parent's, where none was given
+    encode = partial(_encode_preference, answers_only=True) if answers_only else ENCODERS[schema]
     raw = read(args, seed=seed)
     for name, some in raw.items():
         if some is None:
@@ -130,9 +139,9 @@ def rows(
         how = _pairing(pairing or PairArguments(), name)
         normal = normalise(some, schema, source, args.columns, how, report, prompt_format=args.prompt_format)
         if args.preview:
-            preview.show(normal, source, partial(ENCODERS[schema], tokenizer), tokenizer, max_length)
+            preview.show(normal, source, partial(encode, tokenizer), tokenizer, max_length)
         report.fingerprint = fingerprint({key: row[key] for key in row if key != "origin"} for row in normal)
-        done[name] = tokenise(normal, schema, tokenizer, max_length=max_length, report=report)
+        done[name] = tokenise(normal, schema, tokenizer, max_length=max_length, report=report, encode=encode)
         check_dropped(report, args)
         if report.rankings and report.rows_out < report.rows_in:
             done[name] = _weighed_again(done[name], how)

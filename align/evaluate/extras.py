@@ -72,11 +72,11 @@ def measure(bench: Bench, args: EvalConfig, name: str, path: str) -> dict[str, A
     return {what: read(hints[what], said) for what, said in (found | ({"suites": chosen} if chosen else {})).items()}
 
 
-def pairs(args: EvalConfig, tokenizer: Any) -> Any:
+def pairs(args: EvalConfig, tokenizer: Any, answers_only: bool = False) -> Any:
     """Held-out pairs, tokenised: the test split, or where there is none all rows; at most `max_pairs` at random."""
     splits = prepare.rows(
         DataArguments(dataset_name=args.pairs, max_dropped=1.0, max_too_long=1.0), "preference", tokenizer,
-        max_length=args.max_prompt_length + args.max_new_tokens, seed=args.seed,
+        max_length=args.max_prompt_length + args.max_new_tokens, seed=args.seed, answers_only=answers_only,
     )  # fmt: skip
     if splits.test is None:
         print(f"note: {args.pairs} has no test split; every pair counts as held out", flush=True)
@@ -109,7 +109,7 @@ def implicit(bench: Bench, args: EvalConfig, model: Any) -> stats.Estimate | Non
 def reward_model(args: EvalConfig) -> RewardModelResult:
     """The reward model's own accuracy on the held-out pairs, in all and by category."""
     own = load_tokenizer(str(args.reward_model_path))
-    rows = reward.whole(pairs(args, own))
+    rows = reward.whole(pairs(args, own, answers_only=True))
     scorer = load_trained(str(args.reward_model_path), own, reward_model=True)
     found = reward.measure(scorer, rows, rows, pad_id=own.pad_token_id, batch_size=args.per_device_eval_batch_size)
     accuracy = stats.Estimate(*(found[key] for key in ("accuracy", "accuracy_low", "accuracy_high", "n", "prompts")))
