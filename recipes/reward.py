@@ -45,14 +45,9 @@ def main():
         parent, chat_template=args.chat_template_path, revision=model_args.model_revision, date=data_args.template_date
     )
     rows = prepare.rows(
-        data_args,
-        "preference",
-        tokenizer,
-        max_length=args.max_length,
-        seed=args.seed,
-        pairing=pair_args,
+        data_args, "preference", tokenizer, max_length=args.max_length, seed=args.seed, pairing=pair_args,
         answers_only=True,
-    )
+    )  # fmt: skip
     preflight.check(args, model_args, parent, rows, reward_model=True)
     train, test = reward.whole(rows.train), reward.whole(rows.test) if rows.test is not None else None
 
