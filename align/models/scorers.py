@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from align.data import chat
-from align.run.errors import ConfigError, RunError
+from align.run.errors import ConfigError, RunError, one_sentence
 
 Function = Callable[..., list[float]]
 
@@ -44,7 +44,8 @@ def load_function(where: str) -> Function:
             spec = importlib.util.spec_from_file_location(Path(place).stem, place)
             assert spec is not None and spec.loader is not None, place
             module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            with one_sentence(f"reward function {where!r}: its file cannot be read"):
+                spec.loader.exec_module(module)
         else:
             module = importlib.import_module(place)
     except (ImportError, SyntaxError, NameError) as error:
@@ -66,7 +67,7 @@ def call(function: Callable[..., list], rows: list[dict], completions: list[Any]
     its arguments, without `**kwargs`, gets those.
 
     Raises:
-        RunError: if it asks for a column that the rows do not have.
+        RunError: if it asks for a column that the rows do not have, or raises an error of its own.
     """
     names = dict.fromkeys(key for row in rows for key in row if key not in ("prompt", "input_ids", *OURS))
     columns = {key: [row.get(key) for row in rows] for key in names}
@@ -87,7 +88,8 @@ def call(function: Callable[..., list], rows: list[dict], completions: list[Any]
         )
     if not any(p.kind is p.VAR_KEYWORD for p in takes):
         given = {name: given[name] for name in (p.name for p in takes) if name in given}
-    return function(**given)
+    with one_sentence(f"the function {getattr(function, '__name__', function)} failed", kind=RunError):
+        return function(**given)
 
 
 def from_function(where: str, weight: float = 1.0) -> Scorer:
@@ -100,9 +102,13 @@ def from_function(where: str, weight: float = 1.0) -> Scorer:
 
     def score(rows: list[dict], completions: list[Any]) -> list[float]:
         found = call(function, rows, completions)
-        if any(value is None for value in found):
-            raise RunError(f"{where} gave None as a reward; it must give a number for every completion")
-        values = [float(value) for value in found]
+        if not hasattr(found, "__len__") or isinstance(found, (str, dict)):
+            raise RunError(f"{where} gave {type(found).__name__}; it must give a list of one number a completion")
+        try:
+            values = [float(value) for value in found]
+        except (TypeError, ValueError) as error:
+            odd = next((v for v in found if not isinstance(v, (int, float))), found)
+            raise RunError(f"{where} gave {odd!r} as a reward; it must give a number for every completion") from error
         if len(values) != len(rows):
             raise RunError(f"{where} gave {len(values)} rewards for {len(rows)} completions; it must give one each")
         return values

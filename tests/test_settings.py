@@ -1,0 +1,194 @@
+"""Settings that the trainers' classes take and that cannot work: one sentence, before a model is loaded where it can be."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT, stage_arguments
+
+from align.models import scorers
+from align.run import errors
+from align.run.errors import ConfigError, RunError
+
+
+@pytest.fixture
+def told(monkeypatch, capsys, tmp_path, world):
+    """Run a recipe in this process; what it ends with (nothing where it works)."""
+    from align.models import checkpoints
+
+    def no_model(*_, **__):
+        raise AssertionError("a model was loaded before the settings were judged")
+
+    monkeypatch.chdir(ROOT)
+
+    def run(words: str, *, loads: bool = False) -> str:
+        stage, *flags = words.split()
+        if not loads:
+            for name in ("load_policy", "load_reward_model"):
+                monkeypatch.setattr(checkpoints, name, no_model)
+        arguments = stage_arguments(stage, world)
+        if "--train_file" in flags:
+            flags.remove("--train_file")
+            arguments[arguments.index("--dataset_name") + 1] += "/train.jsonl"
+        for flag in flags:
+            if flag.startswith("--") and flag in arguments:
+                arguments[arguments.index(flag) : arguments.index(flag) + 2] = []
+        steps = [] if "--max_steps" in flags else ["--max_steps", "2"]
+        out = ["--output_dir", str(tmp_path / "run")]
+        monkeypatch.setattr(sys, "argv", [f"recipes/{stage}.py", *arguments, *steps, *out, *flags])
+        try:
+            runpy.run_path(f"recipes/{stage}.py", run_name="__main__")
+        except SystemExit as stop:
+            assert stop.code == 1
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        _, error, sentence = said.rpartition("\nerror: ")
+        return sentence if error else ""
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("sft --train_file --eval_strategy steps", "eval_strategy=steps: there are no held-out rows; hold some out"),
+        ("dpo --train_file --eval_strategy epoch", "eval_strategy=epoch: there are no held-out rows"),
+        ("reward --train_file --eval_on_start true", "eval_on_start: there are no held-out rows"),
+        ("pretrain --train_file --eval_strategy steps", "eval_strategy=steps: there are no held-out rows"),
+        ("sft --report_to nosuch", "report_to=nosuch cannot be used here: ValueError: nosuch is not supported"),
+        (
+            "sft --optim galore_adamw --optim_target_modules q_proj",
+            "optim=galore_adamw cannot be used here: ImportError",
+        ),
+        ("dpo --lr_scheduler_type cosine_with_min_lr", "One of min_lr or min_lr_rate should be set"),
+        ("sft --lr_scheduler_type warmup_stable_decay", "num_decay_steps"),
+        ("sft --lr_scheduler_type cosin", "lr_scheduler_type: invalid choice: 'cosin' (choose from 'linear', 'cosine'"),
+        ("sft --attn_implementation nosuch", 'ValueError: Specified `attn_implementation="nosuch"` is not supported'),
+        ("pretrain --attn_implementation nosuch", "is not supported. The only possible arguments are"),
+        ("sft --attn_implementation flex_attention", "flex_attention cannot train on a CPU"),
+        ("sft --use_peft --lora_target_modules nosuch", "the model has no nosuch; it has down_proj, embed_tokens"),
+        ("dpo --use_peft --lora_target_modules q_proj nosuch", "lora_target_modules: the model has no nosuch"),
+        ("sft --use_peft --lora_target_modules .*nosuch.*", "no module's whole name is like '.*nosuch.*'"),
+        ("sft --use_peft --lora_modules_to_save nosuch", "lora_modules_to_save: the model has no nosuch"),
+        ("reward --use_peft --lora_modules_to_save lm_head", "lora_modules_to_save: the model has no lm_head"),
+        ("sft --use_peft --lora_target_parameters nosuch", "the model has no parameter nosuch"),
+        ("dpo --use_peft --lora_target_parameters q_proj.weight", "use --lora_target_modules q_proj"),
+        ("sft --lora_r 4 --use_dora", "lora_r, use_dora: nothing reads this without --use_peft"),
+        ("sft --load_best_model_at_end true", "load_best_model_at_end cannot be set"),
+        ("sft --metric_for_best_model nosuch", "metric_for_best_model cannot be set"),
+        ("sft --save_strategy best", "save_strategy=best: the last model is the one that is saved"),
+        ("sft --label_names nosuch", "label_names cannot be set"),
+        ("pretrain --label_smoothing_factor 0.1", "label_smoothing_factor cannot be set"),
+        ("sft --activation_offloading true", "there is none here; leave it out"),
+        ("dpo --padding_free true", "padding_free cannot be set"),
+        ("dpo --loss_type exo_pair", "needs --label_smoothing above 0"),
+        ("dpo --sync_ref_model true --use_peft", "needs full fine-tuning"),
+        ("dpo --sync_ref_model true --resume_from_checkpoint last", "cannot be resumed"),
+        ("sft --dataloader_persistent_workers true", "--dataloader_num_workers 1 or more"),
+        ("sft --push_to_hub true", "log in first (hf auth login)"),
+    ],
+)
+def test_before_a_model_is_loaded(told, words, sentence, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert sentence in told(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("dpo --loss_type nosuch", "training cannot begin like this: ValueError: Unknown loss type: nosuch"),
+        ("sft --loss_type nosuch", "the trainer refuses this configuration: ValueError: Invalid `loss_type` nosuch"),
+        ("dpo --f_divergence_type nosuch", "Unknown f_divergence_type: nosuch (trl/trainer/dpo_trainer.py"),
+    ],
+)
+def test_what_only_the_trainer_knows(told, words, sentence):
+    assert sentence in told(words, loads=True)
+
+
+@pytest.mark.parametrize(
+    ("flag", "values"),
+    [
+        ("learning_rate", "0 -1"), ("num_train_epochs", "0 -1"), ("max_steps", "0 -5"), ("global_batch_size", "0 -8"),
+        ("per_device_train_batch_size", "0"), ("per_device_eval_batch_size", "0"), ("seed", "-1 99999999999"),
+        ("weight_decay", "-1"), ("max_grad_norm", "-1"), ("adam_beta1", "1 -1"), ("adam_epsilon", "0"),
+        ("max_length", "0 -3 1"), ("pad_to_multiple_of", "0"), ("max_train_rows", "0"), ("max_eval_rows", "0"),
+        ("neftune_noise_alpha", "-1"), ("save_steps", "0"), ("dataloader_num_workers", "-1"),
+    ],
+)  # fmt: skip
+def test_numbers_that_mean_nothing(told, flag, values):
+    for value in values.split():
+        assert f"{flag}=" in (said := told(f"sft --{flag} {value}")) and ": must be " in said
+
+
+@pytest.mark.parametrize("words", ["--beta 0", "--label_smoothing 0.7", "--ld_alpha 2", "--discopop_tau 0"])
+def test_numbers_of_dpo(told, words):
+    assert ": must be " in told(f"dpo {words}")
+
+
+def test_one_name_for_lora_is_a_name(told):
+    """TRL hands it on as a pattern that a module's whole name must match."""
+    assert told("sft --use_peft --lora_target_modules q_proj", loads=True) == ""
+
+
+def test_references_computed_in_advance_reach_the_evaluation(told):
+    assert told("dpo --precompute_ref_log_probs true", loads=True) == ""
+
+
+def test_a_row_longer_than_the_model_reads(told, tmp_path, world):
+    """128 positions; the message has the flag to type."""
+    from conftest import write_rows
+
+    words = " ".join(["cat"] * 200)
+    rows = [{"messages": [{"role": "user", "content": "what"}, {"role": "assistant", "content": words}]}]
+    path = write_rows(tmp_path / "long.jsonl", rows)
+    said = told(f"sft --dataset_name {path} --max_length 4096")
+    assert "the model has positions for 128; give --max_length 128" in said
+
+
+# --------------------------------------------------------------------------------------------------- errors of others
+
+
+def test_errors_of_our_own_code_keep_their_traceback():
+    """The frame that raised is one of ours: a slip of ours is not dressed up as a wrong setting."""
+    from align.train.pair_batches import PromptSampler
+
+    with pytest.raises(TypeError), errors.one_sentence("refused"):
+        PromptSampler(None, 0, lambda: 0)  # type: ignore[arg-type]
+
+
+def test_memory_that_runs_out_says_what_to_lower():
+    import torch
+
+    with pytest.raises(RunError, match="lower --per_device_train_batch_size"), errors.one_sentence("refused"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RunError, match="lower --per_device_train_batch_size"), errors.one_sentence("refused"):
+        torch.empty(2**48)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("    return 1 / 0", r"the function score failed: ZeroDivisionError: division by zero \(.*mine.py, line 2\)"),
+        ("    return prompts[99]", r"the function score failed: IndexError: .*mine.py, line 2"),
+        ("    return None", "gave NoneType; it must give a list"),
+        ("    return ['good'] * len(prompts)", "gave 'good' as a reward"),
+        ("    return [None] * len(prompts)", "gave None as a reward"),
+        ("    return [1.0]", "gave 1 rewards for 2 completions"),
+    ],
+)
+def test_a_reward_function_that_fails(tmp_path, body, sentence):
+    (tmp_path / "mine.py").write_text(f"def score(prompts, **_):\n{body}\n")
+    scorer = scorers.from_function(f"{tmp_path}/mine.py:score")
+    rows = [{"prompt": "a"}, {"prompt": "b"}]
+    said = [SimpleNamespace(text="x", stopped=True, reasoning="") for _ in rows]
+    with pytest.raises(RunError, match=sentence):
+        scorer.score(rows, said)
+
+
+def test_a_file_of_functions_that_cannot_be_read(tmp_path):
+    (tmp_path / "mine.py").write_text("import json\njson.loads('{')\n")
+    with pytest.raises(ConfigError, match="its file cannot be read: JSONDecodeError"):
+        scorers.load_function(f"{tmp_path}/mine.py:score")
