@@ -7,7 +7,7 @@ field of its own or within the words. Which one a template reads is found by ask
 from __future__ import annotations
 
 import json
-import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -173,12 +173,12 @@ def _marks(tokenizer: Any) -> tuple[str, str]:
                 texts = texts or [render(tokenizer, [*first, *m], generation_prompt=True) for m in conversations]
             except TemplateError:
                 continue
-        before = os.path.commonprefix([text.rpartition(SAID)[0].rstrip()[::-1] for text in texts])[::-1]
+        special = sorted(filter(None, (t.content for t in tokenizer.added_tokens_decoder.values())), key=len)[::-1]
+        parts = re.compile(f"({'|'.join(map(re.escape, special))})|\\s+" if special else r"()\s+")
+        before = [list(filter(None, parts.split(text.rpartition(SAID)[0]))) for text in texts]
         after = texts[0].rpartition(SAID)[2].split() if texts else []
-        special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content in before]
-        before = before[max((before.rindex(token) for token in special), default=0) :]
-        # Without a word before it, nothing tells a template's prompt from plain text
-        _known_marks[template] = ((before.split() or ["\0"])[-1], (after or [""])[-1])
+        mark = before[0][-1] if before and all(before) and before[0][-1] == before[1][-1] else "\0"
+        _known_marks[template] = (mark, (after or [""])[-1])  # "\0": nothing tells its prompts from plain text
     return _known_marks[template]
 
 
