@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -148,3 +149,97 @@ def test_overwrite_does_not_delete_what_people_have_ranked(tmp_path, name):
             with record.start("sample", str(folder), {}, overwrite=True) as run:
                 assert not (folder / "label").exists()
                 run.finish("complete")
+
+
+def lay(folder, **files):
+    """A folder with files by name (`__` for a slash, `_` before the suffix for a dot); its path as text."""
+    for name, text in files.items():
+        file = folder / name.replace("__", "/").replace("_json", ".json").replace("_bin", ".bin").replace(
+            "_st", ".safetensors"
+        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return str(folder)
+
+
+def hashes(**paths):
+    return {role: parent["hash"] for role, parent in lineage.parents(paths).items()}
+
+
+def test_what_lies_in_a_run_goes_by_its_own_hash(tmp_path):
+    """A checkpoint, the best policy and each file of rows are other things than the run that holds them."""
+    run = lay(
+        tmp_path / "ppo", run_json=json.dumps({"recipe": "ppo", "status": "complete", "hash": "of the run"}),
+        config_json="{}", model_st="last",
+        **{"checkpoint-1__model_st": "first", "checkpoint-1__config_json": "{}"},
+        best__model_st="best", best__config_json="{}", data__easy_jsonl="1", data__hard_jsonl="2",
+    )  # fmt: skip
+    names = ["", "checkpoint-1", "best", "data", "data/easy.jsonl", "data/hard.jsonl"]
+    found = list(hashes(**{name or "run": f"{run}/{name}" for name in names}).values())
+    assert found[0] == "of the run" and len(set(found)) == len(names)
+    assert all(parent["recipe"] == "ppo" for parent in lineage.parents({"a": f"{run}/best"}).values())
+
+
+def test_every_file_of_a_data_set_is_in_its_hash(tmp_path):
+    """Also one beside `t*.jsonl`, in a folder below, or of another kind; not what a run notes about itself."""
+    folder = tmp_path / "rows"
+    lay(folder, t1_jsonl="a", b_jsonl="b", deep__c_jsonl="c")
+    before = lineage.hash_files(folder)
+    lay(folder, run_json="{}", metrics_jsonl="{}")
+    assert lineage.hash_files(folder) == before
+    for name in ("b.jsonl", "deep/c.jsonl", "d.tsv"):
+        (folder / name).write_text("changed")
+        after = lineage.hash_files(folder)
+        assert after != before
+        before = after
+
+
+def test_a_model_is_hashed_by_all_that_is_read_of_it(tmp_path):
+    """Two of which only the `.bin` weights differ are two; a template, too, changes what is learnt and sampled."""
+    one, two = (Path(lay(tmp_path / name, config_json="{}", pytorch_model_bin=name)) for name in "ab")
+    assert lineage.identity(str(one)) != lineage.identity(str(two))
+    assert lineage.hash_files(one) != lineage.hash_files(two)
+    (two / "pytorch_model.bin").write_text("a")
+    assert lineage.identity(str(one)) == lineage.identity(str(two))
+    assert lineage.hash_files(one) == lineage.hash_files(two)
+    before = lineage.hash_files(one)
+    (one / "training_args.bin").write_text("when and where")
+    lay(one, **{"checkpoint-1__model_st": "older"})
+    assert lineage.hash_files(one) == before and lineage.identity(str(one)) == lineage.identity(str(two))
+    (one / "chat_template.jinja").write_text("other")
+    assert lineage.hash_files(one) != before
+
+
+def test_spellings_of_one_path_are_one_parent(tmp_path, monkeypatch):
+    run = lay(tmp_path / "runs/sft", run_json=json.dumps({"status": "complete", "hash": "h"}), model_st="w")
+    lay(tmp_path / "runs/other", model_st="w")
+    monkeypatch.chdir(tmp_path)
+    spelled = [run, run + "/", "runs/sft", "runs/sft/", "./runs/sft", "runs/other/../sft"]
+    assert {found for path in spelled for found in hashes(model=path).values()} == {"h"}
+    assert all(lineage.same(a, b) for a in spelled for b in spelled)
+    assert not lineage.same(run, "runs/other") and not lineage.same(run, None)
+    assert lineage.same("owner/model", "owner/model/") and lineage.identity("owner/model/") == "owner/model"
+    (tmp_path / "grade.py").write_text("")
+    assert lineage.same_function("grade.py:good", f"{tmp_path}/grade.py:good")
+    assert not lineage.same_function("grade.py:good", "grade.py:other") and not lineage.same_function(None, None)
+
+
+def test_the_training_reward_is_no_gold_grader_under_another_name(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from align.compare.verdict import gold_is_trained_on
+
+    monkeypatch.chdir(tmp_path)
+    lay(tmp_path / "rm", config_json="{}", model_st="w")
+    lay(tmp_path / "copy", config_json="{}", model_st="w")
+    lay(tmp_path / "other", config_json="{}", model_st="x")
+    (tmp_path / "grade.py").write_text("")
+
+    def asked(gold, func=None, reward="rm", **config):
+        args = SimpleNamespace(gold_model_path=gold, gold_func=func, reward_model_path=reward)
+        return gold_is_trained_on(args, [{"config": config}])
+
+    assert asked("rm") and asked("rm/") and asked(str(tmp_path / "rm")) and asked("copy")
+    assert not asked("other") and not asked(None) and asked("other", reward_model_path="other/")
+    assert asked(None, "./grade.py:good", reward_funcs=["grade.py:good"])
+    assert not asked(None, "grade.py:good", reward_funcs=["grade.py:other"])

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from align.models import weights
 from align.models.heads import quiet
 from align.run.errors import ConfigError
 
@@ -163,6 +164,4 @@ def _make_room(model: Any, folder: Path) -> None:
 
     if not (folder / "tokenizer_config.json").is_file():
         return
-    count = len(AutoTokenizer.from_pretrained(str(folder)))
-    if count > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(count)
+    weights.grow(model, len(AutoTokenizer.from_pretrained(str(folder))))

@@ -79,7 +79,7 @@ def _make(
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_of[0], revision=tokenizer_of[1])
     else:
         model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=torch.float32)
-        model.resize_token_embeddings(len(tokenizer))
+        weights.grow(model, len(tokenizer))
     weights.make_savable(model).save_pretrained(part)
     tokenizer.save_pretrained(part)
 

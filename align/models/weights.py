@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from align.data import chat
+from align.models import heads
 from align.run.errors import ConfigError
 
 
@@ -58,15 +59,10 @@ def from_pretrained(auto_class: Any, path: str, **extra: Any) -> Any:
 
 
 def fit_to_tokenizer(model: Any, tokenizer: Any, name: str) -> Any:
-    """Make config, embeddings and generation settings agree with the tokenizer; name local parents by full path.
-
-    A row for an added pad token is the mean of the others, so that its probability is at most one in V (Jensen), and
-    it is never attended to: nothing has to learn it. Embeddings with rows to spare stay as they are.
-    """
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.config.eos_token_id = tokenizer.eos_token_id
+    """Make config, embeddings and generation settings agree with the tokenizer; name local parents by full path."""
+    grow(model, len(tokenizer))
+    for config in (model.config, model.config.get_text_config()):  # a score is read before the first pad token
+        config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.eos_token_id = chat.stop_ids(tokenizer, model.generation_config)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -74,6 +70,23 @@ def fit_to_tokenizer(model: Any, tokenizer: Any, name: str) -> Any:
     if Path(name).is_dir():  # an adapter's base has to be found from any folder
         model.name_or_path = model.config._name_or_path = str(Path(name).resolve())
     return model
+
+
+def grow(model: Any, count: int) -> None:
+    """Give embeddings rows for `count` tokens; where they have rows to spare they stay as they are.
+
+    A new row, of the embeddings and of the head, is the mean of the others: its probability is then at most one in V
+    (Jensen), and a pad token's is never attended to, so that nothing has to learn it.
+    """
+    before = model.get_input_embeddings().num_embeddings
+    if count <= before:
+        return
+    with heads.quiet():
+        model.resize_token_embeddings(count)
+    for part in filter(None, (model.get_input_embeddings(), model.get_output_embeddings())):
+        for rows in filter(lambda one: one is not None, (part.weight, getattr(part, "bias", None))):
+            if not hasattr(rows, "ds_id"):  # transformers' own, under ZeRO-3: the mean but for a little noise
+                rows.data[before:] = rows.data[:before].float().mean(0).to(rows.dtype)
 
 
 def make_savable(model: Any) -> Any:

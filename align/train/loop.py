@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from align.models import checkpoints
+from align.models import checkpoints, weights
 from align.run import launch
 from align.run.errors import NotFinite, RunError, one_sentence
 from align.run.record import Run
@@ -180,6 +180,7 @@ def train_and_save(trainer: Any, tokenizer: Any) -> dict[str, Any]:
     tidy(trainer)
     checkpoints.assert_trained_in_fp32(trainer.model)
     result = _train(trainer, last_checkpoint(trainer.args))
+    weights.make_savable(trainer.accelerator.unwrap_model(trainer.model))  # whatever a trainer set in it
     trainer.save_model(trainer.args.output_dir)
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(trainer.args.output_dir)
