@@ -176,7 +176,8 @@ def prompt(raw: dict, where: str, prompt_format: str = "auto") -> dict:
         drop = "whose prompt ends with the assistant's turn"
     made = _made(row, {"prompt": found}, drop)
     read = {name for names in row.origin.values() for name in names}
-    gone = {*read, *asked.TURNS, *asked.PAIR, "completions", "tools", *(OF_COMPLETIONS if _has_completions(raw) else ())}
+    gone = {*read, *asked.TURNS, *asked.PAIR, "completions", "tools"}
+    gone |= {*OF_COMPLETIONS} if _has_completions(raw) else set()
     kept = {name: value for name, value in raw.items() if name not in gone}
     made["origin"].pop("unread", None)
     return {**kept, **made}
