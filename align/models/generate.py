@@ -5,8 +5,6 @@ B sequences, T tokens, V vocabulary, K completions per prompt.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 
 from align.data import chat
+from align.models import layout
 
 
 @dataclass
@@ -54,7 +53,7 @@ def _read(model: Any, prompts: list[list[int]], pad_id: int, copies: int) -> tup
     cache = DynamicCache(config=model.config)
     out = model(
         input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True,
-        **_options(model, logits_to_keep=1, output_router_logits=False),
+        **layout.options(model, logits_to_keep=1, output_router_logits=False),
     )  # fmt: skip
     if copies > 1:
         cache.batch_repeat_interleave(copies)
@@ -93,12 +92,13 @@ def sample(
     """
     from align.models import packing
 
+    layout.check_room(model, max(map(len, prompts)), max_new_tokens)
     cache, logits, place, seen = _read(model, prompts, pad_id, per_prompt)
     width = seen.shape[1]
     mask = torch.cat([seen, seen.new_ones(len(seen), max_new_tokens)], 1)
     wide = packing.windowless(model.config.get_text_config(), mask.shape[1])
     wide = wide and model.config._attn_implementation in ("sdpa", packing.NAME)
-    quiet = _options(model, output_router_logits=False)
+    quiet = layout.options(model, output_router_logits=False)
     done: list[list[int]] = [[] for _ in range(len(mask))]
     rows = list(range(len(mask)))  # which completion each row of the batch is; -1 once it has stopped
     for t in range(max_new_tokens):
@@ -133,21 +133,6 @@ def _draw(logits: torch.Tensor, temperature: float, noise: torch.Tensor | None) 
     below = (logits.float() / temperature).softmax(-1).cumsum(-1)
     point = noise[:, None] * below[:, -1:]
     return torch.searchsorted(below, point, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
-
-
-def _options(model: Any, **wanted: Any) -> dict[str, Any]:
-    """Those of `wanted` that the family's forward pass knows.
-
-    `output_router_logits=False`: a mixture of experts that TRL has trained reduces its routing by the mask at every
-    pass, and transformers 5.23 cannot do that for one new token after a cache.
-    """
-    known = _parameters(model.__class__)
-    return {name: value for name, value in wanted.items() if name in known}
-
-
-@functools.cache
-def _parameters(model_class: Any) -> frozenset[str]:
-    return frozenset(inspect.signature(model_class.forward).parameters)
 
 
 def uniform(seed: int, rows: list[int], width: int) -> torch.Tensor:
@@ -260,7 +245,7 @@ def _position_statistics(
     positions = (mask.cumsum(1) - 1).clamp(min=0)
 
     def logps_of(one: Any) -> torch.Tensor:
-        keep = _options(one, logits_to_keep=width + 1, output_router_logits=False)
+        keep = layout.options(one, logits_to_keep=width + 1, output_router_logits=False)
         logits = one(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **keep).logits
         return (logits[:, -width - 1 : -1, :vocabulary].float() / temperature).log_softmax(-1)
 
@@ -293,6 +278,7 @@ def scores(model: Any, rows: list[list[int]], *, pad_id: int, batch_size: int = 
     from trl.trainer.utils import pad
 
     distinct = sorted(set(map(tuple, rows)), key=lambda row: (len(row), row))
+    layout.check_room(model, max(map(len, rows), default=0))
     out: dict[tuple[int, ...], float] = {}
     for start in range(0, len(distinct), batch_size):
         some = distinct[start : start + batch_size]
