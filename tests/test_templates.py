@@ -1,0 +1,390 @@
+"""The chat templates that open checkpoints bring: what a row says is learnt as generation sees it, or refused by name.
+
+The texts that are expected are read off the families' own documentation of their formats, and written out here.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from importlib.resources import files
+
+import pytest
+from conftest import make_tokenizer
+
+from align.data import chat
+
+TRL = files("trl") / "chat_templates"
+MARKS = re.compile(
+    r"<\|[^|<>\s'\"]+\|>|<｜[^<>\s'\"]+｜>|<\|[a-z]+>|<[a-z]+\|>|\[gMASK\]|<sop>|<(?:start|end)_of_turn>"
+)
+ENDS = {  # the token that ends a turn, where it is not the first of these that the template has
+    "cohere": "<|END_OF_TURN_TOKEN|>", "cohere2": "<|END_OF_TURN_TOKEN|>", "glm4moe": "<|user|>", "phi3": "<|end|>",
+    "deepseek_r1_distill": "<｜end▁of▁sentence｜>", "deepseekv3": "<｜end▁of▁sentence｜>", "gptoss": "<|return|>",
+    "gemma": "<end_of_turn>", "gemma3": "<end_of_turn>", "gemma4": "<turn|>", "muse_glimmer": "<|eot|>",
+    "llama3": "<|eot_id|>", "llama3_1": "<|eot_id|>", "llama3_2": "<|eot_id|>", "lfm2": "<|im_end|>",
+    "phi3_5": "<|end|>", "lfm2_2_5": "<|im_end|>", "nemotron_3_nano": "<|im_end|>", "nemotron_3_super": "<|im_end|>",
+    "qwen2_5": "<|im_end|>", "qwen3": "<|im_end|>", "qwen3_5_nothink": "<|im_end|>", "qwen3_5_think": "<|im_end|>",
+    "qwen3_6": "<|im_end|>", "qwen3_8": "<|im_end|>", "qwen3_instruct_2507": "<|im_end|>",
+}  # fmt: skip
+CALLS = ["glm4moe", "gptoss", "llama3_1", "llama3_2", "qwen2_5", "qwen3", "qwen3_5_think", "qwen3_6", "qwen3_8",
+         "qwen3_instruct_2507", "gemma4", "nemotron_3_nano", "muse_glimmer", "lfm2_2_5"]  # fmt: skip
+
+# DeepSeek R1's, shortened: finished answers lose their thoughts; the newer one opens them in the prompt
+R1 = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|User|>' + m['content'] }}"
+    "{% elif m['role'] == 'assistant' %}{% set c = m['content'] %}{% if '</think>' in c %}"
+    "{% set c = c.split('</think>')[-1] %}{% endif %}{{ '<|Assistant|>' + c + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|Assistant|>OPEN' }}{% endif %}"
+)
+
+
+def user(words: str) -> dict:
+    return {"role": "user", "content": words}
+
+
+def told(words: str, **more) -> dict:
+    return {"role": "assistant", "content": words, **more}
+
+
+ASK, TELL = user("what is a cat"), told("a dog sits on the mat")
+TWO = [ASK, TELL, user("who sings"), told("the bird")]
+ARGUMENTS = {"where": 'the "big" tree', "deep": {"n": 3}}
+CALL = told(
+    "", tool_calls=[{"id": "call00001", "type": "function", "function": {"name": "find", "arguments": ARGUMENTS}}]
+)
+TOOLS = [{"type": "function", "function": {
+    "name": "find", "description": "finds things",
+    "parameters": {"type": "object", "properties": {"where": {"type": "string", "description": "a place"}}},
+}}]  # fmt: skip
+ASKED_TOOL = [user("where is it"), CALL, {"role": "tool", "content": "on it", "name": "find", "tool_call_id": "call00001"},
+              told("it is on the mat")]  # fmt: skip
+
+
+def bare(text: str | None, special: list[str] = (), eos: str | None = None):
+    """A tokenizer with a family's template and its special tokens, as the checkpoint has them."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = text
+    tokenizer.eos_token = eos or tokenizer.eos_token
+    return tokenizer
+
+
+def family(name: str):
+    text = (TRL / f"{name}.jinja").read_text()
+    tokenizer = bare(text, sorted(set(MARKS.findall(text))))
+    if "bos_token" not in text:
+        tokenizer.bos_token = None
+    chat.set_up_tokenizer(tokenizer)
+    return tokenizer
+
+
+def learnt(tokenizer, encoded: chat.Encoded) -> str:
+    return tokenizer.decode([i for i, keep in zip(encoded.input_ids, encoded.learnt, strict=True) if keep])
+
+
+# ------------------------------------------------------------------------------------------------------------- turns
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_every_learnt_turn_stands_after_the_tokens_that_generation_sees(name):
+    """Each turn of a conversation is learnt once, after the prompt's own tokens, with the turn's end."""
+    tokenizer = family(name)
+    assert tokenizer.eos_token == ENDS[name]
+    assert tokenizer.pad_token_id not in chat.stop_ids(tokenizer)
+    made = chat.encode_messages(tokenizer, TWO)
+    found = []
+    for encoded in made:
+        ids, edges = encoded.input_ids, [0, *map(int, encoded.learnt), 0]
+        begins = [at for at in range(len(ids)) if edges[at + 1] and not edges[at]]
+        ends = [at for at in range(1, len(ids) + 1) if edges[at] and not edges[at + 1]]
+        found += [(ids[:begin], ids[begin:end]) for begin, end in zip(begins, ends, strict=True)]
+    expected = [chat.encode_pair(tokenizer, TWO[:turn], [TWO[turn]]) for turn in (1, 3)]
+    assert sorted(found) == sorted(expected)
+    for turn, (prompt, answer) in zip((1, 3), expected, strict=True):
+        assert prompt == chat.encode_prompt(tokenizer, TWO[:turn])
+        assert answer[-1] == tokenizer.eos_token_id and answer.count(tokenizer.eos_token_id) == 1
+        assert TWO[turn]["content"] in tokenizer.decode(answer)
+
+
+def test_qwen3s_earlier_turns_are_learnt_as_they_were_asked_for():
+    """The template writes an empty thought before the last answer only, so an earlier one is an example of its own."""
+    tokenizer = family("qwen3")
+    made = chat.encode_messages(tokenizer, TWO)
+    assert [learnt(tokenizer, one) for one in made] == [
+        "<think>\n\n</think>\n\na dog sits on the mat<|im_end|>", "<think>\n\n</think>\n\nthe bird<|im_end|>"
+    ]  # fmt: skip
+    assert "assistant\na dog sits on the mat<|im_end|>" in tokenizer.decode(made[1].input_ids)  # context, as asked
+    assert len(chat.encode_messages(family("qwen2_5"), TWO)) == 1
+
+
+def test_a_turn_that_is_context_only_is_not_learnt():
+    tokenizer = family("qwen2_5")
+    (made,) = chat.encode_messages(tokenizer, [ASK, {**TELL, "learn": False}, *TWO[2:]])
+    assert learnt(tokenizer, made) == "the bird<|im_end|>"
+    with pytest.raises(chat.TemplateError, match="no assistant turn"):
+        chat.encode_messages(tokenizer, [ASK, {**TELL, "learn": False}])
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama3_1", "deepseek_r1_distill", "glm4moe"])
+def test_an_empty_answer_is_never_learnt_and_can_be_scored(name):
+    tokenizer = family(name)
+    for said in ("", " \n"):
+        with pytest.raises(chat.TemplateError, match="turn is empty"):
+            chat.encode_messages(tokenizer, [ASK, told(said)])
+        with pytest.raises(chat.TemplateError, match="turn is empty"):
+            chat.encode_pair(tokenizer, "what is", said)
+        assert chat.encode_pair(tokenizer, [ASK], [told(said)], read=True)[1][-1] == tokenizer.eos_token_id
+    with pytest.raises(chat.TemplateError, match="reasoning without an answer"):
+        chat.encode_messages(tokenizer, [ASK, told("", reasoning_content="a cat")])
+
+
+def test_the_whole_answer_is_compared_with_what_the_template_kept():
+    """Words lost at the beginning of a long answer are seen, not only its last ones."""
+    short = "{% for m in messages %}{{ m['role'] + ' ' + m['content'][-30:] + eos_token }}{% endfor %}"
+    tokenizer = bare(short + "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}")
+    chat.set_up_tokenizer(tokenizer)
+    assert chat.encode_messages(tokenizer, [ASK, TELL])
+    with pytest.raises(chat.TemplateError, match="leaves out words of the assistant's message"):
+        chat.encode_messages(tokenizer, [ASK, told("the cat sits on the mat in the house and sings")])
+    with pytest.raises(chat.TemplateError, match="leaves out words of the user's message"):
+        chat.encode_prompt(tokenizer, [user("what is the cat that sits on the mat in the house")])
+
+
+def test_an_answer_that_holds_the_stop_token_is_refused():
+    with pytest.raises(chat.TemplateError, match="hold the token that ends an answer"):
+        chat.encode_messages(family("qwen3"), [ASK, told("a cat <|im_end|> and a dog")])
+
+
+def test_a_system_message_is_kept_or_refused():
+    for name in set(ENDS) - {"gemma"}:
+        tokenizer = family(name)
+        text = tokenizer.decode(chat.encode_prompt(tokenizer, [{"role": "system", "content": "help please"}, ASK]))
+        assert "help please" in text, name
+    with pytest.raises(chat.TemplateError, match="System role not supported"):
+        chat.encode_prompt(family("gemma"), [{"role": "system", "content": "help please"}, ASK])
+    tokenizer = bare(R1, ["<|User|>", "<|Assistant|>"])
+    chat.set_up_tokenizer(tokenizer)
+    with pytest.raises(chat.TemplateError, match="leaves out words of the system's message"):
+        chat.encode_prompt(tokenizer, [{"role": "system", "content": "help please"}, ASK])
+
+
+def test_the_answer_is_tokenised_apart_where_it_would_change_the_prompts_tokens(tokenizer):
+    """`…on the m` + `at`: together they would be other tokens than the prompt's own, which generation has seen."""
+    prompt, answer = chat.encode_pair(tokenizer, "on the m", "at")
+    assert prompt == chat.encode_prompt(tokenizer, "on the m")
+    assert tokenizer.decode(prompt + answer, skip_special_tokens=True) == "on the mat"
+
+
+# ------------------------------------------------------------------------------------------------- tools, reasoning
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("as_text", [False, True], ids=["mapping", "json"])
+def test_calls_and_tools_are_in_the_text(name, as_text):
+    """The name, every argument and the tools' descriptions; arguments as JSON are the same as a mapping."""
+    tokenizer = family(name)
+    messages = json.loads(json.dumps(ASKED_TOOL))
+    if as_text:
+        messages[1]["tool_calls"][0]["function"]["arguments"] = json.dumps(ARGUMENTS)
+    made = chat.encode_messages(tokenizer, messages, tools=TOOLS)
+    said = "".join(learnt(tokenizer, one) for one in made)
+    assert "find" in said and "where" in said and "3" in said and "it is on the mat" in said
+    assert 'the "big" tree' in said or r"the \"big\" tree" in said
+    assert "finds things" in tokenizer.decode(made[0].input_ids) and "finds things" not in said
+
+
+@pytest.mark.parametrize("name", ["gemma", "llama3", "phi3", "cohere2", "deepseek_r1_distill"])
+def test_a_template_without_tools_says_so(name):
+    tokenizer = family(name)
+    with pytest.raises(chat.TemplateError, match="does not write tool calls"):
+        chat.encode_messages(tokenizer, ASKED_TOOL)
+    with pytest.raises(chat.TemplateError, match="does not write the row's tools"):
+        chat.encode_prompt(tokenizer, [ASK], tools=TOOLS)
+
+
+def test_a_call_ends_with_the_familys_own_token():
+    """gpt-oss ends a call with <|call|>, GLM with the next turn's <|observation|>: both are stops of generation."""
+    for name, end in (("gptoss", "<|call|>"), ("glm4moe", "<|observation|>"), ("qwen3", "<|im_end|>")):
+        tokenizer = family(name)
+        stops = tokenizer.convert_ids_to_tokens(chat.stop_ids(tokenizer))
+        assert stops == list(dict.fromkeys([ENDS[name], end]))
+        _, answer = chat.encode_pair(tokenizer, ASKED_TOOL[:1], [CALL], tools=TOOLS)
+        assert tokenizer.convert_ids_to_tokens(answer[-1]) == end
+
+
+THOUGHT = "hello cat sits"
+WRITTEN = {  # how each family writes a thought before an answer, after the prompt
+    "qwen3": "<think>\nhello cat sits\n</think>\n\na cat<|im_end|>",
+    "qwen3_5_think": "hello cat sits\n</think>\n\na cat<|im_end|>",
+    "glm4moe": "\n<think>hello cat sits</think>\na cat<|user|>",
+    "gptoss": "<|channel|>analysis<|message|>hello cat sits<|end|><|start|>assistant<|channel|>final<|message|>a cat<|return|>",
+    "nemotron_3_nano": "hello cat sits\n</think>\na cat<|im_end|>",
+    "deepseek_r1_distill": "hello cat sits\n</think>\n\na cat<｜end▁of▁sentence｜>",
+    "qwen2_5": "<think>\nhello cat sits\n</think>\n\na cat<|im_end|>",
+    "llama3_1": "<think>\nhello cat sits\n</think>\n\na cat<|eot_id|>",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_reasoning_is_learnt_whole_wherever_the_row_holds_it(name):
+    """In a field of its own or within the words, it is the same row."""
+    tokenizer = family(name)
+    for said in (told("a cat", reasoning_content=THOUGHT), told(f"<think>\n{THOUGHT}\n</think>\n\na cat")):
+        (made,) = chat.encode_messages(tokenizer, [ASK, said])
+        assert learnt(tokenizer, made) == WRITTEN[name]
+
+
+@pytest.mark.parametrize("opened", ["", "<think>\n"])
+def test_templates_that_take_thoughts_out_have_them_put_back(opened):
+    """After `<|Assistant|>` R1 writes `<think>\\n…`; where the prompt opens it, generation goes on from there."""
+    tokenizer = bare(R1.replace("OPEN", opened), ["<|User|>", "<|Assistant|>"])
+    chat.set_up_tokenizer(tokenizer)
+    messages = [ASK, told("a cat", reasoning_content=THOUGHT), user("who"), told("a bird", reasoning_content="no")]
+    first, second = chat.encode_messages(tokenizer, messages)
+    begin = "" if opened else "<think>\n"
+    assert learnt(tokenizer, first) == f"{begin}{THOUGHT}\n</think>\n\na cat<|eos|>"
+    assert learnt(tokenizer, second) == f"{begin}no\n</think>\n\na bird<|eos|>"
+    assert THOUGHT not in tokenizer.decode(second.input_ids)  # as generation sees the earlier turn
+    (plain,) = chat.encode_messages(tokenizer, [ASK, TELL])
+    assert learnt(tokenizer, plain) == ("\n</think>\n\n" if opened else "") + "a dog sits on the mat<|eos|>"
+
+
+def test_a_template_that_answers_without_thoughts_refuses_those_of_rows():
+    """Generation begins after `<think>\\n\\n</think>\\n\\n`: nothing could be thought there."""
+    with pytest.raises(chat.TemplateError, match=r"begins an answer with other words .* with its reasoning"):
+        chat.encode_messages(family("qwen3_5_nothink"), [ASK, told("a cat", reasoning_content=THOUGHT)])
+
+
+# ------------------------------------------------------------------------------------------------------------- dates
+
+
+@pytest.mark.parametrize("name", ["llama3_2", "gptoss"])
+def test_the_date_stays_that_of_the_first_run(name, tmp_path, monkeypatch):
+    """On two made days, by plain `from_pretrained`, the saved tokenizer gives the same tokens."""
+    from transformers import AutoTokenizer
+    from transformers.utils import chat_template_utils
+
+    class Clock(datetime.datetime):
+        day = 1
+
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.datetime(2026, 11, cls.day)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+    text = (TRL / f"{name}.jinja").read_text()
+    tokenizer = bare(text, sorted(set(MARKS.findall(text))))
+    days = []
+    for Clock.day in (1, 2):
+        days.append(tokenizer.apply_chat_template([ASK], tokenize=False, add_generation_prompt=True))
+    assert days[0] != days[1]
+    chat.set_up_tokenizer(tokenizer, date="2026-11-02")
+    tokenizer.save_pretrained(tmp_path)
+    child = AutoTokenizer.from_pretrained(tmp_path)
+    for Clock.day in (1, 2):
+        assert child.apply_chat_template([ASK], tokenize=False, add_generation_prompt=True) == days[1]
+    assert chat.pinned(child) == chat.pinned_in(str(tmp_path)) == "2026-11-02"
+    chat.set_up_tokenizer(child)  # a child's child
+    assert chat.pinned(child) == "2026-11-02"
+    with pytest.raises(chat.TemplateError, match="holds the date 2026-11-02"):
+        chat.set_up_tokenizer(child, date="2026-11-03")
+
+
+def test_only_templates_that_read_the_date_get_one():
+    tokenizer = family("llama3_1")  # its date is a constant
+    assert chat.pinned(tokenizer) is None
+    assert family("llama3_2").chat_template.endswith((TRL / "llama3_2.jinja").read_text())
+    assert chat.pinned(family("llama3_2")) == datetime.date.today().isoformat()
+    with pytest.raises(chat.TemplateError, match="is no date; write it like 2026-11-27"):
+        chat.set_up_tokenizer(make_tokenizer(), date="27.11.2026")
+
+
+# -------------------------------------------------------------------------------------------------------- pad, files
+
+
+def test_pad_is_none_of_the_stops_that_the_checkpoint_names():
+    """Qwen3's pad, <|endoftext|>, is one of its stop ids."""
+    tokenizer = bare((TRL / "qwen3.jinja").read_text(), ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|fim_pad|>"])
+    tokenizer.pad_token = tokenizer.eos_token = "<|endoftext|>"
+    stops = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    chat.set_up_tokenizer(tokenizer, stops=stops)
+    assert tokenizer.pad_token == "<|pad|>" and tokenizer.pad_token_id not in stops
+    tokenizer.pad_token = "<|fim_pad|>"  # one that ends nothing is kept
+    chat.set_up_tokenizer(tokenizer, stops=stops)
+    assert tokenizer.pad_token == "<|fim_pad|>"
+
+
+def test_a_pad_token_is_really_added_where_there_is_none(tmp_path):
+    """GPT-2 has one special token; a name that is not in the vocabulary would have its id."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    letters = {letter: at for at, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)}
+    core = Tokenizer(models.BPE({"<|endoftext|>": 0, **letters}, []))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    end = "<|endoftext|>"
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token=end, eos_token=end, unk_token=end)
+    chat.set_up_tokenizer(tokenizer, stops=[0])
+    assert (tokenizer.pad_token, tokenizer.pad_token_id, len(tokenizer)) == ("<|pad|>", 257, 258)
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    chat.set_up_tokenizer(again, stops=[0])
+    assert (again.pad_token_id, again.eos_token_id, len(again)) == (257, 0, 258)
+
+
+def test_an_unknown_token_that_stands_for_words_is_no_pad():
+    from align.models.tokenizer import TokenizerConfig, train
+
+    tokenizer = train(["the cat sits on the mat"], TokenizerConfig(vocab_size=60, tokenizer_type="wordpiece"))
+    tokenizer.pad_token = tokenizer.eos_token
+    chat.set_up_tokenizer(tokenizer)
+    assert tokenizer.pad_token == "<|pad|>" and tokenizer.pad_token_id != tokenizer.unk_token_id
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{% for m in messages %}{{ m.content }}{% endfor %", "no valid Jinja"),
+        ("{{ 1 / 0 }}", "fails on these messages: division by zero"),
+        ("{% for m in messages %}{{ eos_token }}{% endfor %}", "leaves out the assistant's words"),
+        ("{{ raise_exception('not today') }}", "refuses these messages: not today"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_said_before_a_model_is_loaded(content, said, tmp_path):
+    (tmp_path / "mine.jinja").write_text(content)
+    with pytest.raises(chat.TemplateError, match=said):
+        chat.set_up_tokenizer(make_tokenizer(), str(tmp_path / "mine.jinja"))
+
+
+def test_a_template_that_needs_a_system_message_takes_the_rows_that_have_one():
+    text = (
+        "{% if messages[0]['role'] != 'system' %}{{ raise_exception('A system message is needed first') }}{% endif %}"
+        "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    tokenizer = bare(text)
+    chat.set_up_tokenizer(tokenizer)
+    assert chat.encode_messages(tokenizer, [{"role": "system", "content": "help"}, ASK, TELL])
+    with pytest.raises(chat.TemplateError, match="A system message is needed first"):
+        chat.encode_messages(tokenizer, [ASK, TELL])
+
+
+def test_a_template_comes_from_a_file_or_a_tokenizer(tmp_path):
+    """As TRL documents its flag; the tokens that the template needs come with it."""
+    family("qwen3").save_pretrained(tmp_path / "other")
+    tokenizer = make_tokenizer()
+    before = len(tokenizer)
+    chat.set_up_tokenizer(tokenizer, str(tmp_path / "other"))
+    assert tokenizer.eos_token == "<|im_end|>" and len(tokenizer) == before + 2
+    assert tokenizer.convert_ids_to_tokens(chat.encode_prompt(tokenizer, [ASK]))[0] == "<|im_start|>"
+    for wrong in ("typo.jinja", str(tmp_path / "nothing"), "nobody/nothing"):
+        with pytest.raises(chat.TemplateError, match=r"give a \.jinja file, or the folder or hub id"):
+            chat.set_up_tokenizer(make_tokenizer(), wrong)
+    plain = make_tokenizer()
+    plain.chat_template = None
+    plain.save_pretrained(tmp_path / "plain")
+    with pytest.raises(chat.TemplateError, match="has no chat template"):
+        chat.set_up_tokenizer(make_tokenizer(), str(tmp_path / "plain"))
