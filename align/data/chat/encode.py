@@ -155,7 +155,8 @@ def _with_thoughts(tokenizer: Any, messages: Messages, tools: Tools, opening: st
     whole = render(tokenizer, [*messages[:-1], bare], generation_prompt=False, tools=tools)
     at = whole.rfind(SAID)
     begun = opening[at:].strip() if at >= 0 and opening.startswith(whole[:at]) else None
-    if begun not in ("", reasoning.OPEN) or reasoning.CLOSE not in str(tokenizer.chat_template):
+    closed = bool(thought) and opening.rstrip().endswith(reasoning.CLOSE)  # nothing can be thought after that
+    if closed or begun not in ("", reasoning.OPEN) or reasoning.CLOSE not in str(tokenizer.chat_template):
         raise TemplateError(
             "the chat template begins an answer with other words when it is generated than when it is learnt"
             + (" with its reasoning" if thought else "") + f". {ANOTHER}"
