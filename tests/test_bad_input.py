@@ -127,7 +127,7 @@ def test_an_output_folder_that_cannot_be_written(refuse):
 
 def test_a_broken_file(refuse, tmp_path):
     (tmp_path / "x.jsonl").write_text('{"messages": [}\n')
-    assert "cannot be read" in refuse("sft", dataset_name=str(tmp_path / "x.jsonl"))
+    assert "x.jsonl, line 1: not JSON" in refuse("sft", dataset_name=str(tmp_path / "x.jsonl"))
 
 
 @pytest.mark.slow

@@ -392,7 +392,8 @@ def test_a_mixture_of_prompts_is_followed(chain):
 def planned_arguments(chain, **given):
     """A comparison's arguments that train arms instead of taking them."""
     empty = {"ppo_config": None, "dpo_config": None, "rloo_config": None, "kl_coefs": [], "betas": [], "rloo_betas": []}
-    more = {"take": [], "seeds": [0], "ppo": {}, "dpo": {}, "rloo": {}, "accept_failed": [], "launch": None}
+    more = {"take": [], "seeds": [0], "ppo": {}, "dpo": {}, "rloo": {}, "accept_failed": [], "launch": None,
+            "max_prompt_length": 1024}  # fmt: skip
     return SimpleNamespace(**{**vars(chain.args), **empty, **more, **given})
 
 

@@ -42,9 +42,9 @@ def test_a_prompt_ends_where_the_assistant_begins(tmp_path, tokenizer, capsys):
     assert "Assistant: ▸" in out and "<|bos|>the cat ▸" in out and "⟦" not in out
 
 
-def test_columns_under_other_names_are_named(tmp_path, tokenizer, capsys):
-    out = shown([{"question": "what is a cat", "answer": "a cat sits"}], "sft", tokenizer, tmp_path, capsys)
-    assert re.search(r"from question \(\w+\), answer", out)
+def test_columns_under_other_names_are_named_and_so_are_unread_ones(tmp_path, tokenizer, capsys):
+    out = shown([{"question": "what is a cat", "answer": "a cat sits", "id": 3}], "sft", tokenizer, tmp_path, capsys)
+    assert re.search(r"from question \(\w+\), answer", out) and "\nnot read: id\n" in out
 
 
 def test_rows_that_are_left_out_say_why(tmp_path, tokenizer, capsys):

@@ -6,7 +6,7 @@ import itertools
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from align.data import chat
@@ -26,12 +26,12 @@ class Piece(NamedTuple):
 
 
 def show(
-    rows: Iterable[dict], source: str, encode: Callable[[dict], list[dict]], tokenizer: Any, limit: int | None
+    rows: Any, source: str, encode: Callable[[dict], list[dict]], tokenizer: Any, limit: int | None
 ) -> None:
     """Print the first rows and end the program: nothing is trained, and no model is loaded.
 
     Args:
-        rows: in one schema, as `align.data.forms` makes them.
+        rows: in one schema, as `align.data.forms` makes them (`NormalRows`).
         encode: a row to what is trained on or sampled from (see `align.data.prepare.ENCODERS`).
         limit: tokens of the longest row that is not left out.
     """
@@ -40,8 +40,9 @@ def show(
         lines = [line for number, row in enumerate(itertools.islice(rows, ROWS), 1)
                  for line in page.row(number, row, encode, limit)]  # fmt: skip
         head = f"The first rows of {visible(source)}, as the model gets them."
+        left = [f"not read: {visible(', '.join(rows.names))}"] if rows.names else []
         end = "No model was loaded; leave --preview out to go on."
-        print("\n".join([head, *page.legend(), *lines, "", end]), flush=True)
+        print("\n".join([head, *page.legend(), *lines, "", *left, end]), flush=True)
     raise SystemExit(0)
 
 

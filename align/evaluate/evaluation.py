@@ -23,6 +23,7 @@ TRAINED = ("ppo", "dpo", "rloo")  # recipes whose runs get their gate here
 def prompts(data_args: DataArguments, tokenizer: Any, args: MeasureArguments) -> tuple[Rows, splits.Report]:
     """The held-out prompts: the test split, or where there is none all rows."""
     splits = prepare.rows(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
+    print(splits, flush=True)
     name = "train" if splits.test is None else "test"
     if splits.test is None:
         print(f"note: {data_args.dataset_name} has no test split; every row counts as held out", flush=True)
