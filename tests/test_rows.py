@@ -478,3 +478,15 @@ def test_messages_with_calls_and_reasoning_have_their_texts():
 def test_every_column_that_a_prompt_may_be_made_of_is_known_to_the_leak_check():
     assert {"system_prompt", "context", "history", "query"} <= set(asked.COLUMNS)
     assert turns.is_transcript("\n\nHuman: x") and not turns.is_transcript("Human: x")
+
+
+def test_labelers_are_asked_what_a_model_is_asked_and_keep_what_it_thought(tmp_path):
+    from align.label.store.items import item
+    from align.label.store.rows import _rankable
+
+    thought = {**TELL[0], "reasoning_content": "Peru."}
+    row = {"system": S, "prompt": Q, "completions": [[thought], LIE], "note": None}
+    stored = item(_rankable(row, "row 1", {}), "row 1", "train")
+    assert json.loads(stored.prompt) == SYSTEM + ASK and json.loads(stored.completions) == [[thought], LIE]
+    bare = item({"prompt": SYSTEM + ASK, "completions": [TELL, LIE]}, "row 1", "train")
+    assert stored.id == bare.id  # one item, whatever was thought

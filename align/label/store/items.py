@@ -85,9 +85,12 @@ def _is_side(value: Any) -> bool:
     )
 
 
-def _side(value: Any) -> Any:
-    """Text as it is; of messages, role and content only, so that one item has one id however it was read."""
-    return value if isinstance(value, str) else [{"role": m["role"], "content": m["content"]} for m in value]
+KEPT = ("role", "content", "tool_calls", "reasoning_content", "name", "tool_call_id")  # of a message
+
+
+def _side(value: Any, kept: tuple[str, ...] = KEPT) -> Any:
+    """Text as it is; of messages, what they hold and no more."""
+    return value if isinstance(value, str) else [{k: m[k] for k in kept if m.get(k) is not None} for m in value]
 
 
 def item(row: Mapping[str, Any], where: str, split: str) -> Item:
@@ -113,8 +116,10 @@ def item(row: Mapping[str, Any], where: str, split: str) -> Item:
     priority = row.get("priority")
     if priority is not None and not (isinstance(priority, (int, float)) and math.isfinite(priority)):
         raise DataError(f"{where}.priority: expected a number, got {priority!r}")
+    # of messages, role and content only: so one item has one id however it was read
+    named = [_side(prompt, KEPT[:2]), [_side(completion, KEPT[:2]) for completion in completions]]
+    digest = hashlib.sha256(as_json(named).encode()).hexdigest()
     prompt, completions = _side(prompt), [_side(completion) for completion in completions]
-    digest = hashlib.sha256(as_json([prompt, completions]).encode()).hexdigest()
     return Item(
         id=digest[:16], prompt=as_json(prompt), completions=as_json(completions),
         sources=None if sources is None else as_json([str(source) for source in sources]),

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from align.data.forms import schemas
 from align.label.config import LabelArguments
 from align.label.store.database import ENDINGS, FILE_NAME
 from align.label.store.items import MOST, item
@@ -42,13 +43,13 @@ def take_in(store: Store, source: str, args: LabelArguments) -> str:
                     f"completions: sample some with {recipe('sample')}, or bring pairs in with `align import`"
                 )
             try:
-                given = (_rankable(row, left_out) for row in rows)
+                given = (_rankable(row, f"row {number}", left_out) for number, row in enumerate(rows, 1))
                 added += store.add(given, split=split, shared_by=shared_by, repeats=repeats)
             except DataError as error:
                 raise DataError(f"{source}, {split}, {error}") from None
             read += len(rows)
             left_out += store.left_out
-            here |= {item(_rankable(row, Counter()), source, split).id for row in rows} if before else set()
+            here |= {item(_rankable(row, source, Counter()), source, split).id for row in rows} if before else set()
     others = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
     if not store.counts()["items"]:
         raise DataError(
@@ -63,9 +64,13 @@ def take_in(store: Store, source: str, args: LabelArguments) -> str:
     return told
 
 
-def _rankable(row: dict[str, Any], left_out: Counter[str]) -> dict[str, Any]:
-    """A row without the columns that only other rows have, and without a written answer that is one too many."""
-    row = {key: value for key, value in row.items() if value is not None}
+def _rankable(row: dict[str, Any], where: str, left_out: Counter[str]) -> dict[str, Any]:
+    """A row with its prompt as training reads it, without the columns that only other rows have.
+
+    And without a written answer that is one too many.
+    """
+    read = schemas.ranking(row, where)
+    row = {key: read[key] for key in ("prompt", *row) if read[key] is not None}
     if row.get("written") and len(row["completions"]) == MOST + 1:  # an export of 9, the annotator's own after them
         left_out[f"written answers after {MOST} others"] += 1
         row |= {name: row[name][:MOST] for name in ("completions", "sources") if name in row}
