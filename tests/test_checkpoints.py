@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pytest
 import torch
-from conftest import make_checkpoint, make_tokenizer
+from conftest import conversations, losses, make_checkpoint, make_tokenizer, pairs, run_recipe, write_rows
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl import ModelConfig
 
@@ -352,6 +352,13 @@ def test_two_outputs_are_refused(base, tmp_path, form):
         checkpoints.check(str(tmp_path / "rm"), reward_model=True)
 
 
+def test_training_does_not_go_on_from_two_outputs(base, tmp_path):
+    make_reward(base, tmp_path / "rm", num_labels=2)
+    tokenizer = checkpoints.load_tokenizer(str(tmp_path / "rm"))
+    with pytest.raises(ConfigError, match=r"score.weight has the shape \(2, 32\), and \(1, 32\) is needed"):
+        checkpoints.load_reward_model(str(tmp_path / "rm"), ModelConfig(), tokenizer)
+
+
 def test_a_language_model_is_no_reward_model_and_a_reward_model_no_policy(base, tmp_path):
     with pytest.raises(ConfigError, match="has no score head"):
         checkpoints.check(str(base), reward_model=True)
@@ -486,7 +493,7 @@ def make_gpt2(folder, tie=True, spare=0):
     )
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(tokenizer) + spare, n_positions=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=0,
+        GPT2Config(vocab_size=len(tokenizer) + spare, n_positions=128, n_embd=32, n_layer=2, n_head=2, bos_token_id=0,
                    eos_token_id=0, tie_word_embeddings=tie)
     )  # fmt: skip
     model.save_pretrained(folder)
@@ -600,3 +607,59 @@ def test_rows_to_spare_are_no_part_of_a_distribution(base):
     padded.resize_token_embeddings(model.config.vocab_size + 7)
     found = generate.sequence_statistics(model, padded, [[5, 6]], [[7, 8]], pad_id=0)
     assert found["kl"].item() == pytest.approx(0, abs=1e-6)
+
+
+# ---- recipes, launched --------------------------------------------------------------------------------------------
+
+FEW = ["--max_length", "96", "--global_batch_size", "4", "--per_device_train_batch_size", "4", "--logging_steps", "1",
+       "--disable_tqdm", "true"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_parent_that_samples_by_default_is_trained_saved_and_resumed(base, tmp_path):
+    """Its generation config has a temperature and no `do_sample`, which is not saved as it is."""
+    change(base / "generation_config.json", temperature=0.7, top_p=0.9)
+    rows = write_rows(tmp_path / "rows.jsonl", conversations(16))
+    command = ["--model_name_or_path", base, "--dataset_name", rows, *FEW, "--save_steps", "2", "--eval_strategy", "no"]
+    run_recipe("sft", *command, "--output_dir", tmp_path / "whole", "--max_steps", "4")
+    cut = [*command, "--output_dir", tmp_path / "cut", "--max_steps", "4", "--save_total_limit", "3"]
+    run_recipe("sft", *cut)
+    shutil.rmtree(tmp_path / "cut/checkpoint-4")
+    change(tmp_path / "cut/run.json", status="interrupted")
+    run_recipe("sft", *cut, "--resume_from_checkpoint", "last")
+    found = made(tmp_path / "whole").generation_config
+    assert (found.do_sample, found.temperature, found.top_p) == (True, 0.7, 0.9)
+    assert made(tmp_path / "cut").generation_config.do_sample is True
+    assert losses(tmp_path / "whole")[2:] == losses(tmp_path / "cut")[-2:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapters_only", [False, True])
+def test_a_tokenizer_with_one_special_token_goes_all_the_way(tmp_path, adapters_only):
+    """SFT, a reward model, DPO, PPO and sampling from a GPT-2, whole and as adapters that plain PEFT loads."""
+    rows = make_gpt2(tmp_path / "gpt2")
+    more = ["--use_peft", "--lora_r", "4"] if adapters_only else []
+    chats = write_rows(tmp_path / "chats.jsonl", conversations(8))
+    both = write_rows(tmp_path / "pairs.jsonl", pairs(8))
+    asked = write_rows(tmp_path / "asked.jsonl", [{"prompt": row["prompt"]} for row in pairs(8)])
+    out = {name: str(tmp_path / name) for name in ("sft", "reward", "dpo", "ppo", "sample")}
+    steps = [*FEW, "--max_steps", "2", "--eval_strategy", "no", *more]
+    go = ["--accept_failed", out["sft"], out["reward"]]
+    first = ["--model_name_or_path", out["sft"]]
+    run_recipe(
+        "sft", "--model_name_or_path", tmp_path / "gpt2", "--dataset_name", chats, "--output_dir", out["sft"], *steps
+    )
+    run_recipe("reward", *first, "--dataset_name", both, "--output_dir", out["reward"], *steps, *go)
+    run_recipe("dpo", *first, "--dataset_name", both, "--output_dir", out["dpo"], *steps, *go)
+    run_recipe(
+        "ppo", *first, "--reward_model_path", out["reward"], "--dataset_name", asked, "--output_dir", out["ppo"],
+        "--response_length", "4", "--num_ppo_epochs", "1", "--num_mini_batches", "1", *FEW[2:], *more, *go,
+    )  # fmt: skip
+    run_recipe(
+        "sample", "--model_name_or_path", out["dpo"], "--dataset_name", asked, "--output_dir", out["sample"],
+        "--max_new_tokens", "4", *go,
+    )  # fmt: skip
+    for name in ("sft", "dpo", "ppo"):
+        model = made(out[name])  # of an adapter's folder: its base, with the adapter on it
+        assert model.get_input_embeddings().num_embeddings == rows + 1
+        assert AutoTokenizer.from_pretrained(out[name]).pad_token_id == rows

@@ -45,11 +45,16 @@ def _note_dtype(dtype: Any) -> None:
 def from_pretrained(auto_class: Any, path: str, **extra: Any) -> Any:
     """Load, and refuse in one sentence; a policy whose weights are not all there would start with random ones."""
     try:
-        model, found = auto_class.from_pretrained(path, output_loading_info=True, **extra)
+        model, found = auto_class.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **extra)
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ConfigError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    for name, held, wanted in sorted(found["mismatched_keys"]):
+        raise ConfigError(
+            f"{path}: {name} has the shape {tuple(held)}, and {tuple(wanted)} is needed; give another checkpoint (a "
+            "reward model has one output, num_labels=1; anything else has a config.json that is not its own)"
+        )
     lost = sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
     if lost and model.get_output_embeddings() is not None:
         raise ConfigError(
