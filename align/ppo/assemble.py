@@ -151,11 +151,12 @@ def build(
         if lora is not None and value_model == "adapter":
             policy.add_adapter("value", _of_critic(lora, policy))
     both.starts_as_reward_model = critic is not None and start != parent
-    if lora is not None and reward_path and shares_backbone(reward_path, parent):
+    if lora is not None and reward_path and shares_backbone(reward_path, parent) and not _clash(policy, reward_path):
         _add_reward_adapter(both, reward_path)
     for name, weight in both.named_parameters():
         weight.requires_grad_(bool(TRAINED.search(name)) if lora is not None else True)
     both.switch.set("default")
+    _check_dora(policy)
     checkpoints.trained_in_fp32(policy)
     _without_dropout(both)
     return both
@@ -178,6 +179,18 @@ def _of_critic(lora: Any, policy: Any) -> Any:
     kept = [name for name in settings.modules_to_save or [] if not f".{head}".endswith(f".{name}")]
     settings.modules_to_save = kept or None
     return settings
+
+
+def _check_dora(policy: Any) -> None:
+    """DoRA divides each row by its length: rows of zeros, as of tokens that were never trained, would become NaN."""
+    for name, part in policy.named_modules():
+        lengths = getattr(part, "lora_magnitude_vector", {})
+        zero = int((lengths["default"].weight == 0).sum()) if "default" in lengths else 0
+        if zero:
+            raise ConfigError(
+                f"use_dora divides each row by its length, and {name.removeprefix('base_model.model.')} has {zero} "
+                f"row{'s' * (zero > 1)} of zeros; leave it out of --lora_target_modules, or leave --use_dora out"
+            )
 
 
 def same_tokens(path: str, tokenizer: Any) -> bool:
@@ -204,6 +217,19 @@ def shares_backbone(reward_path: str, parent: str) -> bool:
         return False
     base, _ = adapters.base_of(folder)
     return same(base, parent) or (Path(base).is_dir() and Path(parent).is_dir() and identity(base) == identity(parent))
+
+
+def _clash(policy: Any, path: str) -> bool:
+    """Does one adapter train a module whole that the other has LoRA on? PEFT cannot keep both in one model."""
+    folder = adapters.located(path)
+    assert folder is not None, path
+    mine, theirs = policy.peft_config["default"], adapters.settings(folder)
+    whole, targets = theirs.get("modules_to_save") or [], theirs.get("target_modules") or []
+    taken = {name.rpartition(".")[2] for name in policy.base_model.targeted_module_names}
+    here = {name.rpartition(".")[2] for name in mine.modules_to_save or []}
+    there = {targets} if isinstance(targets, str) else {name.rpartition(".")[2] for name in targets}
+    pattern = isinstance(targets, str) and bool(here)  # of names that nobody has listed
+    return bool(taken & {name.rpartition(".")[2] for name in whole}) or bool(here & there) or pattern
 
 
 def _add_reward_adapter(both: roles.ActorCritic, path: str) -> None:

@@ -68,6 +68,16 @@ def of_rollout(rollout: Rollout, kl_coef: float, total: Total) -> dict[str, floa
     }  # fmt: skip
 
 
+def of_held_out(rollout: Rollout, everyone: Everyone) -> dict[str, float]:
+    """Mean score, length and share that stopped, of held-out prompts over all processes."""
+    columns = {
+        "eval_objective/scores": rollout.scores,
+        "eval_rollout/length": rollout.lengths,
+        "eval_rollout/eos_rate": rollout.stopped.float(),
+    }
+    return {name: everyone.mean(column.tolist()) for name, column in columns.items()}
+
+
 def vitals(rollout: Rollout, everyone: Everyone) -> Vitals:
     """What the guards look at, over the episodes of all processes."""
     texts = everyone.gather([completion.text for completion in rollout.completions])

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from align.models import generate, packing
+from align.models import generate, heads, packing
 from align.models.packing import Packing
 from align.ppo import maths
 from align.ppo.shared.folding import folded
@@ -124,7 +124,7 @@ class Frozen(nn.Module):
         self.inner = inner.requires_grad_(False).eval()
         self.config = inner.config
         # an encoder's head reads the whole sequence, in its own way and without packing
-        self.encodes = inner.get_output_embeddings() is None and not hasattr(inner, "score")
+        self.encodes = heads.encodes(inner)
         self.packs = not self.encodes and packing.use(inner, longest)
 
     def forward(self, batch: Batch, temperature: float | None = None) -> Tensor:
@@ -132,6 +132,7 @@ class Frozen(nn.Module):
         if temperature is not None:
             return logps_of(self.inner, batch, temperature, entropy=False)[0]
         if self.encodes:
+            heads.check_length(self.inner, batch.ids.shape[1])
             seen = torch.arange(batch.ids.shape[1], device=batch.ids.device) < (batch.begins + batch.lengths)[:, None]
             return self.inner(input_ids=batch.ids, attention_mask=seen.long()).logits.squeeze(-1).float()
         return last_score(trunk_of(self.inner), self.inner.score, batch)

@@ -94,6 +94,8 @@ class PolicyTrainer(PPOTrainer):
             with self.clock.part("update", self.args.device):
                 learnt = self._learn(rollout)
             self._end_rollout(rollout, learnt)
+        if self.eval_dataset is not None and not self.best:
+            self.evaluate()  # shorter than eval_steps
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         return TrainOutput(self.state.global_step, 0.0, report.summary(self))
 
@@ -268,9 +270,7 @@ class PolicyTrainer(PPOTrainer):
                 seed=self.args.seed + 1,
             )  # fmt: skip
         self.clock = clock
-        columns = dict(scores=rollout.scores, length=rollout.lengths, eos_rate=rollout.stopped.float())
-        names = dict(scores="eval_objective/scores", length="eval_rollout/length", eos_rate="eval_rollout/eos_rate")
-        found = {names[key]: self.everyone.mean(column.tolist()) for key, column in columns.items()}
+        found = metrics.of_held_out(rollout, self.everyone)
         self.log(found)
         if found["eval_objective/scores"] > self.best.get("score", -math.inf):
             self.best = {"score": found["eval_objective/scores"], "rollout": self.state.global_step}
