@@ -227,6 +227,7 @@ def test_line_separators_and_marks_at_the_start_of_a_file_are_read(tmp_path):
             r"messages\[0\].images: only text is learnt",
         ),
         ("prompt", {"question": Q, "history": "earlier"}, r"history\[0\]: expected \[what the user said"),
+        ("prompt", {"prompt": Q, "origin": "reddit"}, "origin: this name is taken; .* --columns origin=other"),
         ("text", {"text": 1}, "text: expected text, got int"),
         ("text", {"text": None}, "text: expected text, got null"),
     ],
@@ -431,8 +432,8 @@ def test_columns_that_are_not_read_are_named_once():
     made = normal.normalise(rows, "sft", "f", [])
     found = list(made)
     assert found[0]["origin"] == {"messages": "messages", "prompt": ["prompt", "question"]}
-    assert made.names == ["id", "stamp", "question", "topic"]
-    assert list(made) == found and made.names == ["id", "stamp", "question", "topic"]
+    assert made.names == ["id", "messages[].stamp", "question", "topic"]
+    assert list(made) == found and made.names == ["id", "messages[].stamp", "question", "topic"]
 
 
 def test_ranking_rows_as_prompts_lose_the_completions_and_what_was_said_of_them():
@@ -453,6 +454,8 @@ def test_rankings_keep_their_system_prompt_and_their_tools():
     (pair,) = made
     assert (pair["prompt"], pair["chosen"], pair["rejected"], pair["tools"]) == (SYSTEM + ASK, LIE, TELL, tools)
     assert made.names == ["note"]
+    with pytest.raises(DataError, match=r"f, row 1.completions\[1\]: expected text or messages, got null"):
+        normal.normalise([{**row, "completions": [A, None]}], "preference", "f", [])
 
 
 # ---------------------------------------------------------------------------------------------- messages as plain text

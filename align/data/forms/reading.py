@@ -48,8 +48,10 @@ class Reading:
     def messages(self, part: str, name: str) -> Messages:
         """A column that holds messages, or one."""
         self.note(part, name)
-        value = self.row.get(name)
-        return turns.messages([value] if isinstance(value, dict) else value, self.at(name), self.keys)
+        value, keys = self.row.get(name), set[str]()
+        said = turns.messages([value] if isinstance(value, dict) else value, self.at(name), keys)
+        self.keys |= {f"{name}[].{key}" for key in keys}
+        return said
 
     def side(self, part: str, name: str) -> str | Messages:
         """A column that holds words or messages. Empty is "", whatever it is empty of."""

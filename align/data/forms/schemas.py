@@ -145,21 +145,17 @@ def ranking(raw: dict, where: str, prompt_format: str = "auto") -> dict:
         raise _no_form(row, "preference")
     completions = raw.get("completions")
     if isinstance(completions, list):
-        completions = [
-            _completion(Reading({"completions": one}, f"{where}, completion {number}", prompt_format), prompt)
-            for number, one in enumerate(completions, 1)
-        ]
+        completions = [_completion(row, number, one, prompt) for number, one in enumerate(completions)]
     row.note("completions", "completions")
     made = _made(row, {"prompt": prompt, "completions": completions}, "")
     unread = [name for name in made["origin"].get("unread", []) if name not in (*OF_COMPLETIONS, "category", "split")]
     return {**raw, "tools": None, **made, "unread": unread}
 
 
-def _completion(one: Reading, prompt: asked.Prompt) -> str | Messages:
-    said = one.side("completions", "completions")
-    if isinstance(said, str) and not isinstance(prompt, str):
-        return turns.assistant(said)
-    return said
+def _completion(row: Reading, number: int, one: Any, prompt: asked.Prompt) -> str | Messages:
+    name = f"completions[{number}]"
+    said = Reading({name: one}, row.where, row.prompt_format).side(name, name)
+    return turns.assistant(said) if isinstance(said, str) and not isinstance(prompt, str) else said
 
 
 def prompt(raw: dict, where: str, prompt_format: str = "auto") -> dict:
@@ -168,6 +164,9 @@ def prompt(raw: dict, where: str, prompt_format: str = "auto") -> dict:
     What judged or belongs to completions that are not sampled yet is left out.
     """
     row = Reading(raw, where, prompt_format)
+    for name in ("drop", "origin"):
+        if row.has(name):
+            raise DataError(f"{row.at(name)}: this name is taken; give the column another: --columns {name}=other")
     found = _prompt_of(row)
     if found is None:
         raise _no_form(row, "prompt")

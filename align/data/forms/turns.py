@@ -79,7 +79,7 @@ def _turn(message: Any, where: str, unread: set[str] | None) -> dict[str, Any]:
     calls = _calls_of(said, source, where, given)
     content = "" if calls and (given not in said or source == "function_call") else _content(said, where, given)
     turn: dict[str, Any] = {"role": role, "content": content}
-    skipped = set(said) - READ - set(SWITCHES)
+    skipped = {key for key, value in said.items() if value not in ("", [], {})} - READ - {*SWITCHES}
     if calls and role != "assistant":
         raise DataError(f"{where}.tool_calls: only the assistant calls tools, and this is a {role} turn")
     if calls:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from align.data import splits
+from align.data.forms import schemas
 from align.judge.chat_models import Chat, LocalChat, ServerChat, seed_of
 from align.judge.protocol import JudgeConfig
 from align.judge.rankers import texts_of
@@ -122,6 +123,8 @@ def load_rows(source: str, most: int | None) -> dict[str, list[dict[str, Any]]]:
                     f"{source} ({split}), row {number}: needs a prompt and completions, has {', '.join(row)}; "
                     f"{recipe('sample')} makes them"
                 )
+            read = schemas.ranking(row, f"{source} ({split}), row {number}")
+            row |= {name: read[name] for name in ("prompt", "completions")}  # a system prompt may stand beside them
     return found
 
 
