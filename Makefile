@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup browser demo compare seeds check format test matrix clean
+.PHONY: setup browser demo compare seeds check format test matrix checkpoints clean
 
 setup: $(VENV)/.done
 
@@ -44,6 +44,9 @@ test: setup ## every test but the whole sharding matrix
 
 matrix: setup ## every trainer, full and LoRA, under every way to shard, with two real processes
 	$(BIN)/python -m pytest -m matrix
+
+checkpoints: setup ## twins of open checkpoints through every recipe: writes the tables of docs/checkpoints.md
+	FAMILIES_WRITE=1 $(BIN)/python -m pytest -n 0 tests/test_families.py
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache *.egg-info

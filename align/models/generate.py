@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from align.data import chat
+from align.models import heads
 from align.models import layout
 
 
@@ -96,8 +97,7 @@ def sample(
     cache, logits, place, seen = _read(model, prompts, pad_id, per_prompt)
     width = seen.shape[1]
     mask = torch.cat([seen, seen.new_ones(len(seen), max_new_tokens)], 1)
-    wide = packing.windowless(model.config.get_text_config(), mask.shape[1])
-    wide = wide and model.config._attn_implementation in ("sdpa", packing.NAME)
+    wide = packing.passes_masks(model.config, mask.shape[1])
     quiet = layout.options(model, output_router_logits=False)
     done: list[list[int]] = [[] for _ in range(len(mask))]
     rows = list(range(len(mask)))  # which completion each row of the batch is; -1 once it has stopped
@@ -277,6 +277,7 @@ def scores(model: Any, rows: list[list[int]], *, pad_id: int, batch_size: int = 
     """
     from trl.trainer.utils import pad
 
+    heads.check_length(model, max(map(len, rows), default=0))
     distinct = sorted(set(map(tuple, rows)), key=lambda row: (len(row), row))
     layout.check_room(model, max(map(len, rows), default=0))
     out: dict[tuple[int, ...], float] = {}

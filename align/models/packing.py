@@ -81,6 +81,11 @@ def windowless(config: Any, longest: int) -> bool:
     return window is None or longest <= window or types == {"full_attention"}
 
 
+def passes_masks(config: Any, longest: int) -> bool:
+    """Does the model take a mask of four dimensions as it is, for every layer?"""
+    return windowless(config.get_text_config(), longest) and config._attn_implementation in ("sdpa", NAME)
+
+
 def use(language_model: Any, longest: int) -> bool:
     """Make a model ready for packed batches where it can be. Otherwise it gets padded ones.
 
