@@ -14,7 +14,7 @@ from trl import ModelConfig
 
 from align.models import adapters, checkpoints, generate
 from align.ppo import assemble, roles
-from align.run.errors import ConfigError
+from align.run.errors import ConfigError, RunError
 
 LORA = dict(use_peft=True, lora_r=4, lora_alpha=8, lora_target_modules=["q_proj", "v_proj"])
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -400,6 +400,17 @@ def test_an_encoder_scores_everywhere_as_by_itself(tmp_path, kind):
     frozen = roles.Frozen(checkpoints.load_reward_model(path, ModelConfig(), own), 64)
     batch = roles.Batch.of([row[:1] for row in rows], [row[1:] for row in rows], "cpu", packed=frozen.packs)
     assert frozen(batch).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "room"), [("bert", 64), ("roberta", 63)])
+def test_more_than_an_encoder_can_read_is_refused(tmp_path, kind, room):
+    """64 positions; RoBERTa's begin behind its pad token's, 0 here."""
+    make_encoder(tmp_path / "rm", kind)
+    own = checkpoints.load_tokenizer(str(tmp_path / "rm"))
+    scorer = checkpoints.load_trained(str(tmp_path / "rm"), own, reward_model=True)
+    assert generate.scores(scorer, [[5] * room], pad_id=0).isfinite().all()
+    with pytest.raises(RunError, match=f"has {room + 1} tokens, and the reward model .*rm reads {room}"):
+        generate.scores(scorer, [[5] * (room + 1), [5]], pad_id=0)
 
 
 def test_pad_is_no_stop_token_and_scores_are_read_at_the_end(tmp_path):

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from align.data import chat
-from align.models import heads
-from align.models import layout
+from align.models import heads, layout
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from align.run.errors import ConfigError, recipe
+from align.run.errors import ConfigError, RunError, recipe
 
 Shapes = dict[str, tuple[int, ...]]
 INDEXES = {
@@ -66,6 +66,30 @@ def check(
                 f"{path} gives {shape[0]} numbers a sequence ({name}), and a reward model gives one; choose one that "
                 "was trained with num_labels=1"
             )
+
+
+def encodes(model: Any) -> bool:
+    """Is it an encoder, whose head reads the whole sequence? A decoder's `score` reads the last token."""
+    return model.get_output_embeddings() is None and not hasattr(model, "score")
+
+
+def check_length(model: Any, longest: int) -> None:
+    """An encoder has an embedding for each position, and none beyond: BERT's are 512.
+
+    Raises:
+        RunError: for a sequence that has more tokens.
+    """
+    config = model.config
+    room = getattr(config, "max_position_embeddings", None)
+    if room is None or not encodes(model) or not getattr(config, "position_biased_input", True):
+        return
+    if "roberta" in config.model_type:
+        room -= config.pad_token_id + 1  # it counts from there
+    if longest > room:
+        raise RunError(
+            f"a prompt with its answer has {longest} tokens, and the reward model {config.name_or_path} reads {room}; "
+            "leave out long prompts with --max_prompt_length, shorten the answers, or take another reward model"
+        )
 
 
 def _is(name: str, weights: list[str]) -> bool:
