@@ -387,6 +387,7 @@ def test_a_mixture_of_prompts_is_followed(chain):
     assert arm.stage.program == [str(RECIPES / "ppo.py")] or arm.stage.program == ["recipes/ppo.py"]
     write_rows(chain.tmp / "more/train.jsonl", [{"prompt": "a new one"}])
     assert arms.plan(args, mixture, RECIPES)[0].stage.inputs != arm.stage.inputs
+    assert arm.config["max_prompt_length"] == args.max_prompt_length == 1024
 
 
 def planned_arguments(chain, **given):

@@ -200,6 +200,15 @@ def test_files_that_are_not_read_are_named_once(tmp_path, capsys):
     assert capsys.readouterr().out == f"not read in {tmp_path}: data/more.jsonl, notes.docx\n"
 
 
+def test_another_split_than_test_is_named(tmp_path, capsys):
+    write_rows(tmp_path / "train.jsonl", TEXT)
+    write_rows(tmp_path / "valid.jsonl", TEXT)
+    args = DataArguments(dataset_name=str(tmp_path))
+    assert splits.read(args, seed=0)["test"] is None
+    assert "has no split test; it has validation (--dataset_test_split validation)" in capsys.readouterr().out
+    assert read(tmp_path, "validation") == TEXT
+
+
 def test_files_of_several_kinds_are_one_sentence(tmp_path):
     write_rows(tmp_path / "a.jsonl", TEXT)
     (tmp_path / "b.csv").write_text("text\nthree\n")

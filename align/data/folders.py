@@ -87,8 +87,12 @@ def files_of(folder: Path, split: str) -> list[Path] | None:
         found = rows
     elif not found and split == "train":
         raise DataError(f"{folder} has no split train; it has {', '.join(here)}: --dataset_train_split {here[0]}")
+    if not found and (others := [name for name in here if name != "train"]):
+        _say(f"note: {folder} has no split {split}; it has {', '.join(others)} (--dataset_test_split {others[0]})")
     stray = [file for file in rows if here and splits[file] is None and file not in found]
-    _say_passed_over(folder, tuple(str(file) for file in every if file not in rows or file in stray))
+    if passed := [str(file) for file in every if file not in rows or file in stray]:
+        more = f" and {len(passed) - 5} more" if len(passed) > 5 else ""
+        _say(f"not read in {folder}: {', '.join(passed[:5])}{more}")
     kinds = Counter(READERS[suffix(file)] for file in found)
     if len(kinds) > 1:
         told = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
@@ -100,8 +104,7 @@ def files_of(folder: Path, split: str) -> list[Path] | None:
 
 
 @functools.cache
-def _say_passed_over(folder: Path, files: tuple[str, ...]) -> None:
-    """Name the files that no split reads, once."""
-    if files and os.environ.get("RANK", "0") == "0":
-        more = f" and {len(files) - 5} more" if len(files) > 5 else ""
-        print(f"not read in {folder}: {', '.join(files[:5])}{more}", flush=True)
+def _say(line: str) -> None:
+    """Print a line once, from one process."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, flush=True)
