@@ -177,6 +177,7 @@ def prompt(raw: dict, where: str, prompt_format: str = "auto") -> dict:
     read = {name for names in row.origin.values() for name in names}
     gone = {*read, *asked.TURNS, *asked.PAIR, "completions", "tools"}
     gone |= {*OF_COMPLETIONS} if _has_completions(raw) else set()
+    gone |= {"margin", "weight"} if raw.get("chosen") is not None else set()  # of a pair that is there no more
     kept = {name: value for name, value in raw.items() if name not in gone}
     made["origin"].pop("unread", None)
     return {**kept, **made}
