@@ -260,6 +260,14 @@ def test_runs_of_one_adapter_share_the_files_of_its_merged_weights(base, tmp_pat
     assert not torch.allclose(logits(made(fourth)), logits(made(third)), atol=1e-3)
 
 
+def test_where_there_are_no_links_the_files_are_copied(base, tmp_path, monkeypatch):
+    expected = add_adapter(base, tmp_path / "sft")
+    checkpoints.resolve_parent(str(tmp_path / "sft"), str(tmp_path / "arms/a"))
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("not here")))
+    second = checkpoints.resolve_parent(str(tmp_path / "sft"), str(tmp_path / "arms/b"))
+    assert torch.allclose(logits(made(second)), logits(expected), atol=1e-5)
+
+
 def test_a_half_written_base_is_not_taken_for_one(base, tmp_path):
     add_adapter(base, tmp_path / "sft")
     whole = checkpoints.resolve_parent(str(tmp_path / "sft"), str(tmp_path / "arms/a"))

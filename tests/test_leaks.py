@@ -329,6 +329,13 @@ def test_every_ancestor_is_asked(chain):
     assert len(judged(["prompts one", "new"], [chain.parent / "sft"])[0]) == 2
 
 
+def test_a_model_is_named_once_under_whatever_spelling(chain, monkeypatch):
+    monkeypatch.chdir(chain.parent)
+    with pytest.raises(RunError) as error:
+        judged(["chats one", "new"], ["sft", "sft/", chain.parent / "sft", chain])
+    assert "(train), which sft was trained on" in str(error.value)
+
+
 def test_leaks_can_be_left_out_or_accepted_and_the_report_says_so(chain):
     kept, notes = judged(["rank one", "a", "b"], [chain], leave_out_leaks=True)
     assert kept == [{"prompt": "a"}, {"prompt": "b"}] and "1 of 3 held-out prompts were trained on" in notes[0]

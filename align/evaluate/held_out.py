@@ -48,10 +48,13 @@ def trained_on(models: Iterable[str], more: Mapping[str, DataArguments]) -> tupl
     """
     found: dict[str, Trained] = {}
     unknown: list[str] = []
-    waiting = list(dict.fromkeys(models))
-    known = set(waiting)
+    waiting = list(models)
+    known: set[str] = set()
     while waiting:
         path = waiting.pop(0)
+        if (place := lineage.place(path)) in known:
+            continue
+        known.add(place)
         folder = lineage.run_directory(path) if Path(path).exists() else None
         run = lineage.read_record(folder) if folder else None
         if run is None:
@@ -60,8 +63,7 @@ def trained_on(models: Iterable[str], more: Mapping[str, DataArguments]) -> tupl
         if run.get("recipe") in TRAINS:
             _add(found, _arguments(run), int(run.get("seed") or 0), str(folder))
         for role, parent in (run.get("parents") or {}).items():
-            if not role.startswith("data") and parent["path"] not in known:
-                known.add(parent["path"])
+            if not role.startswith("data"):
                 waiting.append(parent["path"])
     for by, args in more.items():
         _add(found, args, 0, by)

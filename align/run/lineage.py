@@ -172,13 +172,14 @@ def identity(path: str) -> str:
     return hash_weights(place) if _weights(place) else hash_files(place)
 
 
+def place(path: str) -> str:
+    """One spelling for all that name a place (`runs/a`, `runs/a/`, `/home/me/runs/a`), or a hub id."""
+    return str(Path(path).resolve()) if Path(path).exists() else path.rstrip("/")
+
+
 def same(a: str | None, b: str | None) -> bool:
-    """Do two spellings name one place (`runs/a`, `runs/a/`, `/home/me/runs/a`), or one hub id?"""
-    if not a or not b:
-        return False
-    if Path(a).exists() and Path(b).exists():
-        return Path(a).resolve() == Path(b).resolve()
-    return a.rstrip("/") == b.rstrip("/")
+    """Do two spellings name one place, or one hub id?"""
+    return bool(a and b) and place(str(a)) == place(str(b))
 
 
 def same_function(a: str | None, b: str | None) -> bool:
