@@ -493,3 +493,20 @@ def test_labelers_are_asked_what_a_model_is_asked_and_keep_what_it_thought(tmp_p
     assert json.loads(stored.prompt) == SYSTEM + ASK and json.loads(stored.completions) == [[thought], LIE]
     bare = item({"prompt": SYSTEM + ASK, "completions": [TELL, LIE]}, "row 1", "train")
     assert stored.id == bare.id  # one item, whatever was thought
+
+
+def test_both_arms_of_a_comparison_read_strings_as_the_command_says(tmp_path):
+    from align.compare import arms
+    from align.compare.config import CompareConfig
+
+    config = tmp_path / "own.yaml"
+    config.write_text("{}")
+    args = CompareConfig(
+        output_dir=str(tmp_path / "out"), model_name_or_path="m", reward_model_path="r", rankings="k",
+        ppo_config=str(config), dpo_config=str(config),
+    )  # fmt: skip
+    for how in ("auto", "chat"):
+        prompts = DataArguments(dataset_name="p", prompt_format=how)
+        for name in ("ppo", "dpo"):
+            made = arms._planned(args, prompts, tmp_path / f"{name}.py", str(config), 0.1, 0, {})
+            assert made.config.get("prompt_format", "auto") == how, name

@@ -116,11 +116,12 @@ def _planned(
         raise ConfigError(f"{recipe}_config {config}: no such file")
     folder = Path(str(args.output_dir)) / "arms" / f"{recipe}-{KNOBS[recipe]}-{strength:g}-seed-{seed}"
     settings: dict[str, Any] = {"model_name_or_path": args.model_name_or_path, "output_dir": str(folder)}
+    unsaid = asdict(DataArguments())  # what is not said here is the arm's own YAML's to say
+    said = {key: value for key, value in asdict(prompts).items() if value != unsaid[key]}
     if recipe == "dpo":
-        settings["dataset_name"] = args.rankings
+        settings |= {"dataset_name": args.rankings, **{key: said[key] for key in said if key == "prompt_format"}}
     else:
-        unsaid = asdict(DataArguments())  # what is not said here is the arm's own YAML's to say
-        settings |= {key: value for key, value in asdict(prompts).items() if value != unsaid[key]}
+        settings |= said
         settings |= {"reward_model_path": args.reward_model_path}
         settings["response_length" if recipe == "ppo" else "max_completion_length"] = args.max_new_tokens
         settings |= {"temperature": args.temperature, "max_prompt_length": args.max_prompt_length}
