@@ -71,6 +71,11 @@ def test_a_terminal_gets_colours_and_each_line_its_own(tokenizer):
     assert "⟦" not in "".join([*lines, *page.legend()])
 
 
+def test_a_piece_that_ends_with_a_line_break_closes_on_its_line(tmp_path, tokenizer, capsys):
+    rows = [{"prompt": "a\n", "completion": "b"}]
+    assert "read     │ <|bos|>a↵\n" in shown(rows, "sft", tokenizer, tmp_path, capsys)
+
+
 def test_long_texts_lose_their_middle(tmp_path, tokenizer, capsys):
     out = shown([{"prompt": "p", "completion": "cat " * 2000}], "sft", tokenizer, tmp_path, capsys, max_length=None)
     assert re.search(r"cat … [\d,]+ characters … cat|characters", out) and len(out) < 3000
@@ -80,7 +85,8 @@ def test_documents_of_pretraining(tmp_path, tokenizer, capsys):
     path = write_rows(tmp_path / "rows.jsonl", [{"text": "the cat sits"}])
     with pytest.raises(SystemExit):
         prepare.texts(DataArguments(dataset_name=str(path), preview=True), seed=0, tokenizer=tokenizer)
-    assert "⟦the cat sits" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(r" 1 read +│ <\|bos\|>\n +\d+ learnt +│ ⟦the cat sits<\|eos\|>⟧", out)
 
 
 @pytest.mark.slow

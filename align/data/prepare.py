@@ -208,7 +208,8 @@ def preview_texts(rows: Any, source: str, tokenizer: Any) -> None:
     """Print the first documents and end the program."""
 
     def encode(row: dict) -> list[dict]:
-        ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
-        return [{"input_ids": ids, "labels": ids}]
+        head = [tokenizer.bos_token_id] if tokenizer.bos_token_id not in (None, tokenizer.eos_token_id) else []
+        ids = [*head, *tokenizer(row["text"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        return [{"input_ids": ids, "labels": [-100, *ids[1:]]}]  # nothing in a document predicts its first token
 
     preview.show(rows, source, encode, tokenizer, None)

@@ -114,10 +114,10 @@ class Preview:
             text = text[len(known) :] if text.startswith(known) else self._decode(ids[seen:end])
             runs.append((_shortened(visible(text)), colour or (SPECIAL if special else "")))
             seen = end
-        told = "".join(self._paint_lines(text, code) for text, code in runs)
+        told = "".join(self._paint_lines(text, code) for text, code in runs).removesuffix("\n")
         told = told if self.colour or colour is None else f"⟦{told}⟧"
         told += OPENING if piece.name == "prompt" and alone else ""
-        head, *rest = told.removesuffix("\n").split("\n")
+        head, *rest = told.split("\n")
         gutter = f"  {len(piece.ids):>6} {piece.name:<8} │ "
         return [gutter + head, *(" " * (len(gutter) - 2) + "│ " + line for line in rest)]
 
