@@ -72,6 +72,10 @@ def told(monkeypatch, capsys, tmp_path, world):
         ("sft --use_peft --lora_target_modules nosuch", "the model has no nosuch; it has down_proj, embed_tokens"),
         ("dpo --use_peft --lora_target_modules q_proj nosuch", "lora_target_modules: the model has no nosuch"),
         ("sft --use_peft --lora_target_modules .*nosuch.*", "no module's whole name is like '.*nosuch.*'"),
+        (
+            "sft --use_peft --lora_target_modules layers",
+            "lora_target_modules: the model has no layers; it has down_proj",
+        ),
         ("sft --use_peft --lora_modules_to_save nosuch", "lora_modules_to_save: the model has no nosuch"),
         ("reward --use_peft --lora_modules_to_save lm_head", "lora_modules_to_save: the model has no lm_head"),
         ("sft --use_peft --lora_target_parameters nosuch", "the model has no parameter nosuch"),
@@ -135,6 +139,15 @@ def test_one_name_for_lora_is_a_name(told):
 
 def test_references_computed_in_advance_reach_the_evaluation(told):
     assert told("dpo --precompute_ref_log_probs true", loads=True) == ""
+
+
+@pytest.mark.slow
+def test_a_stream_with_workers_comes_to_an_end(world, tmp_path):
+    """A tokenizer that uses threads waits for ever in a process that was forked after they were started."""
+    from conftest import run_recipe
+
+    run_recipe("pretrain", *stage_arguments("pretrain", world), "--dataset_streaming", "--dataloader_num_workers", "2",
+               "--max_steps", "2", "--output_dir", str(tmp_path / "run"))  # fmt: skip
 
 
 def test_a_row_longer_than_the_model_reads(told, tmp_path, world):

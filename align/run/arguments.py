@@ -67,8 +67,8 @@ class DataArguments:
     template_date: str | None = field(
         default=None,
         metadata={
-            "help": "YYYY-MM-DD, for chat templates that read today's date (Llama 3.2, gpt-oss): the date that this run "
-            "and its children keep. Default: the parent's, or a resumed run's, or today."
+            "help": "YYYY-MM-DD, for chat templates that read today's date (Llama 3.2, gpt-oss): the date that this "
+            "run and its children keep. Default: the parent's, or a resumed run's, or today."
         },
     )
     max_train_rows: int | None = field(default=None, metadata={"help": "Use at most so many rows for training."})

@@ -16,8 +16,7 @@ from typing import Any
 
 from align.run import device, gates, lineage
 from align.run.arguments import DataArguments
-from align.run.checks import resumed
-from align.run.checks import limits
+from align.run.checks import limits, resumed
 from align.run.errors import ConfigError, fail
 from align.run.flags import Flags
 

@@ -120,10 +120,8 @@ def _longest(rows: Any) -> int:
 
 def _lora(model: Any, model_args: Any) -> list[str]:
     """Names given to LoRA that the model has nothing of: PEFT passes over them if one other name fits."""
-    import torch
-
     modules = dict(model.named_modules())
-    heads = [name for name, module in modules.items() if isinstance(module, (torch.nn.Linear, torch.nn.Embedding))]
+    heads = [name for name, m in modules.items() if any(p.ndim == 2 for p in m.parameters(recurse=False))]
     some = ", ".join(sorted({name.rpartition(".")[2] for name in heads}))
     targets = checkpoints.lora_targets(model_args)
     found = []
@@ -133,9 +131,12 @@ def _lora(model: Any, model_args: Any) -> list[str]:
         and not any(re.fullmatch(targets, name) for name in modules)
     ):
         found.append(f"lora_target_modules: no module's whole name is like {targets!r}; names are like {heads[0]}")
-    for flag, names in (("lora_target_modules", targets), ("lora_modules_to_save", model_args.lora_modules_to_save)):
+    for flag, names, all_names in (
+        ("lora_target_modules", targets, heads),
+        ("lora_modules_to_save", model_args.lora_modules_to_save, modules),
+    ):
         for name in names if isinstance(names, list) else ():
-            if name != "score" and not any(one == name or one.endswith(f".{name}") for one in modules):
+            if name != "score" and not any(one == name or one.endswith(f".{name}") for one in all_names):
                 found.append(f"{flag}: the model has no {name}; it has {some}")
     if names := model_args.lora_target_parameters:
         found += _parameters([names] if isinstance(names, str) else names, model, modules)

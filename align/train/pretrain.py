@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -171,6 +172,8 @@ def corpus(args: DataArguments, tokenizer: Any, *, length: int, seed: int, strea
 
 
 def _stream_blocks(rows: Any, tokenizer: Any, length: int) -> Iterator[dict[str, list[int]]]:
+    if torch.utils.data.get_worker_info() is not None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive the fork: a worker would wait for ever
     yield from pack(_token_ids((row["text"] for row in rows), tokenizer), length)
 
 
