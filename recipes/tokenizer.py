@@ -22,7 +22,7 @@ def main():
     config = resolved(run_args, data_args, args)
     with record.start("tokenizer", args.output_dir, config, overwrite=run_args.overwrite) as run:
         run.note(parents=lineage.parents({**data_args.parents()}), data=rows.as_dict())
-        trained = tokenizer.train(rows.train, args)
+        trained = tokenizer.train(rows.train, args, data_args.template_date)
         trained.save_pretrained(args.output_dir)
         metrics = tokenizer.measure(trained, rows.test or rows.train)
         run.finish("complete", metrics=metrics)

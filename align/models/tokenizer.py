@@ -25,7 +25,7 @@ class TokenizerConfig:
     seed: int = field(default=0, metadata={"help": "Of the mixture, where there is one."})
 
 
-def train(texts: list[str], args: TokenizerConfig) -> Any:
+def train(texts: list[str], args: TokenizerConfig, date: str | None = None) -> Any:
     """Train on `texts` and return a fast tokenizer with special tokens, template, and pad apart from eos."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -51,7 +51,7 @@ def train(texts: list[str], args: TokenizerConfig) -> Any:
         tokenizer_object=core, pad_token=PAD, bos_token=BOS, eos_token=EOS,
         unk_token=UNK if args.tokenizer_type == "wordpiece" else None,
     )  # fmt: skip
-    chat.set_up_tokenizer(tokenizer, args.chat_template_path)
+    chat.set_up_tokenizer(tokenizer, args.chat_template_path, date=date)
     assert tokenizer.pad_token_id != tokenizer.eos_token_id, tokenizer.special_tokens_map
     return tokenizer
 

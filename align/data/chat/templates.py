@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from align.data.chat import reasoning
+from align.run.errors import ConfigError
 
 Messages = list[dict[str, Any]]  # role and content, and where a row has them tool_calls, reasoning_content, …
 
@@ -34,7 +35,7 @@ TOOL: dict[str, Any] = {
 ANOTHER = "Give another with --chat_template_path"
 
 
-class TemplateError(ValueError):
+class TemplateError(ConfigError):
     """A chat template cannot render these messages, or could never be learnt from."""
 
 
