@@ -372,8 +372,20 @@ def test_a_language_model_is_no_reward_model_and_a_reward_model_no_policy(base, 
         checkpoints.check(str(base), reward_model=True)
     make_reward(base, tmp_path / "rm")
     tokenizer = checkpoints.load_tokenizer(str(tmp_path / "rm"))
-    with pytest.raises(ConfigError, match="is no language model: it has no lm_head.weight"):
+    with pytest.raises(ConfigError, match="is no whole language model: it has no lm_head.weight"):
         checkpoints.load_policy(str(tmp_path / "rm"), ModelConfig(), tokenizer)
+
+
+def test_a_trunk_that_is_not_whole_is_refused(base):
+    from safetensors.torch import load_file, save_file
+
+    held = load_file(str(base / "model.safetensors"))
+    del held["model.layers.1.mlp.up_proj.weight"]
+    save_file(held, str(base / "model.safetensors"), metadata={"format": "pt"})
+    tokenizer = checkpoints.load_tokenizer(str(base))
+    for load in (checkpoints.load_policy, checkpoints.load_reward_model):
+        with pytest.raises(ConfigError, match="it has no model.layers.1.mlp.up_proj.weight; give"):
+            load(str(base), ModelConfig(), tokenizer)
 
 
 def test_a_value_head_is_no_reward_model(base):

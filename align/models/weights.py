@@ -43,7 +43,8 @@ def _note_dtype(dtype: Any) -> None:
 
 
 def from_pretrained(auto_class: Any, path: str, **extra: Any) -> Any:
-    """Load, and refuse in one sentence; a policy whose weights are not all there would start with random ones."""
+    """Load, and refuse in one sentence. Weights that are not all there would be random: only a head may be new, on a
+    trunk that is whole (an encoder's pooler belongs to its head)."""
     try:
         model, found = auto_class.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **extra)
     except torch.OutOfMemoryError:
@@ -56,9 +57,12 @@ def from_pretrained(auto_class: Any, path: str, **extra: Any) -> Any:
             "reward model has one output, num_labels=1; anything else has a config.json that is not its own)"
         )
     lost = sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
-    if lost and model.get_output_embeddings() is not None:
+    if model.get_output_embeddings() is None:
+        lost = [name for name in lost if name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name]
+    if lost:
+        what = "language model" if model.get_output_embeddings() is not None else f"{model.config.model_type} model"
         raise ConfigError(
-            f"{path} is no language model: it has no {', '.join(lost[:3])}; give the model that it was made from"
+            f"{path} is no whole {what}: it has no {', '.join(lost[:3])}; give the model that it was made from"
         )
     return model
 
