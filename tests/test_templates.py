@@ -388,3 +388,46 @@ def test_a_template_comes_from_a_file_or_a_tokenizer(tmp_path):
     plain.save_pretrained(tmp_path / "plain")
     with pytest.raises(chat.TemplateError, match="has no chat template"):
         chat.set_up_tokenizer(make_tokenizer(), str(tmp_path / "plain"))
+
+
+# --------------------------------------------------------------------------------------------------------- in recipes
+
+
+def test_rows_are_learnt_or_counted_with_the_reason(tmp_path):
+    """Two turns on Qwen3 are two examples of one row; what gemma cannot write is dropped, and says why."""
+    from conftest import write_rows
+
+    from align.data import prepare
+    from align.run.arguments import DataArguments
+
+    rows = [
+        {"messages": TWO},
+        {"messages": [ASK, told("a cat", reasoning_content=THOUGHT)]},
+        {"messages": ASKED_TOOL, "tools": TOOLS},
+    ]
+    data = DataArguments(dataset_name=str(write_rows(tmp_path / "rows.jsonl", rows)), max_dropped=0.9)
+    found = prepare.rows(data, "sft", family("qwen3"), max_length=None, seed=0)
+    report = found.reports["train"]
+    assert (report.rows_in, report.rows_out, report.examples, len(found.train)) == (3, 3, 5, 5)
+    assert "3 used as 5 examples, turn by turn" in str(report)
+    found = prepare.rows(data, "sft", family("gemma"), max_length=None, seed=0)
+    (reason,) = found.reports["train"].dropped
+    assert len(found.train) == 2 and "does not write the row's tools" in reason
+    assert data.template_date is None
+    prepare.rows(data, "sft", family("llama3_2"), max_length=None, seed=0)
+    assert data.template_date == datetime.date.today().isoformat()  # for the record
+
+
+def test_a_reward_model_learns_from_answers_and_dpo_from_thoughts(tmp_path):
+    from conftest import write_rows
+
+    from align.data import prepare
+    from align.run.arguments import DataArguments
+
+    row = {"prompt": [ASK], "chosen": [told("a cat", reasoning_content=THOUGHT)], "rejected": [told("no")]}
+    data = DataArguments(dataset_name=str(write_rows(tmp_path / "pairs.jsonl", [row])))
+    tokenizer = family("qwen3")
+    for only, thought in ((False, THOUGHT), (True, "")):
+        found = prepare.rows(data, "preference", tokenizer, max_length=None, seed=0, answers_only=only)
+        said = tokenizer.decode(found.train[0]["chosen_ids"])
+        assert said == f"<think>\n{thought}\n</think>\n\na cat<|im_end|>"

@@ -108,12 +108,13 @@ def _encode_turn(
         raise TemplateError(EMPTY if not said.get("reasoning_content") else "reasoning without an answer after it")
     opening = _opening(tokenizer, messages[:-1], tools)
     whole = render(tokenizer, messages, generation_prompt=False, tools=tools)
-    text = whole[len(opening) :] if whole.startswith(opening) else None
+    begins = len(opening) if whole.startswith(opening) else _moved(tokenizer, messages, tools, opening)
+    text = None if begins is None else whole[begins:]
     if text is None or _drops_thoughts(text, said):
         text = _with_thoughts(tokenizer, [*messages[:-1], said], tools, opening)
     before, answer, ends = _apart(tokenizer, opening, text)
     stop = tokenizer.convert_tokens_to_ids((said.get("tool_calls") and call_end(tokenizer)) or tokenizer.eos_token)
-    end = _end(answer, ends, text, {stop, tokenizer.eos_token_id}, special_ids(tokenizer))
+    end = _end(tokenizer, answer, ends, text, {stop, tokenizer.eos_token_id})
     if end is None:  # the template leaves it to the next turn's beginning
         answer, end, kept = [*answer, stop], len(answer) + 1, text
     else:
@@ -124,6 +125,20 @@ def _encode_turn(
         raise TemplateError("the answer's words hold the token that ends an answer")
     check_kept(kept, said, thoughts=True)
     return before, answer[:end]
+
+
+def _moved(tokenizer: Any, messages: Messages, tools: Tools, opening: str) -> int | None:
+    """Where the answer begins in a conversation whose earlier words stand elsewhere once it is answered; None if only
+    its own beginning differs. Mistral's system message is in the last question, and in none that has an answer."""
+    asked = next((m["content"].strip() for m in reversed(messages[:-1]) if m["content"].strip()), None)
+    if asked is None or asked not in opening:
+        return None
+    mark = {"role": "assistant", "content": SAID}
+    whole = render(tokenizer, [*messages[:-1], mark], generation_prompt=False, tools=tools)
+    closing = opening[opening.rindex(asked) :]  # the last question and what leads to its answer
+    at = whole.rfind(closing, 0, whole.rindex(SAID)) if SAID in whole else -1
+    between = whole[at + len(closing) : whole.rindex(SAID)] if at >= 0 else "…"
+    return at + len(closing) if not between.strip() else None
 
 
 def _opening(tokenizer: Any, prompt: Messages, tools: Tools) -> str:
@@ -217,7 +232,7 @@ def _apart(
     return before, answer, [end for _, end in encoding["offset_mapping"]]
 
 
-def _end(answer: list[int], ends: list[int], text: str, stops: set[int], special: set[int]) -> int | None:
+def _end(tokenizer: Any, answer: list[int], ends: list[int], text: str, stops: set[int]) -> int | None:
     """How many tokens of `answer` belong to it, the stop token included; None where there is none.
 
     Raises:
@@ -226,6 +241,7 @@ def _end(answer: list[int], ends: list[int], text: str, stops: set[int], special
     end = next((at + 1 for at, token in enumerate(answer) if token in stops), None)
     if end is not None:
         return end
+    special = special_ids(tokenizer)
     last = next((at for at in reversed(range(len(answer))) if answer[at] in special), None)
     if last is not None and not text[ends[last] :].strip():
         raise TemplateError("the assistant's turn does not end with the stop token")
