@@ -6,6 +6,8 @@ import json
 
 import pytest
 from conftest import write_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from align.data import load, pairs, text
 from align.data.forms import asked, normal, schemas, turns
@@ -41,6 +43,7 @@ SAME = {
     "pairs with history": ({"question": Q, "history": [["Hi.", "Hello."]], "chosen": A, "rejected": B}, BEFORE + ASK),
     "query": ({"query": Q, "response": A}, ASK),
     "input and output": ({"input": Q, "output": A}, ASK),
+    "an empty prompt beside a question": ({"prompt": "", "instruction": "", "input": Q, "output": A}, ASK),
     "mapped": ({"user": Q, "assistant": A}, ASK),
     "messages with system": ({"system": S, "messages": ASK + TELL}, SYSTEM + ASK),
     "messages with the same system": ({"system": f"{S} ", "messages": SYSTEM + ASK + TELL}, SYSTEM + ASK),
@@ -510,3 +513,45 @@ def test_both_arms_of_a_comparison_read_strings_as_the_command_says(tmp_path):
         for name in ("ppo", "dpo"):
             made = arms._planned(args, prompts, tmp_path / f"{name}.py", str(config), 0.1, 0, {})
             assert made.config.get("prompt_format", "auto") == how, name
+
+
+# ------------------------------------------------------------------------------------------------------- any row at all
+
+WORD = st.sampled_from(["", " ", "why", "so", "no", "\n\nHuman: why\n\nAssistant: so", "[]", "{}", "\ud83d"])
+ODD = st.one_of(st.none(), st.booleans(), st.integers(0, 2), st.floats(), WORD)
+TURN = st.fixed_dictionaries(
+    {},
+    optional={
+        "role": st.one_of(st.sampled_from(["user", "assistant", "system", "tool", "developer"]), ODD),
+        "from": st.one_of(st.sampled_from(["human", "gpt", "function_call", "observation"]), ODD),
+        "content": st.one_of(WORD, ODD, st.lists(st.one_of(WORD, st.just({"type": "text", "text": "x"})), max_size=2)),
+        "value": ODD, "weight": ODD, "reasoning": ODD,
+        "tool_calls": st.one_of(ODD, st.lists(st.one_of(ODD, st.just({"name": "f"})), max_size=2)),
+    },
+)  # fmt: skip
+SAID = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system"]), "content": WORD})
+VALUE = st.one_of(WORD, ODD, st.lists(SAID, max_size=3), st.lists(TURN, max_size=3), TURN, st.lists(WORD, max_size=2),
+                  st.just([["why", "so"]]))  # fmt: skip
+ANY = st.dictionaries(st.sampled_from([*asked.COLUMNS, *asked.ANSWERS, "ranking", "margin", "drop"]), VALUE, max_size=5)
+
+
+@settings(max_examples=400, deadline=None)
+@given(ANY, st.sampled_from(["auto", "chat", "text"]))
+def test_any_row_is_read_or_refused_in_a_sentence_and_asks_the_same_everywhere(row, how):
+    made = {}
+    for schema in ("sft", "preference", "prompt"):
+        try:
+            made[schema] = schemas.MAKERS[schema](row, "f, row 1", how)
+        except DataError as error:
+            assert str(error).startswith("f, row 1")
+        else:
+            names = ["prompt"] if schema == "prompt" else ["messages", "prompt", "completion", "chosen", "rejected"]
+            parts = [made[schema].get(name) for name in names]
+            json.dumps(parts, ensure_ascii=False).encode()
+            assert set(made[schema]) >= {"drop", "origin"}
+    if "preference" in made and "prompt" in made and not made["preference"]["drop"]:
+        assert made["preference"]["prompt"] == made["prompt"]["prompt"]
+    if "sft" in made and "prompt" in made and not made["sft"]["drop"] and not {*asked.PAIR} & {*row}:
+        told = made["sft"]
+        begun = told["prompt"] if "prompt" in told else turns.without_switches(told["messages"])
+        assert begun[: len(made["prompt"]["prompt"])] == made["prompt"]["prompt"]

@@ -61,7 +61,8 @@ def _holds_turns(row: Reading, name: str) -> bool:
 
 def question(row: Reading) -> Prompt | None:
     """What is asked in a column other than a conversation's, with `system` and `history`; None where nothing is."""
-    name = "prompt" if row.has("prompt") else _question_column(row)
+    # a mapped pair `user` and `assistant` goes first; `user` alone may well be somebody's name
+    name = row.first(("prompt", *(("user",) if row.has("assistant") else ()), *QUESTIONS))
     if name is None:
         return None
     value = row.row[name]
@@ -88,11 +89,6 @@ def question(row: Reading) -> Prompt | None:
     if said and said[-1] == turns.assistant("")[0]:
         said = said[:-1]  # where a transcript's answer is to come; no turn
     return with_system(row, [*_history(row), *said], name)
-
-
-def _question_column(row: Reading) -> str | None:
-    """A mapped pair `user` and `assistant` goes first; `user` alone may well be somebody's name."""
-    return row.first(("user", *QUESTIONS) if row.has("assistant") else QUESTIONS)
 
 
 def _makes_turns(row: Reading) -> bool:

@@ -27,8 +27,9 @@ class Reading:
         return self.row.get(name) is not None
 
     def first(self, names: Iterable[str]) -> str | None:
-        """The first of some columns in which the row says something."""
-        return next((name for name in names if self.has(name)), None)
+        """The first of some columns in which the row says something; of empty ones, where there are no others."""
+        there = [name for name in names if self.has(name)]
+        return next((name for name in there if self.row[name] not in ("", [], {})), next(iter(there), None))
 
     def at(self, name: str) -> str:
         """A column of this row, for messages."""
