@@ -84,6 +84,17 @@ def test_identical_completions_are_shown_once_and_share_their_rank(store):
     assert next(store.rankings())["ranking"] == [2, 1, 2, 3]
 
 
+def test_reasoning_is_kept_and_neither_shown_nor_ranked(store):
+    """Two answers that differ in their thoughts only are one answer, and share its rank; the row keeps the thoughts."""
+    said = ["<think>one</think>a cat", "<think>two</think>a cat", "a dog"]
+    assert store.add([{"prompt": "what", "completions": said}]) == 1
+    (task,) = finish(store, store.annotator("Ada"))
+    assert sorted(task.completions) == ["a cat", "a dog"]
+    (row,) = store.rankings()
+    assert row["completions"] == said
+    assert row["ranking"] == ([1, 1, 2] if task.completions[0] == "a cat" else [2, 2, 1])
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

@@ -14,7 +14,17 @@ from typing import Any
 
 from align.data.chat import reasoning
 from align.data.chat.set_up import call_end, special_ids
-from align.data.chat.templates import ANOTHER, SAID, THOUGHT, Messages, TemplateError, check_kept, is_turn, render
+from align.data.chat.templates import (
+    ANOTHER,
+    SAID,
+    THOUGHT,
+    Messages,
+    TemplateError,
+    check_kept,
+    is_turn,
+    packed,
+    render,
+)
 
 Tools = list[dict[str, Any]] | None
 
@@ -119,9 +129,7 @@ def _encode_turn(
         answer, end, kept = [*answer, stop], len(answer) + 1, text
     else:
         kept = text[: ends[end - 1]]
-    if "".join(said["content"].split()) not in "".join(kept.split()) and "".join(said["content"].split()) in "".join(
-        text.split()
-    ):
+    if packed(said["content"]) not in packed(kept) and packed(said["content"]) in packed(text):
         raise TemplateError("the answer's words hold the token that ends an answer")
     check_kept(kept, said, thoughts=True)
     return before, answer[:end]
@@ -151,7 +159,7 @@ def _opening(tokenizer: Any, prompt: Messages, tools: Tools) -> str:
 
 def _drops_thoughts(text: str, said: dict[str, Any]) -> bool:
     thought = said.get("reasoning_content")
-    return bool(thought) and "".join(thought.split()) not in "".join(text.split())
+    return bool(thought) and packed(thought) not in packed(text)
 
 
 def _with_thoughts(tokenizer: Any, messages: Messages, tools: Tools, opening: str) -> str:

@@ -195,33 +195,34 @@ def check_kept(text: str, message: dict[str, Any], *, thoughts: bool) -> None:
     Raises:
         TemplateError: naming what was left out.
     """
-    packed = _packed(text)
+    letters = packed(text)
     apart = reasoning.apart(message)
     role = message["role"]
-    if not _holds(text, packed, apart["content"]):
+    if not _holds(text, letters, apart["content"]):
         raise TemplateError(f"the chat template leaves out words of the {role}'s message. {ANOTHER} that keeps them")
-    if thoughts and (thought := apart.get("reasoning_content")) and not _holds(text, packed, thought):
+    if thoughts and (thought := apart.get("reasoning_content")) and not _holds(text, letters, thought):
         raise TemplateError(
             f"the chat template leaves out the answer's reasoning. {ANOTHER} that keeps it, or rows without reasoning"
         )
     for call in apart.get("tool_calls") or []:
         function = _call(call, False)["function"]
         for part in (function.get("name"), *_leaves(function["arguments"])):
-            if not _holds(text, packed, part):
+            if not _holds(text, letters, part):
                 raise TemplateError(f"the chat template leaves out {part!r} of a tool call. {ANOTHER} that writes it")
 
 
-def _packed(text: str) -> str:
+def packed(text: str) -> str:
+    """A text without its white space, to compare by: templates trim and indent."""
     return "".join(text.split())
 
 
-def _holds(text: str, packed: str, part: Any) -> bool:
+def _holds(text: str, letters: str, part: Any) -> bool:
     """Is `part` in the text, as it is or as JSON writes it?"""
     if not isinstance(part, str):
         written = (json.dumps(part), str(part))
         return any(one in text for one in written)
     forms = (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
-    return any(_packed(form) in packed for form in dict.fromkeys(forms))
+    return any(packed(form) in letters for form in dict.fromkeys(forms))
 
 
 def _leaves(value: Any) -> Iterator[Any]:

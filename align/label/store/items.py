@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from align.data.chat import reasoning
 from align.run.errors import DataError, recipe
 
 Kind = Literal["person", "model", "simulated"]
@@ -130,10 +131,10 @@ def item(row: Mapping[str, Any], where: str, split: str) -> Item:
 
 
 def distinct(completions: list[Any]) -> list[int]:
-    """The index of the first of each group of identical completions: `[a, b, a]` gives `[0, 1]`."""
+    """The index of the first of each group of identical answers: `[a, b, a]` gives `[0, 1]`."""
     first: dict[str, int] = {}
     for index, completion in enumerate(completions):
-        first.setdefault(as_json(completion), index)
+        first.setdefault(_answer(completion), index)
     return list(first.values())
 
 
@@ -152,8 +153,13 @@ def original_ranks(completions: list[Any], shown: list[int], ranking: list[int])
 
     With completions `[a, b, a]` shown as `[1, 0]` and ranked `[1, 2]`: `[2, 1, 2]`.
     """
-    rank = {as_json(completions[index]): place for index, place in zip(shown, ranking, strict=True)}
-    return [rank[as_json(completion)] for completion in completions]
+    rank = {_answer(completions[index]): place for index, place in zip(shown, ranking, strict=True)}
+    return [rank[_answer(completion)] for completion in completions]
+
+
+def _answer(completion: Any) -> str:
+    """A completion as it is shown and ranked: without what was thought before the answer."""
+    return as_json(reasoning.answer_of(completion))
 
 
 def dense(ranking: Any, count: int) -> list[int]:
