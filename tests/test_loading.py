@@ -190,6 +190,14 @@ def test_what_save_to_disk_wrote(tmp_path):
     assert texts(tmp_path / "both", "test") == ["two"] and read(tmp_path / "both", "validation") is None
 
 
+def test_saved_text_that_datasets_would_change_is_refused(tmp_path):
+    """Typed `Json` by `datasets` itself, as it types the hub's JSON, the text "6" would be read as a number."""
+    mixed = {"prompt": ["6", [{"role": "user", "content": "b"}]], "id": ["x", "y"]}
+    datasets.Dataset.from_dict(mixed, on_mixed_types="use_json").save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match="saved: the column prompt is text in some rows and something else in others"):
+        read(tmp_path / "saved")
+
+
 def test_files_that_are_not_read_are_named_once(tmp_path, capsys):
     write_rows(tmp_path / "data/train.jsonl", TEXT)
     write_rows(tmp_path / "data/more.jsonl", TEXT)

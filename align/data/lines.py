@@ -25,7 +25,7 @@ from datasets.features.features import register_feature
 from align.data.folders import suffix
 from align.run.errors import DataError
 
-CHUNK = 10_000  # rows that are held as Python objects at once
+CHUNK = 2_000  # rows that are held as Python objects at once
 
 
 @dataclass

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from align.data import folders
-from align.data.forms import schemas
+from align.data.forms import asked, schemas
 from align.run.arguments import DataArguments
 from align.run.errors import DataError
 
-# Columns that are read as words or messages (see align.data.forms), beside those that --columns names
-WORDS = {
-    "text", "messages", "conversations", "prompt", "completion", "completions", "chosen", "rejected", "question",
-    "answer", "instruction", "input", "output", "system", "user", "assistant",
-}  # fmt: skip
+# Columns that are read as words or messages, beside those that --columns names
+WORDS = {"text", *asked.COLUMNS, *asked.ANSWERS}
 
 
 def load(args: DataArguments, split: str, *, seed: int, stream: bool = False) -> Any:

@@ -25,9 +25,7 @@ class Piece(NamedTuple):
     ids: list[int]
 
 
-def show(
-    rows: Any, source: str, encode: Callable[[dict], list[dict]], tokenizer: Any, limit: int | None
-) -> None:
+def show(rows: Any, source: str, encode: Callable[[dict], list[dict]], tokenizer: Any, limit: int | None) -> None:
     """Print the first rows and end the program: nothing is trained, and no model is loaded.
 
     Args:
