@@ -13,7 +13,7 @@ from transformers import set_seed
 from trl import ModelConfig, RLOOConfig, RLOOTrainer
 
 from align.data import prepare
-from align.models import checkpoints
+from align.models import checkpoints, scorers
 from align.ppo.config import check_rloo
 from align.run import launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments, PromptArguments, derive_batch
@@ -54,7 +54,6 @@ def main():
     checkpoints.check(parent, revision=model_args.model_revision)
     checkpoints.check(judge, reward_model=True)
     tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision, date=data_args.template_date)
-    own = checkpoints.load_tokenizer(judge, beside=tokenizer)
     rows = prepare.rows(data_args, "prompt", tokenizer, max_length=reward_args.max_prompt_length, seed=args.seed)
     preflight.check(args, model_args, parent, rows)
 
@@ -63,10 +62,11 @@ def main():
         roles = dict(model=parent, reference=parent, reward_model=judge, **data_args.parents())
         run.note(parents=lineage.parents(roles), data=rows.as_dict())
         weights = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
+        policy = checkpoints.load_policy(weights, model_args, tokenizer)
+        scorer = scorers.of_checkpoint(judge, tokenizer, batch_size=args.per_device_train_batch_size)
         trainer = loop.build(
-            RLOOTrainer, checkpoints.load_policy(weights, model_args, tokenizer),
-            checkpoints.load_trained(judge, own, reward_model=True), args, train_dataset=rows.train,
-            eval_dataset=rows.test, processing_class=tokenizer, reward_processing_classes=own,
+            RLOOTrainer, policy, scorers.for_trl(scorer, tokenizer, policy.generation_config), args,
+            train_dataset=rows.train, eval_dataset=rows.test, processing_class=tokenizer,
             peft_config=checkpoints.lora_config(model_args), callbacks=loop.callbacks(run),
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "rloo", parent)

@@ -160,3 +160,20 @@ def test_two_functions_of_one_name_are_both_there(tmp_path):
     totals, each = every.raw(ROWS, SAID)
     assert totals == [210.0, 210.0]
     assert each == {"a.score": [0.0, 0.0], "b.score-1": [1.0, 1.0], "b.score-2": [2.0, 2.0]}
+
+
+def test_rloo_scores_what_ppo_scores():
+    """TRL would render a conversation with its reasoning, and with the newline that Qwen's template ends in."""
+    from transformers import GenerationConfig
+
+    tokenizer = family("qwen3")
+    seen: list[list[int]] = []
+    scorer = scorers.from_model(lambda rows: seen.extend(rows) or [0.5] * len(rows), tokenizer, tokenizer)
+    function = scorers.for_trl(scorer, tokenizer, GenerationConfig(eos_token_id=[tokenizer.eos_token_id]))
+    prompt, plain = chat.encode_pair(tokenizer, [ASK], [TELL])
+    _, thoughtful = chat.encode_pair(tokenizer, [ASK], [told("a cat", reasoning_content=THOUGHT)])
+    found = function(prompts=[[ASK]] * 3, completions=[], completion_ids=[plain, thoughtful, plain[:-1]], other=[1] * 3)
+    assert found == [0.5] * 3
+    answer = sum(chat.encode_pair(tokenizer, [ASK], [told("a cat")]), [])
+    assert seen == [prompt + plain, answer, prompt + plain[:-1]]
+    assert seen[0][-1] == tokenizer.eos_token_id

@@ -97,14 +97,7 @@ def _graders(args: MeasureArguments, tokenizer: Any) -> dict[str, scorers.Scorer
 
     def model_grader(path: str) -> scorers.Scorer:
         checkpoints.check(path, reward_model=True)
-        own = checkpoints.load_tokenizer(path, beside=tokenizer)
-        scorer = checkpoints.load_trained(path, own, reward_model=True)
-
-        def scores(rows: list[list[int]]) -> list[float]:
-            size = args.per_device_eval_batch_size
-            return generate.scores(scorer, rows, pad_id=own.pad_token_id, batch_size=size).tolist()
-
-        return scorers.from_model(scores, tokenizer, own)
+        return scorers.of_checkpoint(path, tokenizer, batch_size=args.per_device_eval_batch_size)
 
     found = {}
     if args.reward_model_path:

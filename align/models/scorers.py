@@ -148,6 +148,41 @@ def from_model(
     return Scorer("reward_model", weight, score)
 
 
+def of_checkpoint(path: str, tokenizer: Any, *, batch_size: int) -> Scorer:
+    """A reward model, loaded here and frozen, that scores answers of the model that `tokenizer` belongs to."""
+    from align.models import checkpoints, generate
+
+    own = checkpoints.load_tokenizer(path, beside=tokenizer)
+    model = checkpoints.load_trained(path, own, reward_model=True)
+
+    def scores(rows: list[list[int]]) -> list[float]:
+        return generate.scores(model, rows, pad_id=own.pad_token_id, batch_size=batch_size).tolist()
+
+    return from_model(scores, tokenizer, own)
+
+
+def for_trl(scorer: Scorer, tokenizer: Any, generation_config: Any) -> Function:
+    """A scorer as a reward function of TRL's trainers, which reads what it reads everywhere else.
+
+    Given the model, they would render the whole conversation for it: with the reasoning, a stop token after an answer
+    that was cut, and what a template writes after it (Qwen's newline), so that another token than the last is scored.
+    """
+    from align.models import generate
+
+    stops = chat.stop_ids(tokenizer, generation_config)
+
+    def reward_model(
+        prompts: list, completion_ids: list[list[int]], tools: list | None = None, **_: Any
+    ) -> list[float]:
+        offered = tools or [None] * len(prompts)
+        asked = [chat.encode_prompt(tokenizer, p, tools=t) for p, t in zip(prompts, offered, strict=True)]
+        rows = [{"prompt": p, "input_ids": i, "tools": t} for p, i, t in zip(prompts, asked, offered, strict=True)]
+        said = [generate.as_completion(i, ids, stops, tokenizer) for i, ids in zip(asked, completion_ids, strict=True)]
+        return scorer.score(rows, said)
+
+    return reward_model
+
+
 def _names(scorers: list[Scorer]) -> list[str]:
     """A name for each: its own; where several share it, with the file's before it; where those do too, numbered."""
     alone = Counter(scorer.name for scorer in scorers)
