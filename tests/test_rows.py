@@ -260,8 +260,9 @@ def test_columns_that_some_rows_lack_come_late_or_early(tmp_path):
         loaded = load.load(DataArguments(dataset_name=str(path)), "train", seed=0)
         found = list(normal.normalise(loaded, "preference", "x", []))
         assert [row.get("category") for row in found] == [row.get("category") for row in order]
-        assert [row.get("margin") for row in found] == [row.get("margin") for row in order]
-        assert [row.get("weight") for row in found] == [row.get("weight") for row in order]
+        assert [row["margin"] for row in found] == [row.get("margin", 0.0) for row in order]
+        assert [row["weight"] for row in found] == [row.get("weight", 1.0) for row in order]
+    assert {"margin", "weight", "category"}.isdisjoint(schemas.preference(base, "f"))
 
 
 # ----------------------------------------------------------------------------------------- tools, reasoning, switches

@@ -172,7 +172,7 @@ def measure(model: Any, train: Any, test: Any, *, pad_id: int, batch_size: int) 
     }
     if "category" in test.column_names:
         names = list(test["category"])
-        for name in sorted(set(names)):
+        for name in sorted({name for name in names if name is not None}):  # some rows may have none
             mine = [i for i, n in enumerate(names) if n == name]
             own = by_prompt(right[mine], [prompts[i] for i in mine])
             found.setdefault("categories", {})[name] = own.as_dict()

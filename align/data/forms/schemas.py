@@ -29,6 +29,9 @@ OF_COMPLETIONS = (
 )  # fmt: skip
 
 
+OPTIONAL = {"margin": 0.0, "weight": 1.0}  # of a pair
+
+
 class NoForm(DataError):
     """The columns of a row are those of no form that the schema has."""
 
@@ -124,15 +127,13 @@ def preference(raw: dict, where: str, prompt_format: str = "auto") -> dict:
         raise _no_form(row, "preference")
     prompt, chosen, rejected, drop = sides.pair(row)
     out: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    if row.has("margin"):
-        out["margin"] = row.number("margin")
+    # where only some rows have a column, the others ask for no margin, and weigh as one
+    out |= {name: row.number(name) if row.has(name) else usual for name, usual in OPTIONAL.items() if name in raw}
+    if out.get("weight", 0) < 0:
+        raise DataError(f"{where}.weight: expected a number that is not negative, got {raw['weight']!r}")
     if row.has("category"):
         row.note("category", "category")
         out["category"] = str(raw["category"])
-    if row.has("weight"):
-        out["weight"] = row.number("weight")
-        if out["weight"] < 0:
-            raise DataError(f"{where}.weight: expected a number that is not negative, got {raw['weight']!r}")
     return _made(row, out, drop)
 
 
