@@ -85,6 +85,7 @@ def test_json_in_every_layout(text, tmp_path):
         ("x.jsonl", b'{"text": "\\ud83d"}\n', "x.jsonl: holds half a character"),
         ("x.jsonl", b"", "x.jsonl: the file is empty"),
         ("x.csv", b"text,id\na,1,2\n", "x.csv, line 2: more cells than columns"),
+        ("x.csv", b"text,text\na,b\n", "x.csv: more than one column is called 'text'"),
         ("x.jsonl.gz", b"no gzip", "x.jsonl.gz cannot be read"),
         ("x.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-9], "x.jsonl.gz cannot be read"),
         ("x.pdf", b"x", "x.pdf: cannot read .pdf; readable are .json"),
@@ -180,6 +181,21 @@ def test_the_hubs_layouts(tmp_path):
         DataError, match="has no split train; it has test_sft, train_gen, train_sft: --dataset_train_spl"
     ):
         splits.read(DataArguments(dataset_name=str(tmp_path)), seed=0)
+
+
+def test_a_configuration_is_a_folder_of_a_local_data_set(tmp_path):
+    write_rows(tmp_path / "en/train.jsonl", TEXT[:1])
+    write_rows(tmp_path / "de/train.jsonl", TEXT[1:])
+    assert texts(tmp_path, dataset_config="de") == ["two"] and texts(tmp_path) == ["two", "one"]
+    with pytest.raises(DataError, match="has no folder fr: of what is here, a configuration is a folder"):
+        read(tmp_path, dataset_config="fr")
+
+
+@pytest.mark.parametrize("content", ["[]", "\n\n", "{}\n{}\n"])
+def test_a_file_without_rows_is_one_sentence(content, tmp_path, tokenizer):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(DataError, match="x.json .train.: the data set is empty"):
+        prepare.rows(DataArguments(dataset_name=str(tmp_path / "x.json")), "sft", tokenizer, max_length=64, seed=0)
 
 
 def test_what_save_to_disk_wrote(tmp_path):
@@ -323,12 +339,12 @@ def test_malformed_rows_stay_strict_beside_long_ones(tmp_path, tokenizer):
 def test_columns_that_only_later_rows_have_are_kept(tmp_path, tokenizer):
     rows = [
         {"prompt": "p", "chosen": "a", "rejected": "b"},
-        {"prompt": "q", "chosen": "a", "rejected": "b", "margin": 2},
+        {"prompt": "q", "chosen": "a", "rejected": "b", "category": "c"},
     ]
-    for some, margins in ((rows, [None, 2.0]), (rows[::-1], [2.0, None])):
+    for some, kinds in ((rows, [None, "c"]), (rows[::-1], ["c", None])):
         path = write_rows(tmp_path / "x.jsonl", some)
         found = prepare.rows(DataArguments(dataset_name=str(path)), "preference", tokenizer, max_length=64, seed=0)
-        assert found.train["margin"][:] == margins
+        assert found.train["category"][:] == kinds
 
 
 def test_columns_that_are_not_read_and_what_prompts_were_taken_for_are_said(tmp_path, tokenizer):

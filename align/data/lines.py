@@ -158,6 +158,11 @@ def _tabular(stream: Any, file: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(sys.maxsize)
     reader = csv.DictReader(stream, delimiter="\t" if suffix(file) == ".tsv" else ",")
     try:
+        names = reader.fieldnames or []
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(
+                f"{file}: more than one column is called {', '.join(map(repr, twice))}; give each its own name"
+            )
         for row in reader:
             if None in row:
                 raise DataError(

@@ -90,6 +90,11 @@ def _read(name: str, config: str | None, split: str, stream: bool, args: DataArg
     path = Path(name)
     if not path.exists():
         return _from_hub(name, config, split, stream)
+    if config is not None and not (path / config).is_dir():
+        raise DataError(
+            f"{name} has no folder {config}: of what is here, a configuration is a folder; leave --dataset_config out"
+        )
+    path = path / (config or "")
     if any((path / saved).exists() for saved in ("dataset_dict.json", "dataset_info.json")):  # by save_to_disk
         found = datasets.load_from_disk(str(path))
         if isinstance(found, datasets.DatasetDict):
