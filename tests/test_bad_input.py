@@ -150,3 +150,19 @@ def test_a_disk_that_is_full(world, tmp_path):
     assert done.returncode == 1 and "could not be written" in done.stderr, done.stderr[-1500:]
     assert json.loads((tmp_path / "x/run.json").read_text())["status"] == "failed"
     assert not Path(tmp_path / "x/checkpoint-1/trainer_state.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "row", "words"),
+    [
+        ("sft", {"system": "Be kind.", "messages": [{"role": "system", "content": "Be rude."}]}, "system prompts in system"),
+        ("sft", {"question": "What?", "answer": 36}, "row 1.answer: expected text or messages, got int '36'"),
+        ("sft", {"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": " "}]}, "empty answer"),
+        ("dpo", {"prompt": None, "chosen": "The sky is blue.", "rejected": "The sky is red."}, "nothing says what was asked"),
+        ("reward", {"prompt": "What?", "chosen": "This.", "rejected": ""}, "1 with an empty answer"),
+        ("ppo", {"messages": [{"role": "system", "content": "Be kind."}]}, "1 without a prompt"),
+    ],
+)  # fmt: skip
+def test_rows_that_say_two_things_or_nothing(refuse, tmp_path, stage, row, words):
+    path = write_rows(tmp_path / "x.jsonl", [row])
+    assert words in refuse(stage, dataset_name=str(path))

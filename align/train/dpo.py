@@ -39,8 +39,10 @@ class PairTrainer(DPOTrainer):
         self._check_weights()
 
     def _check_weights(self) -> None:
-        """Raise ConfigError where weights were given and the loss cannot take them."""
+        """Raise ConfigError where weights were given and the loss cannot take them; say that it takes no margins."""
         rows = self.train_dataset
+        if "margin" in (rows.column_names or []):
+            self.accelerator.print("not read: margin, which DPO's loss has no place for (the reward model's has)")
         if "weight" not in (rows.column_names or []) or set(rows["weight"]) == {1.0}:
             return
         loss = next((name for name in self.loss_types if name in MIXED), None)
