@@ -447,7 +447,9 @@ def test_gates_say_which_stage_is_bad():
     assert [c["name"] for c in gates.reward(good | {"categories": chance}) if not c["passed"]] == [
         "accuracy on sums, low end"
     ]
-    assert [c["passed"] for c in gates.sft({"stops": 0.5, "eval_loss": 2.0, "loss_before": 1.9})] == [False, False]
+    assert [
+        c["passed"] for c in gates.sft({"stops": 0.5, "stops_prompts": 8, "eval_loss": 2.0, "loss_before": 1.9})
+    ] == [False, False]
     gain = stats.Estimate(0.1, -0.01, 0.2, 100)
     assert [c["passed"] for c in gates.policy(gain, 3.0, "gold")] == [False, True]
     assert [c["passed"] for c in gates.policy(replace(gain, low=0.02), 12.0, "gold")] == [True, False]
@@ -468,7 +470,7 @@ def test_a_parent_that_failed_its_gate_is_refused_unless_it_is_named(tmp_path):
     from align.run import parse
 
     run = fake_run(tmp_path / "sft", "sft", {})
-    gates.keep(run, gates.sft({"stops": 0.62}))
+    gates.keep(run, gates.sft({"stops": 0.62, "stops_prompts": 8}))
     (problem,) = parse._parent_problems({"model_name_or_path": run})
     assert "failed its gate (stops is 0.62, must be >= 0.9" in problem and f"--accept_failed {run}" in problem
     assert parse._parent_problems({"model_name_or_path": run, "accept_failed": [run]}) == []
