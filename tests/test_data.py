@@ -13,7 +13,6 @@ from align.data import load, prepare, splits
 from align.data.forms import normal, schemas
 from align.run import errors
 from align.run.arguments import DataArguments
-from align.run.errors import DataError
 
 
 def prepared(path, schema, tokenizer, **kwargs):
@@ -133,6 +132,27 @@ def test_a_pair_ends_with_what_the_assistant_says():
 def test_margin_is_passed_on(tmp_path, tokenizer):
     rows = prepared(write_rows(tmp_path / "x.jsonl", [{**pairs(1)[0], "margin": 2}]), "preference", tokenizer).train
     assert rows[0]["margin"] == 2.0
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_column_that_only_some_pairs_have_reaches_training(late, tmp_path, tokenizer):
+    """As if rows without it said: no category, a margin of 0, a weight of 1."""
+    bare, full = pairs(1)[0], {**pairs(2)[1], "category": "maths", "margin": 2, "weight": 0.5}
+    rows = prepared(
+        write_rows(tmp_path / "x.jsonl", [bare, full] if late else [full, bare]), "preference", tokenizer
+    ).train
+    found = [[row[name] for row in rows] for name in ("category", "margin", "weight")]
+    assert [column if late else column[::-1] for column in found] == [[None, "maths"], [0.0, 2.0], [1.0, 0.5]]
+
+
+def test_what_is_learnt_of_unlike_rows_and_what_is_said_of_them(tmp_path, tokenizer):
+    """Chat turns and plain text in one file: each is learnt by its own form, and the first lines say how many."""
+    mixed = [{"messages": MESSAGES}, {"prompt": "The sky is", "completion": " blue.", "id": 7}]
+    made = prepared(write_rows(tmp_path / "x.jsonl", mixed), "sft", tokenizer)
+    assert [tokenizer.decode([i for i in row["labels"] if i != -100]).strip() for row in made.train] == [
+        f"{TELL}{tokenizer.eos_token}", f"blue.{tokenizer.eos_token}",
+    ]  # fmt: skip
+    assert made.reports["train"].forms == {"chat": 1, "text": 1} and "not read: id" in str(made)
 
 
 BAD = {
