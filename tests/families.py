@@ -63,6 +63,7 @@ class Family:
     adds_bos: bool = False  # does the tokenizer put a BOS before whatever it is given?
     swallows: bool = False  # do its special tokens swallow the blanks behind them?
     begins: str | None = None  # BOS of config.json where the tokenizer has none
+    binary: bool = False  # are its weights pickled, as those of old checkpoints?
     sees: bool = False  # is the language model one part of a model that sees images?
 
 
@@ -128,6 +129,11 @@ FAMILIES = {
             ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",
              "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
             "LlamaTokenizer", dict(bos="<s>", eos="</s>", unk="<unk>"), ("</s>",), {}, MISTRAL, adds_bos=True,
+        ),
+        Family(
+            "vicuna-1.5", "LlamaConfig", HEADS, "always", ("<unk>", "<s>", "</s>"), "LlamaTokenizer",
+            dict(bos="<s>", eos="</s>", pad="<unk>", unk="<unk>"), ("</s>",), dict(temperature=0.9, top_p=0.6),
+            adds_bos=True, binary=True,
         ),
         Family(
             "phi-3", "Phi3Config", dict(sliding_window=12, num_attention_heads=2, num_key_value_heads=2), "always",
@@ -263,10 +269,14 @@ def twin(name: str, folder: Path, *, model: str = "AutoModelForCausalLM", **sett
         config = transformers.Gemma3Config(
             text_config=config, vision_config=tower, mm_tokens_per_image=4, bos_token_id=ids["bos"], pad_token_id=ids["pad"],
             eos_token_id=stops, boi_token_index=10, eoi_token_index=11, image_token_index=12, tie_word_embeddings=True,
+            **settings,
         )  # fmt: skip
     torch.manual_seed(0)
     made = getattr(transformers, model).from_config(config, dtype=torch.bfloat16)
     made.save_pretrained(folder)
+    if family.binary:
+        torch.save(made.state_dict(), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
     words.save(str(folder / "tokenizer.json"))
     says = {f"{role}_token": token for role, token in family.roles.items()}
     says |= dict(tokenizer_class=family.tokenizer_class, clean_up_tokenization_spaces=False, model_max_length=10**30)

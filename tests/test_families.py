@@ -15,6 +15,7 @@ import re
 import runpy
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,16 @@ def turn(role: str, content: str, **rest: Any) -> dict:
 
 def ask(i: int) -> dict:
     return turn("user", f"what is {SAY[i]} no {i}")
+
+
+def told(i: int) -> list[dict]:
+    """A system message before every third prompt."""
+    return [turn("system", f"please {SAY[i]}")] if i % 3 == 0 else []
+
+
+def before(i: int) -> list[dict]:
+    """An earlier question with its answer before every second prompt."""
+    return [ask(i + 3), turn("assistant", SAY[i + 4])] if i % 2 else []
 
 
 def called(i: int) -> list[dict]:
@@ -88,11 +99,13 @@ class Twin:
         for kind, make in DEMONSTRATIONS.items():
             write_rows(folder / kind / "train.jsonl", [make(i) for i in range(1, 13)])
             write_rows(folder / kind / "test.jsonl", [make(i) for i in range(13, 15)])
-        pairs = [{"prompt": [ask(i)], "chosen": [turn("assistant", SAY[-i])], "rejected": [turn("assistant", f"no {SAY[i]}")]}
-                 for i in range(1, 15)]  # fmt: skip
+        pairs = [{"prompt": before(i) + [ask(i)], "chosen": [turn("assistant", SAY[-i])],
+                  "rejected": [turn("assistant", f"no {SAY[i]}")]} for i in range(1, 15)]  # fmt: skip
         write_rows(folder / "pairs" / "train.jsonl", pairs)
-        write_rows(folder / "prompts" / "train.jsonl", [{"prompt": [ask(i)]} for i in range(1, 13)])
-        write_rows(folder / "held" / "train.jsonl", [{"prompt": [ask(i)]} for i in range(15, 19)])
+        write_rows(
+            folder / "prompts" / "train.jsonl", [{"prompt": told(i) + before(i) + [ask(i)]} for i in range(1, 13)]
+        )
+        write_rows(folder / "held" / "train.jsonl", [{"prompt": told(i) + [ask(i)]} for i in range(15, 19)])
         write_rows(folder / "texts" / "train.jsonl", [{"text": ". ".join(SAY[i:])} for i in (0, 3, 8)])
 
     def at(self, name: str) -> Path:
@@ -111,12 +124,11 @@ class Twin:
 
     def cell(self, column: str) -> str:
         """`yes`, or the sentence with which the recipe refused."""
-        stage = getattr(self, f"stage_{column.lower()}", None)
+        return self.ends(getattr(self, f"stage_{column.lower()}", lambda: self.demonstrations(column)))
+
+    def ends(self, check: Callable[[], None]) -> str:
         try:
-            if stage is None:
-                self.demonstrations(column)
-            else:
-                stage()
+            check()
         except (ConfigError, RunError) as error:
             return self.said(error)
         return "yes"
@@ -137,12 +149,14 @@ class Twin:
         check_reward(self.at("reward-run"))
 
     def stage_dpo(self) -> None:
-        record = self.train("dpo", "dpo", self.parent(), "pairs", "--use_peft", "--lora_r", 4)
-        first = next(row for row in logged(self.at("dpo")) if "loss" in row)
-        balance = 0.001 * first.get("aux_loss", 0)  # TRL's part of a mixture of experts' loss
-        assert abs(first["loss"] - balance - math.log(2)) < 1e-4, first
-        assert math.isfinite(record["metrics"]["train_loss"])
-        check_saved(self, self.at("dpo"))
+        check_pairs(self)
+        for out, extra in (("dpo", ["--use_peft", "--lora_r", 4]), ("dpo-full", [])):
+            record = self.train("dpo", out, self.parent(), "pairs", *extra)
+            first = next(row for row in logged(self.at(out)) if "loss" in row)
+            balance = 0.001 * first.get("aux_loss", 0)  # TRL's part of a mixture of experts' loss
+            assert abs(first["loss"] - balance - math.log(2)) < 1e-4, first
+            assert math.isfinite(record["metrics"]["train_loss"])
+            check_saved(self, self.at(out))
 
     def stage_ppo(self) -> None:
         if not self.at("reward-run").exists():
@@ -180,14 +194,16 @@ def logged(folder: Path) -> list[dict]:
 
 def check_rows(one: Twin, kind: str) -> None:
     """What is learnt begins with the very prompt that generation sees, ends with a stop, and has one BOS."""
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer
 
     tokenizer = checkpoints.load_tokenizer(str(one.base))
     plain = AutoTokenizer.from_pretrained(one.base)
     plain.chat_template = tokenizer.chat_template  # a family without one gets ours
-    stops = GenerationConfig.from_pretrained(one.at("sft")).eos_token_id
-    stops = stops if isinstance(stops, list) else [stops]
+    stops = {tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(list(one.family.stops))}
     assert tokenizer.pad_token_id not in stops
+    found = prepare.rows(
+        DataArguments(dataset_name=str(one.at(kind)), max_dropped=0), "sft", tokenizer, max_length=2048, seed=0
+    ).train
     source = [json.loads(line) for line in (one.at(kind) / "train.jsonl").read_text().splitlines()]
     prompts = set()
     for row in source:
@@ -197,9 +213,6 @@ def check_rows(one: Twin, kind: str) -> None:
                     row["messages"][:place], tools=row.get("tools"), add_generation_prompt=True, return_dict=False
                 )
                 prompts.add(tuple(ids))
-    found = prepare.rows(
-        DataArguments(dataset_name=str(one.at(kind)), max_dropped=0), "sft", tokenizer, max_length=2048, seed=0
-    ).train
     learnt = 0
     told = "".join(tokenizer.decode(row["input_ids"]) for row in found)
     spoken = "".join(tokenizer.decode([i for i in row["labels"] if i != -100]) for row in found)
@@ -222,6 +235,24 @@ def check_rows(one: Twin, kind: str) -> None:
             assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
         learnt += len(begins)
     assert learnt == sum(message["role"] == "assistant" for row in source for message in row["messages"])
+
+
+def check_pairs(one: Twin) -> None:
+    """Pairs and prompts are asked as generation asks, and both answers end with a stop."""
+    tokenizer = checkpoints.load_tokenizer(str(one.parent()))
+
+    def read(rows: str, schema: str) -> list[tuple[list[int], dict]]:
+        found = prepare.rows(DataArguments(dataset_name=str(one.at(rows))), schema, tokenizer, max_length=2048, seed=0)
+        asked = [json.loads(line)["prompt"] for line in (one.at(rows) / "train.jsonl").read_text().splitlines()]
+        ids = [tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=False) for p in asked]
+        assert len(found.train) == len(ids)
+        return list(zip(ids, found.train, strict=True))
+
+    for ids, row in read("pairs", "preference"):
+        assert list(row["prompt_ids"]) == ids
+        assert row["chosen_ids"][-1] == row["rejected_ids"][-1] == tokenizer.eos_token_id
+    for ids, row in read("prompts", "prompt"):
+        assert list(row["input_ids"]) == ids
 
 
 def check_saved(one: Twin, folder: Path) -> None:
@@ -313,6 +344,26 @@ def test_batches_of_any_kind_compute_what_the_model_computes_alone(name, tmp_pat
         with torch.no_grad():
             ours = roles.logps_of(policy, batch, 1.0, entropy=False)[0]
         assert torch.allclose(ours, torch.cat(logps), atol=1e-4), (name, packed)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_reward_model_gives_one_score_however_it_is_asked(name, tmp_path):
+    """Alone, in a padded batch, and as PPO asks it."""
+    from align.models import generate
+    from align.ppo import roles
+
+    base = twin(name, tmp_path / "base", model="AutoModelForSequenceClassification", num_labels=1)
+    tokenizer = checkpoints.load_tokenizer(str(base))
+    scorer = checkpoints.load_trained(str(base), tokenizer, reward_model=True)
+    rows = [sum(chat.encode_pair(tokenizer, [ask(i)], [turn("assistant", " ".join(SAY[:i]))]), []) for i in (1, 2, 5)]
+    with torch.no_grad():
+        alone = torch.cat([scorer(torch.tensor([row])).logits[0] for row in rows]).float()
+    assert len(set(alone.tolist())) == 3
+    assert torch.allclose(generate.scores(scorer, rows, pad_id=tokenizer.pad_token_id), alone, atol=1e-5)
+    frozen = roles.Frozen(scorer, max(map(len, rows)))
+    batch = roles.Batch.of([row[:1] for row in rows], [row[1:] for row in rows], "cpu", packed=frozen.packs)
+    with torch.no_grad():
+        assert torch.allclose(frozen(batch), alone, atol=1e-5)
 
 
 def test_learned_positions_have_an_end_and_rotary_ones_do_not(tmp_path):
@@ -476,10 +527,26 @@ def compare(name: str, found: dict[str, str]) -> None:
     PAGE.write_text(f"{text}{table('family', tuple(FAMILIES), COLUMNS)}\n\n{scorers}\n\n{notes}\n")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in FAMILIES])
-def test_a_family_goes_through_every_recipe(name, tmp_path):
+@pytest.mark.parametrize("name", FAST)
+def test_a_few_families_go_through_every_recipe(name, tmp_path):
+    one = Twin(name, tmp_path)
+    for column in ("SFT", *STAGES):
+        assert one.cell(column) == known()[name][column], column
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_goes_through_every_recipe(name, tmp_path):
     one = Twin(name, tmp_path)
     compare(name, {column: one.cell(column) for column in COLUMNS})
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_learnt_of_a_family_is_what_it_would_generate(name, tmp_path):
+    """The rows of every column that is about rows, without training."""
+    one = Twin(name, tmp_path)
+    for kind in DEMONSTRATIONS:
+        assert one.ends(lambda kind=kind: check_rows(one, kind)) == known()[name][kind], kind
 
 
 @pytest.mark.slow
@@ -487,7 +554,7 @@ def test_a_family_goes_through_every_recipe(name, tmp_path):
 def test_reward_models_made_elsewhere(kind, tmp_path):
     """Scores, or a sentence before anything is loaded."""
     one = Twin("llama-3.1", tmp_path)
-    scorer = reward_model(kind, tmp_path / "scorer")
+    scorer = reward_model(kind, tmp_path / "my_reward_model")
     found = {}
     for column, arguments in {
         "PPO": ("ppo", "--model_name_or_path", one.parent(), "--accept_failed", one.at("sft"), "--dataset_name", one.at("prompts"),
