@@ -104,6 +104,12 @@ def test_a_reward_model_reads_the_answer_without_its_reasoning():
     assert seen == [sum(chat.encode_pair(tokenizer, [ASK], [told("")], read=True), [])]
 
 
+def test_a_reward_model_that_ranks_given_answers_reads_them_without_reasoning(tokenizer):
+    for answer, bare in (("<think>hm</think> a cat", "a cat"), ([told("<think>hm</think>a cat")], [told("a cat")])):
+        prompt = [ASK] if isinstance(answer, list) else "what is "
+        assert chat.encode_pair(tokenizer, prompt, answer, read=True) == chat.encode_pair(tokenizer, prompt, bare)
+
+
 def test_lengths_are_those_of_answers():
     from align.evaluate.policy import Bench
 

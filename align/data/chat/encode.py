@@ -93,16 +93,16 @@ def encode_pair(
     Raises:
         TemplateError: if the completion is empty or more than one turn, or the template leaves out what it says.
     """
+    said: Any = reasoning.answer_of(completion) if read else completion
     if isinstance(prompt, str):
-        said = str(completion)
-        if not said.strip() and not read:
+        words = str(said)
+        if not words.strip() and not read:
             raise TemplateError(EMPTY)
         before = _ids(tokenizer, prompt)
-        _, answer, _ = _apart(tokenizer, prompt, said, before)
+        _, answer, _ = _apart(tokenizer, prompt, words, before)
         return before, [*answer, tokenizer.eos_token_id]
     if len(completion) != 1 or completion[0]["role"] != "assistant":  # type: ignore[index]
         raise TemplateError("a completion has to be one message of the assistant; end the prompt before its last turn")
-    said = reasoning.answer_of(completion) if read else completion
     return _encode_turn(tokenizer, [*prompt, *said], tools, read=read)
 
 
@@ -158,7 +158,7 @@ def _opening(tokenizer: Any, prompt: Messages, tools: Tools) -> str:
 
 
 def _drops_thoughts(text: str, said: dict[str, Any]) -> bool:
-    thought = said.get("reasoning_content")
+    thought = said.get("reasoning_content", "")
     return bool(thought) and packed(thought) not in packed(text)
 
 
