@@ -63,6 +63,7 @@ class Family:
     adds_bos: bool = False  # does the tokenizer put a BOS before whatever it is given?
     swallows: bool = False  # do its special tokens swallow the blanks behind them?
     begins: str | None = None  # BOS of config.json where the tokenizer has none
+    hears: bool = True  # does its template take a system message?
     binary: bool = False  # are its weights pickled, as those of old checkpoints?
     sees: bool = False  # is the language model one part of a model that sees images?
 
@@ -99,6 +100,14 @@ FAMILIES = {
             "qwen3", "Qwen3Config", QWEN | dict(head_dim=16), QWEN_WORDS, (*CHATML, "<think>", "</think>"),
             "Qwen2Tokenizer", dict(eos="<|im_end|>", pad="<|endoftext|>"), ("<|im_end|>", "<|endoftext|>"),
             dict(do_sample=True, temperature=0.6, top_p=0.95, top_k=20), "qwen3.jinja", begins="<|endoftext|>",
+        ),
+        Family(
+            "gemma-2", "Gemma2Config",
+            dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=12, attn_logit_softcapping=50.0,
+                 final_logit_softcapping=0.5, **HEADS),
+            "never", ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"),
+            "GemmaTokenizer", dict(bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>"), ("<eos>", "<end_of_turn>"),
+            dict(cache_implementation="hybrid"), "gemma.jinja", adds_bos=True, hears=False,
         ),
         Family(
             "gemma-3-1b", "Gemma3TextConfig",
