@@ -10,6 +10,7 @@ from trl import SFTConfig
 from align.models import adapters, checkpoints
 from align.run.errors import fail, one_sentence
 
+BY_LAYER = ("galore", "apollo", "lomo")  # optimizers that are made of a model's layers
 ROOM = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
 
@@ -26,9 +27,9 @@ def check(args: Any, model_args: Any, path: str | None, rows: Any, *, reward_mod
     if isinstance(args, SFTConfig) and model_args.use_peft and "lm_head" in checkpoints.lora_targets(model_args):
         args.loss_type = args.loss_type.replace("chunked_", "")  # the same loss; TRL's in pieces passes over an adapter
     problems = _evaluation(args, rows)
-    _optimizer(args)
-    if path is not None:
-        model = skeleton(path, model_args, reward_model=reward_model)
+    model = None if path is None else skeleton(path, model_args, reward_model=reward_model)
+    _optimizer(args, model)
+    if model is not None:
         problems += _room(model.config.get_text_config(), rows)
         problems += _lora(model, model_args) if model_args.use_peft else []
     if problems:
@@ -65,8 +66,11 @@ def _evaluation(args: Any, rows: Any) -> list[str]:
             "--dataset_test_split, or leave it out"]  # fmt: skip
 
 
-def _optimizer(args: Any) -> None:
+def _optimizer(args: Any, model: Any) -> None:
     """Make optimizer, schedule and trackers as the trainer will, on one number: packages that are missing show up.
+
+    Args:
+        model: whose layers some optimizers choose by name (GaLore, APOLLO, LOMO); None for a new one.
 
     Raises:
         ConfigError: for the first that cannot be made.
@@ -76,14 +80,12 @@ def _optimizer(args: Any) -> None:
     from transformers.integrations import get_reporting_integration_callbacks
 
     weight = torch.nn.Parameter(torch.zeros(1))
-    whole = torch.nn.Module()
-    whole.weight = weight
+    optimizer: Any = torch.optim.SGD([weight])
     with one_sentence(f"optim={args.optim.value} cannot be used here", "; leave it out, or use adamw_torch"):
-        cls, settings = Trainer.get_optimizer_cls_and_kwargs(args, whole)  # type: ignore[arg-type]
-        by_layer = "optimizer_dict" in settings or "model" in settings or "params" in settings
-        optimizer = torch.optim.SGD([weight]) if by_layer else cls([weight], **settings)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        optimizer = torch.optim.SGD([weight])
+        if model is not None or not any(name in args.optim.value for name in BY_LAYER):
+            cls, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
+            if not {"optimizer_dict", "model", "params"} & settings.keys():
+                optimizer = cls([weight], **settings)
     schedule = args.lr_scheduler_type.value
     with one_sentence(
         f"lr_scheduler_type={schedule} cannot be used", "; what it needs goes into lr_scheduler_kwargs (YAML)"
