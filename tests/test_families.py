@@ -102,6 +102,7 @@ class Twin:
         pairs = [{"prompt": before(i) + [ask(i)], "chosen": [turn("assistant", SAY[-i])],
                   "rejected": [turn("assistant", f"no {SAY[i]}")]} for i in range(1, 15)]  # fmt: skip
         write_rows(folder / "pairs" / "train.jsonl", pairs)
+        lead = told if self.family.hears else lambda _: []
         write_rows(
             folder / "prompts" / "train.jsonl", [{"prompt": lead(i) + before(i) + [ask(i)]} for i in range(1, 13)]
         )
