@@ -59,6 +59,12 @@ def _holds_turns(row: Reading, name: str) -> bool:
     return isinstance(first, dict) and bool({*first} & {"role", "from"})
 
 
+def own(row: Reading) -> Prompt | None:
+    """The prompt that a row's own columns hold, whatever `chosen` and `rejected` may begin with; None for none."""
+    said = conversation(row)
+    return question(row) if said is None else turns.without_switches(turns.before_the_answer(said))
+
+
 def question(row: Reading) -> Prompt | None:
     """What is asked in a column other than a conversation's, with `system` and `history`; None where nothing is."""
     # a mapped pair `user` and `assistant` goes first; `user` alone may well be somebody's name

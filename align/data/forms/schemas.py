@@ -140,8 +140,7 @@ def preference(raw: dict, where: str, prompt_format: str = "auto") -> dict:
 def ranking(raw: dict, where: str, prompt_format: str = "auto") -> dict:
     """A ranking with its prompt read as every row's is, and its completions as text or turns like it."""
     row = Reading(raw, where, prompt_format)
-    said = asked.conversation(row)
-    prompt = asked.question(row) if said is None else turns.without_switches(turns.before_the_answer(said))
+    prompt = asked.own(row)
     if prompt is None:
         raise _no_form(row, "preference")
     completions = raw.get("completions")
@@ -168,7 +167,7 @@ def prompt(raw: dict, where: str, prompt_format: str = "auto") -> dict:
     for name in ("drop", "origin"):
         if row.has(name):
             raise DataError(f"{row.at(name)}: this name is taken; give the column another: --columns {name}=other")
-    found = _prompt_of(row)
+    found = sides.pair(row)[0] if all(map(row.has, asked.PAIR)) else asked.own(row)
     if found is None:
         raise _no_form(row, "prompt")
     drop = sides.NO_PROMPT if asked.is_empty(found) else ""
@@ -182,15 +181,6 @@ def prompt(raw: dict, where: str, prompt_format: str = "auto") -> dict:
     kept = {name: value for name, value in raw.items() if name not in gone}
     made["origin"].pop("unread", None)
     return {**kept, **made}
-
-
-def _prompt_of(row: Reading) -> asked.Prompt | None:
-    if all(map(row.has, asked.PAIR)):
-        found = sides.pair(row)[0]
-    else:
-        said = asked.conversation(row)
-        found = asked.question(row) if said is None else turns.before_the_answer(said)
-    return found if isinstance(found, str) or found is None else turns.without_switches(found)
 
 
 def _has_completions(raw: dict) -> bool:

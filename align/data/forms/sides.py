@@ -29,21 +29,20 @@ def pair(row: Reading) -> tuple[Prompt, Any, Any, str]:
     Raises:
         DataError: where a side is neither text nor messages, or repeats another prompt than the row has.
     """
-    said = asked.conversation(row)
-    prompt = asked.question(row) if said is None else turns.without_switches(turns.before_the_answer(said))
+    prompt = asked.own(row)
     chosen, rejected = row.side("chosen", "chosen"), row.side("rejected", "rejected")
     if not chosen or not rejected:
         return ("" if prompt is None else prompt), chosen, rejected, EMPTY
-    if isinstance(chosen, str) != isinstance(rejected, str):
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        if prompt is None:
+            return _shared_words(row, chosen, rejected)
+        if isinstance(prompt, str):
+            return prompt, chosen, rejected, _useless(prompt, chosen, rejected)
+        mine, other = (turns.assistant(turned(row, side)) for side in (chosen, rejected))
+        return prompt, mine, other, _useless(prompt, mine, other)
+    if isinstance(chosen, str) or isinstance(rejected, str):
         raise DataError(f"{row.where}: chosen and rejected must both be text or both be messages")
-    if not isinstance(chosen, str) and not isinstance(rejected, str):
-        return _of_messages(row, prompt, chosen, rejected)
-    assert isinstance(rejected, str), rejected
-    if prompt is None:
-        prompt, chosen, rejected = _shared_words(row, chosen, rejected)
-    elif not isinstance(prompt, str):
-        chosen, rejected = (turns.assistant(turned(row, side)) for side in (chosen, rejected))
-    return prompt, chosen, rejected, _useless(prompt, chosen, rejected)
+    return _of_messages(row, prompt, chosen, rejected)
 
 
 def turned(row: Reading, answer: str) -> str:
@@ -106,7 +105,7 @@ def _is_a_question_of(prompt: Messages, begun: Messages) -> bool:
     return len(questions) == 1 and questions[0]["role"] == "user" and asked.agrees(questions[0]["content"], begun)
 
 
-def _shared_words(row: Reading, chosen: str, rejected: str) -> tuple[str, str, str]:
+def _shared_words(row: Reading, chosen: str, rejected: str) -> tuple[str, str, str, str]:
     """Two texts without a prompt: what they share, to a word's end. The space belongs to the answer, as in TRL.
 
     Raises:
@@ -123,7 +122,8 @@ def _shared_words(row: Reading, chosen: str, rejected: str) -> tuple[str, str, s
     end = regex.search(rf"\s+\S*$|(?<={ngrams.LONE}\p{{M}}*)$", chosen[:alike])
     cut = end.start() if end else 0
     row.note("prompt", "chosen")
-    return chosen[:cut], chosen[cut:], rejected[cut:]
+    prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
+    return prompt, chosen, rejected, _useless(prompt, chosen, rejected)
 
 
 def _useless(prompt: Prompt, chosen: Any, rejected: Any) -> str:
