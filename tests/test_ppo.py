@@ -195,9 +195,7 @@ def test_policy_and_critic_are_saved_and_loaded(base, tmp_path, value_model):
     tokenizer = make_tokenizer()
 
     def fresh():
-        return assemble.build(
-            str(base), None, value_model, settings, tokenizer, longest=64, output_dir=""
-        ).eval()
+        return assemble.build(str(base), None, value_model, settings, tokenizer, longest=64, output_dir="").eval()
 
     both = fresh()
     with torch.no_grad():
@@ -233,9 +231,7 @@ def test_a_critic_that_warms_up_leaves_the_policy_alone(base):
 
 
 def test_an_architecture_that_bends_its_logits_is_found(base):
-    both = assemble.build(
-        str(base), None, "head", lora(use_peft=False), make_tokenizer(), longest=64, output_dir=""
-    )
+    both = assemble.build(str(base), None, "head", lora(use_peft=False), make_tokenizer(), longest=64, output_dir="")
     both("check_head", [5, 6, 7, 8])
     both.policy.config.final_logit_softcapping = 0.01
     with pytest.raises(ConfigError, match="change their logits"):

@@ -84,7 +84,7 @@ class PPOArguments(PromptArguments, PPOConfig):
     )
 
     def __post_init__(self) -> None:
-        if self.eval_reward_funcs and str(self.eval_strategy) == "no":
+        if self.eval_reward_funcs and self.eval_strategy == "no":  # type: ignore[has-type]
             self.eval_strategy = "steps"  # whoever names them wants to see them
         super().__post_init__()
         problems = []

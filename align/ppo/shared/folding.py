@@ -53,7 +53,7 @@ def _foldable(switch: Switch) -> list[Any]:
 
 def _plain(layer: Any, uses: Counter) -> bool:
     """Can its weight be exchanged for another?"""
-    weight = getattr(layer, "weight", None)
+    weight: Any = getattr(layer, "weight", None)
     whole = type(weight) is nn.Parameter and not hasattr(weight, "ds_id")
     return whole and weight.dtype == torch.float32 and uses[id(weight)] == 1
 
