@@ -319,6 +319,30 @@ def loaded(name: str, folder: Path) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("what is the cat", " a dog runs"),
+        ("é ☃", " naïve 漢字  x"),
+        ("the cat sits", "s on the mat"),
+        ("what:\n", "the dog. "),
+    ],
+)
+def test_plain_text_comes_back_as_it_was_sampled(name, prompt, said, tmp_path):
+    """One BOS where the family adds one, the trained stop at the end, blanks as they were; learnt again, the same tokens."""
+    tokenizer = checkpoints.load_tokenizer(str(twin(name, tmp_path / "base")))
+    asked, answer = chat.encode_pair(tokenizer, prompt, said)
+    if one := FAMILIES[name].adds_bos:
+        assert asked.count(tokenizer.bos_token_id) == one and asked[0] == tokenizer.bos_token_id
+    assert (
+        answer[-1] == tokenizer.eos_token_id
+        and tokenizer.decode(asked + answer, skip_special_tokens=True) == prompt + said
+    )
+    assert chat.decode_answer(tokenizer, asked, answer, True) == ("", said)
+    assert chat.encode_pair(tokenizer, prompt, said) == (asked, answer)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_batches_of_any_kind_compute_what_the_model_computes_alone(name, tmp_path):
     """Left-padded batches with a cache, packed ones and padded ones, against one sequence at a time."""
     from align.models import generate, packing
@@ -448,11 +472,9 @@ def test_an_adapter_made_elsewhere_is_a_parent(kind, adapter, tmp_path):
 
 def bert(folder: Path) -> Path:
     """An encoder with one score, as the reward models before the chat models were."""
-    from tokenizers.models import WordPiece
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS), *"0123456789:."]
-    assert WordPiece
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(names))
     torch.manual_seed(0)
