@@ -12,6 +12,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import yaml
+
 from align.run.errors import DataError
 
 READERS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
@@ -72,7 +74,7 @@ def files_of(folder: Path, split: str) -> list[Path] | None:
     """The files of one split, sorted; None where the folder has no such split. What is passed over is named.
 
     Raises:
-        DataError: nothing to read, files of several kinds, or no train split although other splits are there.
+        DataError: nothing to read, or no train split although other splits are there.
     """
     every = [file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file()]
     every = [file for file in every if not any(part.startswith((".", "__")) for part in file.parts)]
@@ -93,14 +95,60 @@ def files_of(folder: Path, split: str) -> list[Path] | None:
     if passed := [str(file) for file in every if file not in rows or file in stray]:
         more = f" and {len(passed) - 5} more" if len(passed) > 5 else ""
         _say(f"not read in {folder}: {', '.join(passed[:5])}{more}")
-    kinds = Counter(READERS[suffix(file)] for file in found)
-    if len(kinds) > 1:
-        told = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
-        raise DataError(
-            f"{folder}: the split {split} has files of several kinds ({told}); give one kind a folder of its own, or "
-            "mix them with `datasets:`"
-        )
     return [folder / file for file in found] or None
+
+
+def kind_of(files: list[Path], where: str) -> str:
+    """What reads these files; they have to be of one kind.
+
+    Raises:
+        DataError: with the kinds, or for files that nothing here reads.
+    """
+    kinds = Counter(READERS.get(suffix(file), "unreadable") for file in files)
+    if len(kinds) > 1:
+        told = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+        raise DataError(
+            f"{where} has files of several kinds ({told}); give one kind a folder of its own, or mix them with "
+            "`datasets:`"
+        )
+    if "unreadable" in kinds:
+        raise DataError(f"{where}: cannot read {files[0].suffix or 'a file without an ending'}; {READABLE}")
+    return next(iter(kinds))
+
+
+def card(folder: Path, config: str | None) -> dict[str, list[Path]] | None:
+    """The files of each split as the card of a data set (README.md, as the hub reads it) names them; None without.
+
+    Raises:
+        DataError: several configurations and none chosen, one that is not there, or files that are not.
+    """
+    file = folder / "README.md"
+    head = re.match(r"---\s*\n(.*?)\n---", file.read_text(errors="replace"), re.S) if file.is_file() else None
+    try:
+        known = ((yaml.safe_load(head[1]) or {}).get("configs") if head else None) or []
+    except (yaml.YAMLError, AttributeError) as error:
+        raise DataError(f"{file}: what stands between its first two lines of --- is not YAML") from error
+    configs = {str(one.get("config_name", "default")): one.get("data_files") for one in known}
+    if not any(configs.values()):
+        return None
+    usual = [one for one in known if one.get("default")] or [
+        one for one in known if one.get("config_name") == "default"
+    ]
+    name = config or (str(usual[0]["config_name"]) if usual else next(iter(configs)) if len(configs) == 1 else None)
+    if name not in configs:
+        raise DataError(f"{folder} has the configurations {', '.join(configs)}: choose one with --dataset_config")
+    given = configs[name] if isinstance(configs[name], list) else [configs[name]]
+    if not all(isinstance(one, dict) for one in given):
+        given = [{"split": "train", "path": given}]
+    found = {}
+    for one in given:
+        patterns = one["path"] if isinstance(one["path"], list) else [one["path"]]
+        found[str(one["split"])] = files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+        if not files:
+            raise DataError(
+                f"{folder}: its card names {', '.join(patterns)} for {one['split']}, and no such file is there"
+            )
+    return found
 
 
 @functools.cache

@@ -90,22 +90,17 @@ def _read(name: str, config: str | None, split: str, stream: bool, args: DataArg
     path = Path(name)
     if not path.exists():
         return _from_hub(name, config, split, stream)
-    if config is not None and not (path / config).is_dir():
-        raise DataError(
-            f"{name} has no folder {config}: of what is here, a configuration is a folder; leave --dataset_config out"
-        )
-    path = path / (config or "")
     if any((path / saved).exists() for saved in ("dataset_dict.json", "dataset_info.json")):  # by save_to_disk
         found = datasets.load_from_disk(str(path))
         if isinstance(found, datasets.DatasetDict):
             return found.get(split)
         return found if split == "train" else None
-    files = _files(path, split)
+    files = _files(path, config, split)
     if files is None:
         return None
     if all(file.stat().st_size == 0 for file in files):
         raise DataError(f"{name}: the file is empty")
-    kind = folders.READERS[folders.suffix(files[0])]
+    kind = folders.kind_of(files, f"the split {split} of {name}")
     if kind in ("json", "csv"):
         from align.data import lines
 
@@ -135,12 +130,20 @@ def _from_hub(name: str, config: str | None, split: str, stream: bool) -> Any:
         raise DataError(f"{name} is neither here nor to be had from the hub: {error}") from error
 
 
-def _files(path: Path, split: str) -> list[Path] | None:
-    """The files of one split. A file is the train split; a run stands for its `data`; folders are as the hub's."""
+def _files(path: Path, config: str | None, split: str) -> list[Path] | None:
+    """The files of one split. A file is the train split; a run stands for its `data`; folders are as the hub's.
+
+    Of a folder, a configuration is what its card says, or else a folder below.
+    """
+    if path.is_dir() and (card := folders.card(path, config)) is not None:
+        return card.get(split)
+    if config is not None and not (path / config).is_dir():
+        raise DataError(
+            f"{path} has no folder {config}: of what is here, a configuration is a folder; leave --dataset_config out"
+        )
     if path.is_dir():
+        path = path / (config or "")
         return folders.files_of(path / "data" if (path / "run.json").exists() else path, split)
-    if folders.suffix(path) not in folders.READERS:
-        raise DataError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; {folders.READABLE}")
     return [path] if split == "train" else None
 
 
