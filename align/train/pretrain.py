@@ -153,8 +153,8 @@ def corpus(args: DataArguments, tokenizer: Any, *, length: int, seed: int, strea
             prepare.preview_texts(rows, source, tokenizer)
         settings = {"rows": rows, "tokenizer": tokenizer, "length": length}
         blocks = IterableDataset.from_generator(_stream_blocks, gen_kwargs=settings)
-        held_out = [] if read["test"] is None else normalise(read["test"], "text", source, args.columns)
-        told = [row["text"] for row in held_out]
+        unseen: Any = [] if read["test"] is None else normalise(read["test"], "text", source, args.columns)
+        told = [row["text"] for row in unseen]
         test = list(pack(_token_ids(told, tokenizer), length))
         kept = Dataset.from_list(test) if test else None
         return Corpus(blocks, kept, {"train": splits.Report(source)}, test_bytes=_packed_bytes(test, tokenizer))
