@@ -103,13 +103,16 @@ def _of(name: str, heads: list[str]) -> bool:
 def _heads(source: str, revision: str) -> tuple[list[str], list[str]]:
     """Names of the parts behind the trunk, and of the weights that give the score, in the family's class."""
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, num_labels=1)
-        with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
+        family = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+        with torch.device("meta"):  # not by `from_config`, which under ZeRO-3 would shard it
+            model = family(config)
+    except KeyError as error:
+        raise ConfigError(f"{source} is of a family ({config.model_type}) without a class that scores") from error
+    except (OSError, ValueError) as error:
         said = str(error).strip().splitlines()[0]
         raise ConfigError(f"{source} cannot be used as a reward model: {said}") from error
     parts = [
