@@ -43,17 +43,20 @@ def skeleton(path: str, model_args: Any, *, reward_model: bool = False) -> Any:
         ConfigError: for an attention that is not there, or a layout that transformers does not know.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
 
     revision = model_args.model_revision
     folder = adapters.located(path, revision)
     while folder is not None:
         path, revision = adapters.base_of(folder)
         folder = adapters.located(path, revision)
-    cls, extra = (AutoModelForSequenceClassification, {"num_labels": 1}) if reward_model else (AutoModelForCausalLM, {})
+    extra = {"num_labels": 1} if reward_model else {}
+    families = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if reward_model else MODEL_FOR_CAUSAL_LM_MAPPING
     with one_sentence(f"{path} cannot be trained like this"), torch.device("meta"):
-        config = AutoConfig.from_pretrained(path, revision=revision, **extra)
-        return cls.from_config(config, attn_implementation=model_args.attn_implementation)
+        config = AutoConfig.from_pretrained(
+            path, revision=revision, attn_implementation=model_args.attn_implementation, **extra
+        )
+        return families[type(config)](config)  # not by `from_config`, which under ZeRO-3 would shard it
 
 
 def _evaluation(args: Any, rows: Any) -> list[str]:
