@@ -236,7 +236,8 @@ def _apart(
     answer = list(encoding["input_ids"])
     plain = {"clean_up_tokenization_spaces": False}
     if tokenizer.decode(before + answer, **plain) != tokenizer.decode(before, **plain) + text:
-        raise TemplateError("the prompt's last token changes when the answer follows it")
+        blank = "" if opening[-1:].strip() else "; let the answer begin with the blank that the prompt ends with"
+        raise TemplateError(f"the prompt's last token changes when the answer follows it{blank}")
     return before, answer, [end for _, end in encoding["offset_mapping"]]
 
 
