@@ -104,11 +104,12 @@ def _heads(source: str, revision: str) -> tuple[list[str], list[str]]:
     """Names of the parts behind the trunk, and of the weights that give the score, in the family's class."""
     import torch
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+    from transformers.modeling_utils import set_zero3_state
 
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, num_labels=1)
         family = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
-        with torch.device("meta"):  # not by `from_config`, which under ZeRO-3 would shard it
+        with set_zero3_state(), torch.device("meta"):  # under ZeRO-3 its trunk would be sharded, without weights
             model = family(config)
     except KeyError as error:
         raise ConfigError(f"{source} is of a family ({config.model_type}) without a class that scores") from error

@@ -44,6 +44,7 @@ def skeleton(path: str, model_args: Any, *, reward_model: bool = False) -> Any:
     """
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+    from transformers.modeling_utils import set_zero3_state
 
     revision = model_args.model_revision
     folder = adapters.located(path, revision)
@@ -52,7 +53,8 @@ def skeleton(path: str, model_args: Any, *, reward_model: bool = False) -> Any:
         folder = adapters.located(path, revision)
     extra = {"num_labels": 1} if reward_model else {}
     families = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if reward_model else MODEL_FOR_CAUSAL_LM_MAPPING
-    with one_sentence(f"{path} cannot be trained like this"), torch.device("meta"):
+    # under ZeRO-3 a trunk that is made inside a scoring model would be sharded, without weights
+    with one_sentence(f"{path} cannot be trained like this"), set_zero3_state(), torch.device("meta"):
         config = AutoConfig.from_pretrained(
             path, revision=revision, attn_implementation=model_args.attn_implementation, **extra
         )
