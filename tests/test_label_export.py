@@ -264,6 +264,7 @@ class Hub:
 def test_push_is_one_flag_and_a_failure_loses_nothing(labels, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setattr(Hub, "calls", [])
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "of a test")
     out = tmp_path / "people"
     arguments = ["--source", str(labels), "--output_dir", str(out), "--push_to_hub", "me/people", "--private"]
     export.main(arguments)
