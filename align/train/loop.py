@@ -64,7 +64,11 @@ class NoUpdate(TrainerCallback):
             return
         still = [n for n, p in model.named_parameters() if ".lora_B." in n and p.numel() and not p.detach().any()]
         if still:
-            raise RunError(f"{len(still)} LoRA matrices received no gradient, the first: {still[0]}")
+            raise RunError(
+                f"{len(still)} LoRA matrices received no gradient, the first: {still[0]}; either nothing differed that "
+                "could be learnt from (rewards all alike, as where no answer ends its reasoning: raise the longest "
+                "answer), or text does not reach these modules (--lora_target_modules)"
+            )
 
 
 def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: str, plan: Any = None) -> None:
