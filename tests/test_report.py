@@ -87,8 +87,8 @@ def best_of_n():
 
 
 GATES = [
-    {"run": "sft", "passed": True, "checks": [{"name": "stops", "value": 0.99, "bound": ">= 0.9", "passed": True, "why": "A policy that does not stop cannot be compared by its whole completions."}]},
-    {"run": "reward", "passed": False, "checks": [{"name": "held_out_accuracy", "value": 0.58, "bound": ">= 0.6", "passed": False, "why": "A reward model near chance leads PPO nowhere."}]},
+    {"run": "sft", "passed": True, "checks": [{"name": "stops", "value": 0.99, "bound": ">= 0.9", "passed": True, "why": "A policy that does not stop cannot be compared by its whole completions."}], "not_measured": {}},
+    {"run": "reward", "passed": False, "checks": [{"name": "held_out_accuracy", "value": 0.58, "bound": ">= 0.6", "passed": False, "why": "A reward model near chance leads PPO nowhere."}], "not_measured": {}},
 ]  # fmt: skip
 SETUP = {
     "rows": [["SFT model", "runs/nano/sft", "3f2a9c01d7be"], ["reward model", "runs/nano/reward", "91aa07e3c55d"], ["preferences", "runs/nano/rank", "b07712fe9a10"]],
