@@ -69,9 +69,8 @@ class Preview:
         if "learnt" in self.kinds:
             marks.append(f"{self._marked('like this', LEARNT)}: learnt; all else is only read")
         if "chosen" in self.kinds:
-            marks.append(
-                f"{self._marked('like this', LEARNT)}: chosen, {self._marked('like this', REJECTED)}: rejected"
-            )
+            mine, other = self._paint("chosen", LEARNT), self._paint("rejected", REJECTED)
+            marks.append(f"the two answers, {mine} and {other}" + ("" if self.colour else ", are in ⟦ ⟧"))
         if "prompt" in self.kinds and "chosen" not in self.kinds:
             marks.append(f"{OPENING.strip()}: here the model goes on")
         return [f"  {mark}" for mark in [*marks, "↵: a line break; before each piece: its number of tokens"]]
