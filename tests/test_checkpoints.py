@@ -9,7 +9,14 @@ from importlib.resources import files
 import pytest
 import torch
 from conftest import conversations, losses, make_checkpoint, make_tokenizer, pairs, run_recipe, write_rows
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 from trl import ModelConfig
 
 from align.models import adapters, checkpoints, generate
@@ -31,8 +38,6 @@ def logits(model):
 
 def add_adapter(base, folder, *, scores=False, tokenizer=True, **extra):
     """A LoRA adapter whose change is not zero, saved as PEFT does; its model."""
-    from peft import LoraConfig, get_peft_model
-
     auto_class = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     torch.manual_seed(3)
     model = made(base, auto_class, **({"num_labels": 1} if scores else {}))
@@ -203,6 +208,45 @@ def test_an_adapter_on_an_adapter(base, tmp_path):
     tokenizer = checkpoints.load_tokenizer(str(tmp_path / "second"))
     found = checkpoints.load_trained(str(tmp_path / "second"), tokenizer)
     assert torch.allclose(logits(found), logits(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        dict(target_modules=["q_proj", "lm_head"]),
+        dict(target_modules=["embed_tokens"]),
+        dict(target_modules=["embed_tokens", "lm_head"]),
+        dict(target_modules=["q_proj", "lm_head"], use_dora=True),
+        dict(modules_to_save=["lm_head"]),
+        dict(modules_to_save=["embed_tokens"]),
+    ],
+    ids=lambda where: "-".join(map(str, *where.values())) if len(where) == 1 else "dora",
+)
+def test_an_adapter_on_one_end_of_tied_embeddings_is_merged_into_that_end(tmp_path, where):
+    """The base shares one matrix between input and output; what is merged computes what the adapter does."""
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    model = get_peft_model(
+        made(tmp_path / "base"),
+        LoraConfig(
+            **{"task_type": "CAUSAL_LM", "r": 4, "init_lora_weights": False, "target_modules": ["q_proj"]} | where
+        ),
+    )
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight) if weight.requires_grad else 0)
+    model.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    whole = checkpoints.resolve_parent(
+        str(tmp_path / "adapter"), str(tmp_path / "run"), ModelConfig(dtype="float32"), tokenizer
+    )
+    torch.testing.assert_close(logits(made(whole)), logits(model), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "XLORA", "NEW_KIND"])

@@ -150,12 +150,29 @@ def merged(path: str, folder: Path, dtype: Any) -> Any:
         ConfigError: if it cannot be.
     """
     try:
-        return attached(path, folder, dtype).merge_and_unload()
+        model = attached(path, folder, dtype)
+        _untie(model.get_base_model())
+        return model.merge_and_unload()
     except (NotImplementedError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         said = str(error).strip().splitlines()[0]
         raise ConfigError(f"the adapter {path} cannot be merged into its base model: {said}") from error
+
+
+def _untie(base: Any) -> None:
+    """Two matrices where input and output embeddings share one and only one of them is changed, or each differently:
+    PEFT adds both changes to the one that they share."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+
+    into, out = base.get_input_embeddings(), base.get_output_embeddings()
+    config = base.config.get_text_config()
+    if not config.tie_word_embeddings or not any(isinstance(layer, BaseTunerLayer) for layer in (into, out)):
+        return
+    inner = out.get_base_layer() if isinstance(out, BaseTunerLayer) else out
+    inner.weight = nn.Parameter(inner.weight.detach().clone(), requires_grad=False)
+    config.tie_word_embeddings = base.config.tie_word_embeddings = False
 
 
 def _make_room(model: Any, folder: Path) -> None:
