@@ -59,7 +59,7 @@ def main():
         checkpoints.check(args.reward_model_path, reward_model=True)
     tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision, date=data_args.template_date)
     rows = prepare.rows(data_args, "prompt", tokenizer, max_length=args.max_prompt_length, seed=args.seed)
-    preflight.check(args, model_args, parent, rows)
+    preflight.check(args, model_args, parent, rows, answer=args.response_length)
     steps = plan(run_args, args, len(rows.train), launch.world_size())
 
     config, resume = resolved(run_args, data_args, model_args, args), launch.resumes(args)

@@ -48,14 +48,14 @@ def main():
     )  # fmt: skip
     parent, judge = model_args.model_name_or_path, reward_args.reward_model_path
     launch.check()
-    check_rloo(args, model_args, launch.resumes(args))
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
     checkpoints.check(parent, revision=model_args.model_revision)
     checkpoints.check(judge, reward_model=True)
     tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision, date=data_args.template_date)
     rows = prepare.rows(data_args, "prompt", tokenizer, max_length=reward_args.max_prompt_length, seed=args.seed)
-    preflight.check(args, model_args, parent, rows)
+    check_rloo(args, model_args, launch.resumes(args), rows.train.column_names)
+    preflight.check(args, model_args, parent, rows, answer=args.max_completion_length)
 
     config, resume = resolved(run_args, data_args, model_args, reward_args, args), launch.resumes(args)
     with record.start("rloo", args.output_dir, config, overwrite=run_args.overwrite, resume=resume) as run:

@@ -508,7 +508,9 @@ def test_what_rloo_cannot_honour_is_refused_by_name(bases, tmp_path):
         (dict(model_init_kwargs={"dtype": "bfloat16"}), whole, False, "is not read"),
     ):
         with pytest.raises(ConfigError, match=words):
-            check_rloo(settings(**given), model_args, resume)
+            check_rloo(settings(**given), model_args, resume, ["input_ids"])
+    with pytest.raises(ConfigError, match="rows with tools"):
+        check_rloo(settings(), whole, False, ["input_ids", "tools"])
     args = settings()
-    check_rloo(args, settings_of(bases[False], use_peft=False, model_revision="v2"), True)
+    check_rloo(args, settings_of(bases[False], use_peft=False, model_revision="v2"), True, ["input_ids"])
     assert args.model_init_kwargs == {"revision": "v2"}, "TRL's reference is of the policy's revision"

@@ -222,13 +222,18 @@ def _lora(model_args: Any, kind: str) -> list[str]:
     return problems
 
 
-def check_rloo(args: Any, model_args: Any, resume: bool) -> None:
+def check_rloo(args: Any, model_args: Any, resume: bool, columns: list[str]) -> None:
     """What TRL's `RLOOTrainer` would do in silence, or refuse once the weights are loaded.
+
+    Args:
+        columns: of the prompts' rows.
 
     Raises:
         ConfigError: with all of it.
     """
     problems = []
+    if "tools" in columns:
+        problems.append(f"rows with tools: TRL's RLOO shows the policy prompts without them; use {recipe('ppo')}")
     if args.sync_ref_model and model_args.use_peft:
         problems.append("sync_ref_model averages whole weights: it works without --use_peft")
     if args.sync_ref_model and args.beta == 0:

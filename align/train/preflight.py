@@ -14,12 +14,15 @@ BY_LAYER = ("galore", "apollo", "lomo")  # optimizers that are made of a model's
 ROOM = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
 
-def check(args: Any, model_args: Any, path: str | None, rows: Any, *, reward_model: bool = False) -> None:
+def check(
+    args: Any, model_args: Any, path: str | None, rows: Any, *, reward_model: bool = False, answer: int = 0
+) -> None:
     """Stop at settings that cannot work with these rows and this checkpoint.
 
     Args:
         path: the checkpoint or adapter that training starts from; None for a new model.
         rows: the splits, as `align.data.prepare` gives them.
+        answer: where rows are prompts, the most tokens that are sampled after one.
 
     Raises:
         ConfigError: with every problem found; no weights have been loaded by then.
@@ -30,7 +33,7 @@ def check(args: Any, model_args: Any, path: str | None, rows: Any, *, reward_mod
     model = None if path is None else skeleton(path, model_args, reward_model=reward_model)
     _optimizer(args, model)
     if model is not None:
-        problems += _room(model.config.get_text_config(), rows)
+        problems += _room(model.config.get_text_config(), rows, answer)
         problems += _lora(model, model_args) if model_args.use_peft else []
     if problems:
         fail(problems)
@@ -103,14 +106,18 @@ def _optimizer(args: Any, model: Any) -> None:
             tracker()
 
 
-def _room(config: Any, rows: Any) -> list[str]:
-    """No row may be longer than the model has positions for."""
+def _room(config: Any, rows: Any, answer: int) -> list[str]:
+    """No row, with what is sampled after it, may be longer than the model has positions for."""
     room = next((value for name in ROOM if (value := getattr(config, name, None))), None)
     if room is None:
         return []
     longest = max((_longest(split) for split in (rows.train, rows.test) if hasattr(split, "__len__")), default=0)
-    if longest <= room:
+    if longest + answer <= room:
         return []
+    if answer:
+        return [f"the longest prompt has {longest:,} tokens, an answer may have {answer:,}, and the model has positions "
+                f"for {room:,}: lower --max_prompt_length (longer prompts are dropped and counted), or the longest "
+                "answer"]  # fmt: skip
     return [f"max_length: the longest row has {longest:,} tokens and the model has positions for {room:,}; give "
             f"--max_length {room} (longer rows are dropped and counted)"]  # fmt: skip
 

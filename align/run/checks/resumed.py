@@ -31,7 +31,7 @@ FREE = {
     "max_dropped", "max_too_long", "accelerator_config", "use_cpu", "dataset_num_proc", "activation_offloading",
     "precompute_ref_batch_size",
     "restore_callback_states_from_checkpoint", "skip_memory_metrics", "torch_empty_cache_steps", "local_rank", "debug",
-    "batch_eval_metrics", "prediction_loss_only", "trust_remote_code", "num_sample_generations",
+    "batch_eval_metrics", "prediction_loss_only", "trust_remote_code", "num_sample_generations", "rollout_save_steps",
 }  # fmt: skip
 # How long a run is; and the schedules under which its first half is the same whatever comes after
 LENGTH = ("max_steps", "num_train_epochs", "total_episodes")
