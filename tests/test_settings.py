@@ -160,7 +160,7 @@ def test_a_row_longer_than_the_model_reads(told, tmp_path, world):
     said = told(f"sft --dataset_name {path} --max_length 4096")
     assert "the model has positions for 128; give --max_length 128" in said
     said = told("ppo --response_length 127")
-    assert "an answer may have 127, and the model has positions for 128: lower --max_prompt_length" in said
+    assert "an answer may have 127, and the model has room for 128 positions: lower --max_prompt_length" in said
 
 
 # --------------------------------------------------------------------------------------------------- errors of others

@@ -115,8 +115,8 @@ def _room(config: Any, rows: Any, answer: int) -> list[str]:
     if longest + answer <= room:
         return []
     if answer:
-        return [f"the longest prompt has {longest:,} tokens, an answer may have {answer:,}, and the model has positions "
-                f"for {room:,}: lower --max_prompt_length (longer prompts are dropped and counted), or the longest "
+        return [f"the longest prompt has {longest:,} tokens, an answer may have {answer:,}, and the model has room "
+                f"for {room:,} positions: lower --max_prompt_length (longer prompts are dropped and counted), or the longest "
                 "answer"]  # fmt: skip
     return [f"max_length: the longest row has {longest:,} tokens and the model has positions for {room:,}; give "
             f"--max_length {room} (longer rows are dropped and counted)"]  # fmt: skip
