@@ -24,7 +24,16 @@ SYSTEM = ("system", "system_prompt")
 ANSWERS = ("completion", "answer", "output", "response", "assistant")
 PAIR = ("chosen", "rejected")
 # All that a prompt may be made of, or that says whether it is plain text.
-COLUMNS = (*TURNS, "prompt", *QUESTIONS, "context", *SYSTEM, "history", "tools", *PAIR, "completion", "completions")
+COLUMNS = (
+    *TURNS, "prompt", *QUESTIONS, "context", *SYSTEM, "history", "tools", "chat_template_kwargs", *PAIR, "completion",
+    "completions",
+)  # fmt: skip
+# What rendering sets itself: no row's to say in `chat_template_kwargs`
+OURS = {
+    "conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
+    "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs", "raise_exception", "strftime_now", "bos_token", "eos_token", "pad_token", "unk_token",
+}  # fmt: skip
 
 
 def conversation(row: Reading) -> Messages | None:
@@ -85,8 +94,8 @@ def question(row: Reading) -> Prompt | None:
         if more and row.row[more]:
             asked += f"\n\n{row.text('prompt', more)}"
     if row.prompt_format == "text":
-        for other in (*SYSTEM, "history", "tools"):
-            if row.row.get(other) and row.row[other] != "[]":
+        for other in (*SYSTEM, "history", "tools", "chat_template_kwargs"):
+            if row.row.get(other) and row.row[other] not in ("[]", "{}"):
                 _refuse_text(row, other)
         return asked
     if name == "prompt" and row.prompt_format == "auto" and not turns.is_transcript(asked) and not _makes_turns(row):
@@ -104,7 +113,9 @@ def _makes_turns(row: Reading) -> bool:
     completions = row.row.get("completions")
     if isinstance(completions, list) and any(isinstance(one, (list, dict)) for one in completions):
         return True
-    return bool(row.row.get("history")) or any(row.row.get(name) for name in SYSTEM) or bool(tools(row))
+    if row.row.get("history") or any(row.row.get(name) for name in SYSTEM):
+        return True
+    return bool(tools(row) or chat_template_kwargs(row))
 
 
 def _history(row: Reading) -> Messages:
@@ -195,6 +206,29 @@ def tools(row: Reading) -> list[dict[str, Any]]:
     found = turns.tools(row.row["tools"], row.at("tools"))
     row.note("tools", "tools")
     return found
+
+
+def chat_template_kwargs(row: Reading) -> dict[str, Any]:
+    """What the row tells the chat template beside its messages (`enable_thinking`, …), as in TRL; empty for nothing.
+
+    Raises:
+        DataError: where it is no object, or sets what rendering sets itself.
+    """
+    column = "chat_template_kwargs"
+    if not row.has(column):
+        return {}
+    row.note(column, column)
+    value = row.row[column]
+    found = turns.decoded(value, row.at(column)) if value != "" else None
+    if found is not None and not isinstance(found, dict):
+        raise DataError(f"{row.at(column)}: expected an object, such as {{'thinking': true}}, got {turns.told(found)}")
+    told = {name: one for name, one in (found or {}).items() if one is not None}  # tables give every row every name
+    if taken := sorted(OURS & {*told}):
+        raise DataError(
+            f"{row.at(column)}: {', '.join(taken)}: the recipes say this themselves; leave it out (tools, messages and "
+            "a date have columns and a flag of their own)"
+        )
+    return told
 
 
 def is_empty(prompt: Prompt) -> bool:

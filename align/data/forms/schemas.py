@@ -1,8 +1,8 @@
 """A row in each schema, from the many forms that public data sets have: detected, checked, named where it is wrong.
 
 Every maker gives, beside the parts of its schema, `drop` (why the row is useless, or ""), `origin` (part -> the columns
-it was read from; `unread` are the columns and keys of messages that say something and were not read), and `tools`
-where the row offers some.
+it was read from; `unread` are the columns and keys of messages that say something and were not read), and `tools` and
+`chat_template_kwargs` where the row has some.
 """
 
 from __future__ import annotations
@@ -60,14 +60,15 @@ def _no_form(row: Reading, schema: str) -> NoForm:
 
 
 def _made(row: Reading, parts: dict[str, Any], drop: str) -> dict[str, Any]:
-    """A row of ours: its parts, its tools, and where everything was found."""
-    offered = asked.tools(row)
-    if offered and any(isinstance(parts.get(name), str) for name in ("prompt", "completion")):
-        raise DataError(f"{row.at('tools')}: needs the chat template; leave --prompt_format text out")
+    """A row of ours: its parts, what it tells the template beside them, and where everything was found."""
+    more = {"tools": asked.tools(row), "chat_template_kwargs": asked.chat_template_kwargs(row)}
+    more = {name: value for name, value in more.items() if value}
+    if more and any(isinstance(parts.get(name), str) for name in ("prompt", "completion")):
+        raise DataError(f"{row.at(next(iter(more)))}: needs the chat template; leave --prompt_format text out")
     origin = {part: names[0] if len(names) == 1 else names for part, names in row.origin.items()}
     if unread := sorted(row.unread()):
         origin["unread"] = unread
-    return {**parts, **({"tools": offered} if offered else {}), "drop": drop, "origin": origin}
+    return {**parts, **more, "drop": drop, "origin": origin}
 
 
 # ------------------------------------------------------------------------------------------------------------ makers
@@ -149,7 +150,7 @@ def ranking(raw: dict, where: str, prompt_format: str = "auto") -> dict:
     row.note("completions", "completions")
     made = _made(row, {"prompt": prompt, "completions": completions}, "")
     unread = [name for name in made["origin"].get("unread", []) if name not in (*OF_COMPLETIONS, "category", "split")]
-    return {**raw, "tools": None, **made, "unread": unread}
+    return {**raw, "tools": None, "chat_template_kwargs": None, **made, "unread": unread}
 
 
 def _completion(row: Reading, number: int, one: Any, prompt: asked.Prompt) -> str | Messages:
@@ -175,7 +176,7 @@ def prompt(raw: dict, where: str, prompt_format: str = "auto") -> dict:
         drop = "whose prompt ends with the assistant's turn"
     made = _made(row, {"prompt": found}, drop)
     read = {name for names in row.origin.values() for name in names}
-    gone = {*read, *asked.TURNS, *asked.PAIR, "completions", "tools"}
+    gone = {*read, *asked.TURNS, *asked.PAIR, "completions", "tools", "chat_template_kwargs"}
     gone |= {*OF_COMPLETIONS} if _has_completions(raw) else set()
     gone |= {"margin", "weight"} if raw.get("chosen") is not None else set()  # of a pair that is there no more
     kept = {name: value for name, value in raw.items() if name not in gone}

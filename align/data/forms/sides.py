@@ -111,7 +111,8 @@ def _shared_words(row: Reading, chosen: str, rejected: str) -> tuple[str, str, s
     Raises:
         DataError: where something in the row says that the prompt is to be had elsewhere, or that it is a turn.
     """
-    present = [name for name in ("prompt", *asked.SYSTEM, "history", "tools", *asked.QUESTIONS) if name in row.row]
+    others = ("prompt", *asked.SYSTEM, "history", "tools", "chat_template_kwargs", *asked.QUESTIONS)
+    present = [name for name in others if name in row.row]
     if present or row.prompt_format == "chat":
         cause = f"{', '.join(present)} beside them" if present else "--prompt_format chat"
         raise DataError(
