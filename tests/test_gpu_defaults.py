@@ -238,3 +238,88 @@ def test_evaluation_at_a_real_vocabulary(train, wide, stage, monkeypatch):
     done = train(stage, *flags, base=wide)
     assert 0 < largest <= 2**24 and done.record["status"] == "complete"
     assert done.trainer.args.per_device_eval_batch_size < 4
+
+
+# ------------------------------------------------------------------------------------------ losses and the model's own
+
+SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
+AFTER_THE_HEAD = {  # what is done to the logits there, and whether TRL's loss in pieces knows of it
+    "granite": (dict(logits_scaling=8.0), False),
+    "granitemoe": (dict(logits_scaling=6.0, num_local_experts=2), False),
+    "falcon_h1": (
+        dict(lm_head_multiplier=0.04, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8),
+        False,
+    ),
+    "hyperclovax": (dict(logits_scaling=0.125), False),
+    "recurrent_gemma": (dict(logits_soft_cap=30.0), False),
+    "gemma2": (dict(final_logit_softcapping=30.0, head_dim=16), True),
+    "cohere": (dict(logit_scale=0.0625), True),
+    "llama": ({}, True),
+    "opt": (dict(ffn_dim=64, word_embed_proj_dim=32), True),
+    "gpt2": ({}, True),
+}
+
+
+def family(kind: str, settings: dict[str, Any], folder: Path) -> Path:
+    """A tiny checkpoint of a family, with our tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = make_tokenizer()
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = AutoConfig.for_model(
+        kind, **SIZES, **settings, **ids, vocab_size=len(tokenizer), max_position_embeddings=128
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(20)  # logits that a scale changes by whole nats
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", AFTER_THE_HEAD)
+def test_a_family_tells_what_it_does_to_its_logits(kind, tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from align.train import logits
+
+    settings, pieces = AFTER_THE_HEAD[kind]
+    config = AutoConfig.for_model(kind, **SIZES, **settings, vocab_size=64)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert logits.seen(model) == (kind in ("llama", "opt", "gpt2"), pieces)
+
+
+@pytest.mark.parametrize("kind", ["granite", "falcon_h1", "cohere", "llama"])
+def test_the_loss_of_sft_is_the_model_s_own(train, tmp_path, world, kind, capsys):
+    """Cross-entropy of the logits that the saved checkpoint gives, against what training began with (no step moves it)."""
+    from transformers import AutoModelForCausalLM
+
+    settings, pieces = AFTER_THE_HEAD[kind]
+    base = family(kind, settings, tmp_path / kind)
+    done = train("sft", "--max_steps", "1", "--learning_rate", "1e-12", base=base)
+    assert ("loss_type: nll, the model's own loss" in capsys.readouterr().out) is not pieces
+    assert done.record["config"]["loss_type"] == ("chunked_nll" if pieces else "nll")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    each = []
+    for row in done.trainer.eval_dataset:
+        with torch.no_grad():
+            said = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1].float()
+        each.append((torch.nn.functional.cross_entropy(said, torch.tensor(row["labels"])[1:], reduction="sum"),
+                     sum(label != -100 for label in row["labels"][1:])))  # fmt: skip
+    own = sum(float(loss) for loss, _ in each) / sum(n for _, n in each)
+    assert done.record["metrics"]["eval_loss"] == pytest.approx(own, rel=0.03)  # batches of 8 rows are averaged
+
+
+@pytest.mark.parametrize("kind", ["granite", "cohere", "falcon_h1"])
+def test_the_engine_s_logits_are_the_model_s_own(kind, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from align.ppo.roles import head_of, trunk_of
+
+    model = AutoModelForCausalLM.from_pretrained(family(kind, AFTER_THE_HEAD[kind][0], tmp_path / kind)).eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        ours = head_of(model)(trunk_of(model)(input_ids=ids, use_cache=False).last_hidden_state)
+        assert torch.allclose(ours, model(input_ids=ids, use_cache=False).logits, atol=1e-5)

@@ -11,7 +11,7 @@ import itertools
 import json
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -225,9 +225,10 @@ def alike(parts: list[Dataset]) -> list[Dataset]:
     """Data sets in which a column is of the same kind in each that has it: what differs is kept as JSON text."""
     for name in dict.fromkeys(name for part in parts for name in part.column_names):
         if len({repr(part.features[name]) for part in parts if name in part.column_names}) > 1:
-            parts = [_rewritten(part, name) if name in part.column_names else part for part in parts]
+            parts = [rewritten(part, name) if name in part.column_names else part for part in parts]
     return parts
 
 
-def _rewritten(part: Dataset, name: str) -> Dataset:
-    return part.remove_columns(name).add_column(name, _as_text(part[name]), feature=Written())
+def rewritten(part: Dataset, name: str, change: Callable[[Any], Any] = lambda value: value) -> Dataset:
+    """A data set of which one column is kept as JSON text, each value changed where that is asked for."""
+    return part.remove_columns(name).add_column(name, _as_text(map(change, part[name])), feature=Written())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from align.data import folders
+from align.data import folders, merged
 from align.data.forms import asked, schemas
 from align.run.arguments import DataArguments
 from align.run.errors import DataError
@@ -25,9 +25,8 @@ def load(args: DataArguments, split: str, *, seed: int, stream: bool = False) ->
     if args.datasets:
         if split != args.dataset_train_split and any("split" in entry for entry in args.datasets):
             return None  # an entry that names its split has said what to train on; test_split_size may cut some off
-        parts = [
-            _mapped(_read(e["path"], e.get("name"), e.get("split", split), stream, args), e) for e in args.datasets
-        ]
+        parts = [_mapped(_read(e["path"], e.get("name"), e.get("split", split), stream, args), e, args.columns)
+                 for e in args.datasets]  # fmt: skip
         if any(part is None for part in parts):
             if split != args.dataset_train_split:
                 return None
@@ -37,6 +36,7 @@ def load(args: DataArguments, split: str, *, seed: int, stream: bool = False) ->
         rows = _mix(parts, args, seed, stream)
     else:
         rows = _read(str(args.dataset_name), args.dataset_config, split, stream, args)
+        rows = merged.without_fillers(rows, args.columns)
         _check_words(rows, str(args.dataset_name), args.columns)
     limit = args.max_train_rows if split == args.dataset_train_split else args.max_eval_rows
     if rows is not None and limit is not None:
@@ -44,7 +44,7 @@ def load(args: DataArguments, split: str, *, seed: int, stream: bool = False) ->
     return rows
 
 
-def _mapped(rows: Any, entry: dict[str, Any]) -> Any:
+def _mapped(rows: Any, entry: dict[str, Any], later: list[str]) -> Any:
     """One part of a mixture: its columns renamed, its rows limited."""
     if rows is None:
         return None
@@ -53,7 +53,8 @@ def _mapped(rows: Any, entry: dict[str, Any]) -> Any:
         raise DataError(
             f"datasets: unknown key {sorted(unknown)}; an entry has path, name, split, columns, fraction, rows"
         )
-    rows = schemas.rename(rows, entry.get("columns") or [])
+    columns = entry.get("columns") or []
+    rows = schemas.rename(merged.without_fillers(rows, [*later, *columns]), columns)
     if entry.get("rows"):
         rows = rows.take(entry["rows"])
     return rows

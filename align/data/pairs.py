@@ -30,6 +30,7 @@ class Pairing:
     held_out: bool = False  # not every one of the annotators needs to have ranked here
 
 
+BESIDE = ("category", "tools", "chat_template_kwargs")  # what a pair has of its ranking beside the words
 ALL = Pairing()  # the defaults: every annotator, ties dropped, prompts weighing the same
 
 
@@ -41,18 +42,24 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def prompt_key(prompt: Any) -> str:
+def prompt_key(prompt: Any, chat_template_kwargs: dict[str, Any] | None = None) -> str:
     """16 hex digits that name a prompt; plain text is the same prompt as one user message with it.
 
-    So are two Unicode forms of a text (NFC and NFD look alike, and a model is asked the same).
+    So are two Unicode forms of a text (NFC and NFD look alike, and a model is asked the same). What else a template is
+    told, a system prompt often, makes another prompt of the same words.
     """
     told = text.canonical(prompt)
-    return digest([["user", told]] if isinstance(told, str) else told)
+    turns = [["user", told]] if isinstance(told, str) else told
+    return digest([*turns, dict(sorted(chat_template_kwargs.items()))] if chat_template_kwargs else turns)
+
+
+def _key(row: dict) -> str:
+    return prompt_key(row["prompt"], row.get("chat_template_kwargs"))
 
 
 def item_key(row: dict) -> str:
     """16 hex digits that name an item: a prompt with its set of completions, in whatever order."""
-    return digest([prompt_key(row["prompt"]), sorted(map(text.completion, row["completions"]))])
+    return digest([_key(row), sorted(map(text.completion, row["completions"]))])
 
 
 # --------------------------------------------------------------------------------------------------------- rankings
@@ -135,7 +142,7 @@ def majority(rows: Iterable[dict]) -> list[dict]:
     told: dict[tuple, tuple[dict, Any, Any]] = {}
     kinds: dict[tuple, set[str | None]] = defaultdict(set)
     for number, row in enumerate(rows):
-        group = prompt_key(row["prompt"])
+        group = _key(row)
         for a, b, sign in compare(row):
             if text.completion(a) > text.completion(b):
                 a, b, sign = b, a, -sign
@@ -149,7 +156,7 @@ def majority(rows: Iterable[dict]) -> list[dict]:
         best = max(votes.values())
         winners = [sign for sign, count in votes.items() if count == best]
         sign = winners[0] if len(winners) == 1 else 0
-        rest = {name: row[name] for name in ("category", "split", "tools") if row.get(name) is not None}
+        rest = {name: row[name] for name in ("split", *BESIDE) if row.get(name) is not None}
         ranking = {1: [1, 2], -1: [2, 1], 0: [1, 1]}[sign]
         kind = row.get("kind") if len(kinds[key]) == 1 else "mixed"
         out.append({"prompt": row["prompt"], "completions": [a, b], "ranking": ranking, "annotator": "majority",
@@ -166,7 +173,7 @@ def of_rankings(rows: Iterable[dict], source: str, pairing: Pairing = ALL) -> tu
         pairing: the choices that the user has.
 
     Returns:
-        Rows of `prompt`, `chosen`, `rejected`, `weight`, `group` (and `category`, `tools`), those of one prompt next
+        Rows of `prompt`, `chosen`, `rejected`, `weight`, `group` (and `BESIDE`), those of one prompt next
         to each other in the order of its first row; and counts: `rankings` read, what gave nothing and why, `pairs`
         made.
 
@@ -180,7 +187,7 @@ def of_rankings(rows: Iterable[dict], source: str, pairing: Pairing = ALL) -> tu
     groups: dict[str, list[dict]] = defaultdict(list)
     for number, row in enumerate(kept):
         by = str(row.get("annotator") or number)
-        groups[prompt_key(row["prompt"])] += [{**pair, "by": by} for pair in _expand(row, pairing.ties, counts)]
+        groups[_key(row)] += [{**pair, "by": by} for pair in _expand(row, pairing.ties, counts)]
     out = [{**pair, "group": group} for group, members in groups.items() for pair in members]
     counts["pairs"] = len(out)
     if not out:
@@ -193,7 +200,7 @@ def of_rankings(rows: Iterable[dict], source: str, pairing: Pairing = ALL) -> tu
 
 def _expand(row: dict, ties: str, counts: Counter[str]) -> Iterator[dict]:
     """The pairs of one ranking, the better one as `chosen`; `weight` is 1, or 1/2 for each direction of a tie."""
-    rest = {name: row[name] for name in ("category", "tools") if row.get(name) is not None}
+    rest = {name: row[name] for name in BESIDE if row.get(name) is not None}
     for a, b, sign in compare(row):
         if text.completion(a) == text.completion(b):
             counts["pairs of identical completions"] += 1

@@ -29,22 +29,22 @@ from align.run.errors import DataError
 
 def _encode_sft(tokenizer: Any, row: dict) -> list[dict]:
     if row.get("messages") is not None:
-        found = chat.encode_messages(tokenizer, row["messages"], tools=row.get("tools"))
+        found = chat.encode_messages(tokenizer, row["messages"], **chat.beside(row))
         return [{"input_ids": one.input_ids, "labels": one.labels} for one in found]
-    prompt, completion = chat.encode_pair(tokenizer, row["prompt"], row["completion"], tools=row.get("tools"))
+    prompt, completion = chat.encode_pair(tokenizer, row["prompt"], row["completion"], **chat.beside(row))
     return [{"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}]
 
 
 def _encode_preference(tokenizer: Any, row: dict, answers_only: bool = False) -> list[dict]:
     sides = [reasoning.answer_of(row[side]) if answers_only else row[side] for side in ("chosen", "rejected")]
-    prompt, chosen = chat.encode_pair(tokenizer, row["prompt"], sides[0], tools=row.get("tools"))
-    again, rejected = chat.encode_pair(tokenizer, row["prompt"], sides[1], tools=row.get("tools"))
+    prompt, chosen = chat.encode_pair(tokenizer, row["prompt"], sides[0], **chat.beside(row))
+    again, rejected = chat.encode_pair(tokenizer, row["prompt"], sides[1], **chat.beside(row))
     assert prompt == again, (prompt, again)
     return [{"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}]
 
 
 def _encode_prompt(tokenizer: Any, row: dict) -> list[dict]:
-    return [{"input_ids": chat.encode_prompt(tokenizer, row["prompt"], tools=row.get("tools"))}]
+    return [{"input_ids": chat.encode_prompt(tokenizer, row["prompt"], **chat.beside(row))}]
 
 
 Encoder = Callable[[Any, dict], list[dict]]
@@ -70,7 +70,9 @@ def tokenise(
     """Tokenise normalised rows, drop what cannot be used, and count it in `report`. Nothing is truncated."""
     from align.data import lines
 
-    return lines.of_rows(_tokenised(rows, schema, partial(encode or ENCODERS[schema], tokenizer), max_length, report))
+    made = lines.of_rows(_tokenised(rows, schema, partial(encode or ENCODERS[schema], tokenizer), max_length, report))
+    report.not_read += [f"chat_template_kwargs.{name}" for name in chat.not_read(tokenizer, sorted(report.settings))]
+    return made
 
 
 def _tokenised(
@@ -78,8 +80,9 @@ def _tokenised(
 ) -> Iterator[dict]:
     report.limit = max_length
     report.limit_flag = "max_prompt_length" if schema == "prompt" else "max_length"
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         report.rows_in += 1
+        report.settings |= {*row.get("chat_template_kwargs", ())}
         reason, encoded = row["drop"], []
         if not reason:
             report.forms["text" if isinstance(row.get("prompt"), str) else "chat"] += 1
@@ -95,15 +98,15 @@ def _tokenised(
             report.dropped[reason] += 1
         if too_long or reason:
             told = {key: value for key, value in row.items() if key not in ("drop", "origin")}
-            report.first.setdefault(reason or "too long", text.short(str(told), 160))
+            report.first.setdefault(reason or "too long", f"row {number}, {text.short(str(told), 160)}")
             continue
         report.rows_out += 1
         report.examples += len(encoded)
         rest = {key: value for key, value in row.items() if key in _kept(schema, row) and value is not None}
         if schema == "preference":
-            rest["group"] = pairs.prompt_key(row["prompt"])
+            rest["group"] = pairs.prompt_key(row["prompt"], row.get("chat_template_kwargs"))
         yield from ({**rest, **one} for one in encoded)
-    report.not_read = rows.names
+    report.not_read, report.matter = list(rows.names), list(rows.matter)
 
 
 def _kept(schema: str, row: dict) -> Collection[str]:

@@ -6,10 +6,12 @@ import itertools
 import os
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from align.data import chat
+from align.data import chat, splits
+from align.data.forms import beside
 
 ROWS = 3
 HEAD, TAIL = 800, 300  # characters of a long piece that are shown
@@ -38,7 +40,8 @@ def show(rows: Any, source: str, encode: Callable[[dict], list[dict]], tokenizer
         lines = [line for number, row in enumerate(itertools.islice(rows, ROWS), 1)
                  for line in page.row(number, row, encode, limit)]  # fmt: skip
         head = f"The first rows of {visible(source)}, as the model gets them."
-        left = [f"not read: {visible(', '.join(rows.names))}"] if rows.names else []
+        taken = splits.taken_for(page.forms) if page.forms else []
+        left = [*taken, *map(visible, beside.not_read(rows.names, rows.matter))]
         end = "No model was loaded; leave --preview out to go on."
         print("\n".join([head, *page.legend(), *lines, "", *left, end]), flush=True)
     raise SystemExit(0)
@@ -60,6 +63,7 @@ class Preview:
     def __init__(self, tokenizer: Any, *, colour: bool):
         self.tokenizer, self.colour = tokenizer, colour
         self.kinds: set[str] = set()  # of pieces that were shown
+        self.forms: Counter[str] = Counter()  # what the prompts that were shown were taken for: text, chat
         added = tokenizer.added_tokens_decoder.items()
         self.special = {*tokenizer.all_special_ids, *(token_id for token_id, token in added if token.special)}
 
@@ -77,7 +81,7 @@ class Preview:
 
     def row(self, number: int, row: dict, encode: Callable[[dict], list[dict]], limit: int | None) -> list[str]:
         """One row: its title, where it came from, its pieces."""
-        origin = [_columns(part, column) for part, column in row.get("origin", {}).items()]
+        origin = _columns(row.get("origin", {}))
         told = [self._paint(f"  from {visible(', '.join(origin))}", FAINT)] if origin else []
         reason, examples = row["drop"], []
         if not reason:
@@ -87,6 +91,8 @@ class Preview:
                 reason = f"unusable ({error})"
         if reason:
             return ["", f"row {number}: left out, {visible(reason)}", *told]
+        if "text" not in row:
+            self.forms["text" if isinstance(row.get("prompt"), str) else "chat"] += 1
         lines = []
         for index, example in enumerate(examples, 1):
             pieces = list(_pieces(example))
@@ -165,7 +171,10 @@ def _shortened(text: str) -> str:
     return text if left_out <= TAIL else f"{text[:HEAD]} … {left_out:,} characters … {text[-TAIL:]}"
 
 
-def _columns(part: str, column: Any) -> str:
-    """The column, and which part of the row it is where that has another name."""
-    columns = column if isinstance(column, str) else " and ".join(map(str, column))
-    return columns if columns == part else f"{columns} ({part})"
+def _columns(origin: dict[str, Any]) -> list[str]:
+    """Each column that was read, and which part of the row it is where that has another name."""
+    parts: dict[str, list[str]] = {}
+    for part, columns in origin.items():
+        for column in [columns] if isinstance(columns, str) else columns:
+            parts.setdefault(column, []).append(part)
+    return [column if found == [column] else f"{column} ({' and '.join(found)})" for column, found in parts.items()]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from align.data import load, pairs
-from align.data.forms import schemas
+from align.data.forms import beside, schemas, sides
 from align.run.arguments import DataArguments
 from align.run.errors import DataError
 
@@ -33,6 +33,8 @@ class Report:
     limit_flag: str = "max_length"
     forms: Counter[str] = field(default_factory=Counter)  # prompts by what they were taken for: text, chat
     not_read: list[str] = field(default_factory=list)  # columns
+    matter: list[str] = field(default_factory=list)  # those of them that are often part of what is learnt
+    settings: set[str] = field(default_factory=set)  # names in the rows' chat_template_kwargs
 
     def __str__(self) -> str:
         reasons = [f"{count:,} {reason}" for reason, count in self.dropped.items()]
@@ -46,8 +48,7 @@ class Report:
                 f"TOO LONG: {self.too_long / self.rows_in:.1%} of the rows are left out; the longest has "
                 f"{self.longest:,} tokens, and --{self.limit_flag} {self.longest} would take them all"
             )
-        if self.not_read:
-            lines.append(f"not read: {', '.join(self.not_read)}")
+        lines += beside.not_read(self.not_read, self.matter)
         return "\n    ".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -82,12 +83,12 @@ def check_dropped(report: Report, args: DataArguments) -> None:
     Raises:
         DataError: with the reasons, the first such row, and the ways on.
     """
-    lost = sum(report.dropped.values())
+    lost = sum(count for reason, count in report.dropped.items() if reason != sides.BAD)  # the data set's own word
     unfit = lost > args.max_dropped * report.rows_in
     long = report.too_long > args.max_too_long * report.rows_in
     if report.rows_out and not unfit and not long:
         return
-    all_lost = lost + report.too_long
+    all_lost = sum(report.dropped.values()) + report.too_long
     lines = [
         f"{report.source}: {all_lost} of {report.rows_in} rows ({all_lost / report.rows_in:.1%}) cannot be used:",
         *(f"    {count} {reason}, the first: {report.first[reason]}" for reason, count in report.dropped.items()),
@@ -119,7 +120,7 @@ class Splits:
 
     def __str__(self) -> str:
         lines = [f"  {name}: {report}" for name, report in self.reports.items()]
-        lines += [f"  {line}" for line in _taken_for(sum((r.forms for r in self.reports.values()), Counter()))]
+        lines += [f"  {line}" for line in taken_for(sum((r.forms for r in self.reports.values()), Counter()))]
         return "\n".join(lines + ([f"  {self.shared['line']}"] if self.shared else []))
 
     def as_dict(self) -> dict[str, Any]:
@@ -127,7 +128,7 @@ class Splits:
         return found | ({"shared_prompts": self.shared} if self.shared else {})
 
 
-def _taken_for(forms: Counter[str]) -> list[str]:
+def taken_for(forms: Counter[str]) -> list[str]:
     """What the prompts were taken for, and the flag that says otherwise."""
     said = {
         "text": "plain text, without the chat template (--prompt_format chat makes each a user's turn)",
@@ -135,7 +136,7 @@ def _taken_for(forms: Counter[str]) -> list[str]:
     }
     if len(forms) == 1:
         return [f"prompts: {said[next(iter(forms))]}"]
-    return [f"prompts: {count:,} are {said[form]}" for form, count in sorted(forms.items())]
+    return [f"prompts: {count:,} as {said[form]}" for form, count in sorted(forms.items())]
 
 
 def read(args: DataArguments, *, seed: int, stream: bool = False) -> dict[str, Any]:

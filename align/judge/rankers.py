@@ -119,7 +119,7 @@ class RewardJudge:
 
         try:
             rows = [
-                sum(chat.encode_pair(self.tokenizer, item["prompt"], c, tools=item.get("tools"), read=True), [])
+                sum(chat.encode_pair(self.tokenizer, item["prompt"], c, read=True, **chat.beside(item)), [])
                 for c in item["completions"]
             ]
         except chat.TemplateError as error:

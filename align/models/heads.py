@@ -68,6 +68,27 @@ def check(
             )
 
 
+def class_of(path: str, config: Any, *, reward_model: bool) -> Any:
+    """The class of a family's language models, or of its models with a score.
+
+    Raises:
+        ConfigError: for a family that transformers has none for.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    families = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if reward_model else MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) in families:
+        return families[type(config)]
+    family = config.model_type
+    if not reward_model:
+        raise ConfigError(f"{path} is of a family ({family}) that transformers has no language model for; take another")
+    raise ConfigError(
+        f"{path} is of a family ({family}) that transformers has no class with a score for, so it can be neither "
+        "reward model nor critic; train the reward model from another family (Llama, Qwen3, Gemma ...), which PPO and "
+        "RLOO give their answers as text, and with PPO take --value_model head, or adapter"
+    )
+
+
 def encodes(model: Any) -> bool:
     """Is it an encoder, whose head reads the whole sequence? A decoder's `score` reads the last token."""
     return model.get_output_embeddings() is None and not hasattr(model, "score")
@@ -103,16 +124,16 @@ def _of(name: str, heads: list[str]) -> bool:
 def _heads(source: str, revision: str) -> tuple[list[str], list[str]]:
     """Names of the parts behind the trunk, and of the weights that give the score, in the family's class."""
     import torch
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+    from transformers import AutoConfig
     from transformers.modeling_utils import set_zero3_state
 
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, num_labels=1)
-        family = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+        family = class_of(source, config, reward_model=True)
         with set_zero3_state(), torch.device("meta"):  # under ZeRO-3 its trunk would be sharded, without weights
             model = family(config)
-    except KeyError as error:
-        raise ConfigError(f"{source} is of a family ({config.model_type}) without a class that scores") from error
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         said = str(error).strip().splitlines()[0]
         raise ConfigError(f"{source} cannot be used as a reward model: {said}") from error

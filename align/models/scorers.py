@@ -140,7 +140,7 @@ def from_model(
             return [*row["input_ids"], *completion.ids]
         prompt = row["prompt"]
         said = completion.text if isinstance(prompt, str) else [{"role": "assistant", "content": completion.text}]
-        return sum(chat.encode_pair(own_tokenizer, prompt, said, tools=row.get("tools"), read=True), [])
+        return sum(chat.encode_pair(own_tokenizer, prompt, said, read=True, **chat.beside(row)), [])
 
     def score(rows: list[dict], completions: list[Any]) -> list[float]:
         return scores([encode(row, completion) for row, completion in zip(rows, completions, strict=True)])

@@ -17,6 +17,7 @@ from align.ppo.sharding import place_frozen
 from align.ppo.trainer import PolicyTrainer
 from align.run.errors import ConfigError, fail, one_sentence
 from align.run.lineage import identity, same
+from align.train import preflight
 
 TRAINED = re.compile(r"(lora_|modules_to_save).*\.(default|value)(\.|$)|^value_head\.|^critic\.")
 
@@ -136,12 +137,14 @@ def build(
     """
     from peft import get_peft_model
 
-    policy = checkpoints.load_policy(parent, model_args, tokenizer)
-    lora = checkpoints.lora_config(model_args)
     critic, start = None, parent
     if value_model == "full":
         if reward_path and same_tokens(reward_path, tokenizer):
             start = checkpoints.resolve_parent(reward_path, output_dir, role="reward")
+        preflight.skeleton(start, model_args, reward_model=True)  # a family without a score is told before weights load
+    policy = checkpoints.load_policy(parent, model_args, tokenizer)
+    lora = checkpoints.lora_config(model_args)
+    if value_model == "full":
         critic = checkpoints.load_reward_model(start, _whole(model_args), tokenizer)
         if start == parent:
             nn.init.zeros_(critic.score.weight)

@@ -232,8 +232,15 @@ def check_rloo(args: Any, model_args: Any, resume: bool, columns: list[str]) -> 
         ConfigError: with all of it.
     """
     problems = []
-    if "tools" in columns:
-        problems.append(f"rows with tools: TRL's RLOO shows the policy prompts without them; use {recipe('ppo')}")
+    problems += [
+        f"rows with {name}: TRL's RLOO shows the policy prompts without them; use {recipe('ppo')}"
+        for name in ("tools", "chat_template_kwargs") if name in columns
+    ]  # fmt: skip
+    if args.chat_template_kwargs:
+        problems.append(
+            "chat_template_kwargs as a flag changes what the policy reads and nothing else that reads prompts: give "
+            f"rows a column of that name, and use {recipe('ppo')}"
+        )
     if args.sync_ref_model and model_args.use_peft:
         problems.append("sync_ref_model averages whole weights: it works without --use_peft")
     if args.sync_ref_model and args.beta == 0:

@@ -88,14 +88,15 @@ def trunk_of(language_model: Any) -> Any:
 
 
 def head_of(language_model: Any) -> Callable[[Tensor], Tensor]:
-    """Hidden states [N, H] to logits [N, V], with what some families do after the matrix (Gemma's cap, Cohere's and
-    Granite's scale). `check_head` compares it with the model's own forward pass before a run starts."""
+    """Hidden states [N, H] to logits [N, V], with what some families do after the matrix (Gemma's cap, Cohere's,
+    Granite's and Falcon-H1's scale). `check_head` compares it with the model's own forward pass before a run starts."""
     config = language_model.config.get_text_config()
     matrix = language_model.get_output_embeddings()
     if copies := getattr(matrix, "modules_to_save", None):  # a head that is trained whole: whose turn it is
         matrix = matrix.original_module if matrix.disable_adapters else copies[matrix.active_adapters[0]]
     cap = getattr(config, "final_logit_softcapping", None)
-    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    factors = [getattr(config, name, None) for name in ("logit_scale", "lm_head_multiplier")]
+    scale = next(filter(None, factors), 1 / (getattr(config, "logits_scaling", None) or 1))
     if cap is None and scale == 1:
         return matrix
 

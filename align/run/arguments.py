@@ -46,8 +46,8 @@ class DataArguments:
     test_split_size: float | None = field(
         default=None,
         metadata={
-            "help": "Share (0 to 1) or number of rows held out where there is no test split; rows with the same prompt "
-            "stay on one side."
+            "help": "Share (0 to 1) or number of rows held out where there is no test split (0: none); rows with the "
+            "same prompt stay on one side."
         },
     )
     columns: list[str] = field(

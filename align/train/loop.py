@@ -229,10 +229,11 @@ def check_saved(folder: Path) -> None:
 
 
 def show(title: str, metrics: dict[str, Any], keys: tuple[str, ...]) -> None:
-    """Print the handful of numbers that say whether the run worked."""
+    """Print the handful of numbers that say whether the run worked; nothing where none was measured."""
     if int(os.environ.get("RANK", "0")) != 0:
         return
     parts = [
         f"{k} {metrics[k]:.4g}" if isinstance(metrics[k], float) else f"{k} {metrics[k]}" for k in keys if k in metrics
     ]
-    print(f"{title}: " + ", ".join(parts), flush=True)
+    if parts:
+        print(f"{title}: " + ", ".join(parts), flush=True)

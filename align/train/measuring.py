@@ -9,17 +9,19 @@ B rows at once, T tokens, V vocabulary.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from align.models.generate import DISTRIBUTIONS_AT_ONCE, complete
-from align.run.errors import NotFinite, in_words
+from align.models.generate import DISTRIBUTIONS_AT_ONCE, complete, sample
+from align.run.errors import NotFinite, RunError, in_words, recipe
 from align.run.record import Run
 
-SHARE = 8  # answers that are read for a gate may have one token for so many that were trained on
-FEWEST, MOST = 8, 64  # prompts that the gate on stopping asks
+SHARE, LEAST = 0.25, 10.0  # the gate on stopping may take this part of the training's time; or so many seconds
+FEWEST, MOST = 8, 64  # prompts that it asks
+STEPS = 8  # on which the time of one is measured
 
 
 def take(run: Run, measurements: Mapping[str, Callable[[], dict[str, Any]]]) -> dict[str, Any]:
@@ -112,22 +114,24 @@ def held_out(trainer: Any) -> dict[str, float]:
     return {k: v for k, v in metrics.items() if isinstance(v, (int, float))}
 
 
-def stop_rate(trainer: Any, rows: Any, tokenizer: Any) -> dict[str, float]:
+def stop_rate(trainer: Any, rows: Any, tokenizer: Any, trained: float) -> dict[str, float]:
     """`stops`: the share of greedy answers to (held-out) demonstrations' prompts that end by themselves, and
     `stops_prompts`, on how many.
 
     An answer may be twice as long as the longest demonstration among them, less where the model has no room for that,
-    and never less than that demonstration. Between `FEWEST` and `MOST` prompts are asked, so many that their answers
-    have a `SHARE`th of the tokens that were trained on: a run of a few steps is not measured for longer than it trains.
-    Nothing where weights are sharded.
+    and never less than that demonstration. Between `FEWEST` and `MOST` prompts are asked, as many as fit into a `SHARE`
+    of the training's time were no answer to end. Nothing where weights are sharded.
+
+    Args:
+        trained: seconds that the training took.
+
+    Raises:
+        RunError: if there is no time for `FEWEST`. Fewer, or shorter answers, would not say whether they end.
     """
     some = rows.train if rows.test is None else rows.test
     if some is None or "labels" not in some.column_names or not _whole(trainer):
         return {}
     found = [_first_answer(row["input_ids"], row["labels"]) for row in some.select(range(min(MOST, len(some))))]
-    budget = int(trainer.state.num_input_tokens_seen) // SHARE
-    while len(found) > FEWEST and len(found) * 2 * max(length for _, length in found) > budget:
-        found.pop()
     longest = max(length for _, length in found)
     config = trainer.model.config.get_text_config()
     room = getattr(config, "max_position_embeddings", None) or 2**30
@@ -139,10 +143,41 @@ def stop_rate(trainer: Any, rows: Any, tokenizer: Any) -> dict[str, float]:
     policy = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
     tokens = allowed + max(map(len, prompts))
     size = rows_at_once(tokens, _cache_width(config), trainer.args.per_device_eval_batch_size)
+    prompts, size = _affordable(policy, prompts, size, allowed, tokenizer.pad_token_id, trained)
     with torch.no_grad():
         answers = complete(policy, tokenizer, prompts, max_new_tokens=allowed, temperature=0.0, batch_size=size)
         stopped = [said[0].stopped for _, said in answers]
     return {"stops": sum(stopped) / len(stopped), "stops_prompts": len(stopped)}
+
+
+def _affordable(
+    policy: Any, prompts: list[list[int]], size: int, allowed: int, pad_id: int, trained: float
+) -> tuple[list[list[int]], int]:
+    """The first prompts, as many as there is time for, and how many at once: `size`, or fewer where that is too slow.
+
+    Raises:
+        RunError: if there is time for fewer than `FEWEST`.
+    """
+    budget, fewest, needed = max(LEAST, SHARE * trained), min(FEWEST, len(prompts)), 0.0
+    for group in dict.fromkeys((min(size, len(prompts)), min(size, fewest))):
+        needed = _seconds(policy, sorted(prompts, key=len)[-group:], allowed, pad_id)
+        if (affordable := int(budget / max(needed, 1e-9)) * group) >= fewest:
+            return prompts[:affordable], group
+    needed *= -(-fewest // group)
+    raise RunError(
+        f"the training was too short for it: {fewest} answers of up to {allowed:,} tokens may take {needed:.0f} s "
+        f"here, and a quarter of the training's time is {SHARE * trained:.0f} s; {recipe('sample')} tells how many stop"
+    )
+
+
+def _seconds(policy: Any, prompts: list[list[int]], tokens: int, pad_id: int) -> float:
+    """How long a batch of answers takes if each has so many tokens: told from `STEPS` of them."""
+    took = []
+    for some in (1, 1, 1 + STEPS):  # the first call warms up
+        start = time.perf_counter()
+        sample(policy, prompts, stops=(), pad_id=pad_id, max_new_tokens=some, temperature=0.0)
+        took.append(time.perf_counter() - start)
+    return took[1] + max(took[2] - took[1], 0.0) / STEPS * tokens
 
 
 def _first_answer(ids: list[int], labels: list[int]) -> tuple[list[int], int]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from trl import SFTConfig
+from accelerate import PartialState
+from trl import DPOConfig, SFTConfig
 
-from align.models import adapters, checkpoints
+from align.models import adapters, checkpoints, heads
 from align.run.errors import fail, one_sentence
+from align.train import logits
 
 BY_LAYER = ("galore", "apollo", "lomo")  # optimizers that are made of a model's layers
 ROOM = ("max_position_embeddings", "n_positions", "max_sequence_length")
@@ -27,14 +29,13 @@ def check(
     Raises:
         ConfigError: with every problem found; no weights have been loaded by then.
     """
-    if isinstance(args, SFTConfig) and model_args.use_peft and "lm_head" in checkpoints.lora_targets(model_args):
-        args.loss_type = args.loss_type.replace("chunked_", "")  # the same loss; TRL's in pieces passes over an adapter
     problems = _evaluation(args, rows)
     model = None if path is None else skeleton(path, model_args, reward_model=reward_model)
     _optimizer(args, model)
     if model is not None:
         problems += _room(model.config.get_text_config(), rows, answer)
         problems += _lora(model, model_args) if model_args.use_peft else []
+        problems += [] if reward_model else _logits(args, model, model_args)  # last: it is of no use afterwards
     if problems:
         fail(problems)
 
@@ -46,7 +47,7 @@ def skeleton(path: str, model_args: Any, *, reward_model: bool = False) -> Any:
         ConfigError: for an attention that is not there, or a layout that transformers does not know.
     """
     import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+    from transformers import AutoConfig
     from transformers.modeling_utils import set_zero3_state
 
     revision = model_args.model_revision
@@ -55,13 +56,13 @@ def skeleton(path: str, model_args: Any, *, reward_model: bool = False) -> Any:
         path, revision = adapters.base_of(folder)
         folder = adapters.located(path, revision)
     extra = {"num_labels": 1} if reward_model else {}
-    families = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if reward_model else MODEL_FOR_CAUSAL_LM_MAPPING
     # under ZeRO-3 a trunk that is made inside a scoring model would be sharded, without weights
     with one_sentence(f"{path} cannot be trained like this"), set_zero3_state(), torch.device("meta"):
         config = AutoConfig.from_pretrained(
             path, revision=revision, attn_implementation=model_args.attn_implementation, **extra
         )
-        return families[type(config)](config)  # not by `from_config`, which under ZeRO-3 would shard it
+        # not by `from_config`, which under ZeRO-3 would shard it
+        return heads.class_of(path, config, reward_model=reward_model)(config)
 
 
 def _evaluation(args: Any, rows: Any) -> list[str]:
@@ -116,8 +117,8 @@ def _room(config: Any, rows: Any, answer: int) -> list[str]:
         return []
     if answer:
         return [f"the longest prompt has {longest:,} tokens, an answer may have {answer:,}, and the model has room "
-                f"for {room:,} positions: lower --max_prompt_length (longer prompts are dropped and counted), or the longest "
-                "answer"]  # fmt: skip
+                f"for {room:,} positions: lower --max_prompt_length (longer prompts are dropped and counted), or the "
+                "longest answer"]  # fmt: skip
     return [f"max_length: the longest row has {longest:,} tokens and the model has positions for {room:,}; give "
             f"--max_length {room} (longer rows are dropped and counted)"]  # fmt: skip
 
@@ -130,6 +131,37 @@ def _longest(rows: Any) -> int:
         return max((len(ids) for name in names for ids in rows[name]), default=0)
     answers = [max(map(len, sides)) for sides in zip(*(rows[name] for name in names), strict=True)]
     return max((len(ids) + more for ids, more in zip(rows["prompt_ids"], answers, strict=True)), default=0)
+
+
+def _logits(args: Any, model: Any, model_args: Any) -> list[str]:
+    """Is the loss that is trained the model's own? Where TRL's loss in pieces is not, SFT takes the whole one."""
+    pieces = isinstance(args, SFTConfig) and args.loss_type == "chunked_nll"
+    if not pieces and not args.use_liger_kernel:
+        return []
+    family, cap = model.config.model_type, getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    adapted = model_args.use_peft and _fits(checkpoints.lora_targets(model_args), _head(model))
+    seen = logits.seen(model)
+    if args.use_liger_kernel and not seen.plain and (cap is None or isinstance(args, DPOConfig)):
+        return [f"use_liger_kernel: Liger's losses do not see what {family} models do to their logits after the head; "
+                "leave it out"]  # fmt: skip
+    if pieces and (adapted or not seen.in_pieces):
+        why = "an adapter on the head" if adapted else f"what {family} models do to their logits after the head"
+        args.loss_type = "nll"
+        PartialState().print(f"loss_type: nll, the model's own loss; chunked_nll does not see {why}", flush=True)
+    return []
+
+
+def _head(model: Any) -> str:
+    """The name of the matrix to the vocabulary."""
+    head = model.get_output_embeddings()
+    return next((name for name, module in model.named_modules() if module is head), "lm_head")
+
+
+def _fits(targets: str | list[str], name: str) -> bool:
+    """Would LoRA be put on the module of this name?"""
+    if isinstance(targets, str):  # `all-linear` leaves out the head
+        return targets != "all-linear" and re.fullmatch(targets, name) is not None
+    return any(name == one or name.endswith(f".{one}") for one in targets)
 
 
 def _lora(model: Any, model_args: Any) -> list[str]:

@@ -7,9 +7,9 @@ template, pad and stop tokens), dates.py (templates that read today's date), rea
 from align.data.chat.dates import pinned, pinned_in
 from align.data.chat.encode import Encoded, decode_answer, encode_messages, encode_pair, encode_prompt
 from align.data.chat.set_up import set_up_tokenizer, stop_ids
-from align.data.chat.templates import Messages, TemplateError, render
+from align.data.chat.templates import Messages, TemplateError, beside, not_read, render
 
 __all__ = [
-    "Encoded", "Messages", "TemplateError", "decode_answer", "encode_messages", "encode_pair", "encode_prompt",
-    "pinned", "pinned_in", "render", "set_up_tokenizer", "stop_ids",
+    "Encoded", "Messages", "TemplateError", "beside", "decode_answer", "encode_messages", "encode_pair",
+    "encode_prompt", "not_read", "pinned", "pinned_in", "render", "set_up_tokenizer", "stop_ids",
 ]  # fmt: skip

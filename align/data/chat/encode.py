@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from align.data.chat import reasoning
+from align.data.chat.answered import Beside, answered
 from align.data.chat.set_up import call_end, special_ids
 from align.data.chat.templates import (
-    ANOTHER,
-    SAID,
-    THOUGHT,
     Messages,
     TemplateError,
     check_kept,
@@ -27,6 +25,7 @@ from align.data.chat.templates import (
 )
 
 Tools = list[dict[str, Any]] | None
+Settings = dict[str, Any] | None  # a row's `chat_template_kwargs`
 
 
 @dataclass
@@ -42,7 +41,9 @@ class Encoded:
         return [token if keep else -100 for token, keep in zip(self.input_ids, self.learnt, strict=True)]
 
 
-def encode_messages(tokenizer: Any, messages: Messages, *, tools: Tools = None) -> list[Encoded]:
+def encode_messages(
+    tokenizer: Any, messages: Messages, *, tools: Tools = None, chat_template_kwargs: Settings = None
+) -> list[Encoded]:
     """Tokenise a conversation for SFT: as few sequences as hold every learnt turn exactly as it would be generated.
 
     Most templates need one sequence. Every turn of the assistant is learnt once, but for those with `"learn": False`.
@@ -53,7 +54,8 @@ def encode_messages(tokenizer: Any, messages: Messages, *, tools: Tools = None) 
     turns = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m.get("learn", True)]
     if not turns:
         raise TemplateError("there is no assistant turn to learn from")
-    found = {turn: _encode_turn(tokenizer, messages[: turn + 1], tools) for turn in turns}
+    beside = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
+    found = {turn: _encode_turn(tokenizer, messages[: turn + 1], beside) for turn in turns}
     made: list[Encoded] = []
     while turns:
         prompt, answer = found[turns[-1]]
@@ -71,7 +73,9 @@ def encode_messages(tokenizer: Any, messages: Messages, *, tools: Tools = None) 
     return made[::-1]
 
 
-def encode_prompt(tokenizer: Any, prompt: str | Messages, *, tools: Tools = None) -> list[int]:
+def encode_prompt(
+    tokenizer: Any, prompt: str | Messages, *, tools: Tools = None, chat_template_kwargs: Settings = None
+) -> list[int]:
     """Token ids of a prompt, up to where the assistant begins. Plain text is taken as it is, with the BOS if any.
 
     Raises:
@@ -79,12 +83,15 @@ def encode_prompt(tokenizer: Any, prompt: str | Messages, *, tools: Tools = None
     """
     if isinstance(prompt, str):
         return _ids(tokenizer, prompt)
-    return _ids_of(tokenizer, _opening(tokenizer, prompt, tools))
+    return _ids_of(
+        tokenizer, _opening(tokenizer, prompt, {"tools": tools, "chat_template_kwargs": chat_template_kwargs})
+    )
 
 
 def encode_pair(
-    tokenizer: Any, prompt: str | Messages, completion: str | Messages, *, tools: Tools = None, read: bool = False
-) -> tuple[list[int], list[int]]:
+    tokenizer: Any, prompt: str | Messages, completion: str | Messages, *, tools: Tools = None,
+    chat_template_kwargs: Settings = None, read: bool = False,
+) -> tuple[list[int], list[int]]:  # fmt: skip
     """Token ids of a prompt and of one completion with its stop token.
 
     Args:
@@ -103,28 +110,26 @@ def encode_pair(
         return before, [*answer, tokenizer.eos_token_id]
     if len(completion) != 1 or completion[0]["role"] != "assistant":  # type: ignore[index]
         raise TemplateError("a completion has to be one message of the assistant; end the prompt before its last turn")
-    return _encode_turn(tokenizer, [*prompt, *said], tools, read=read)
+    beside = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
+    return _encode_turn(tokenizer, [*prompt, *said], beside, read=read)
 
 
 EMPTY = "the assistant's turn is empty: it would teach to say nothing"
 
 
 def _encode_turn(
-    tokenizer: Any, messages: Messages, tools: Tools, *, read: bool = False
+    tokenizer: Any, messages: Messages, beside: Beside, *, read: bool = False
 ) -> tuple[list[int], list[int]]:
     """Token ids of all that comes before the last message, the assistant's, and of that one with its stop token."""
     said = reasoning.apart(messages[-1])
     if not said["content"].strip() and not said.get("tool_calls") and not read:
         raise TemplateError(EMPTY if not said.get("reasoning_content") else "reasoning without an answer after it")
-    opening = _opening(tokenizer, messages[:-1], tools)
-    whole = render(tokenizer, messages, generation_prompt=False, tools=tools)
-    begins = len(opening) if whole.startswith(opening) else _moved(tokenizer, messages, tools, opening)
-    text = None if begins is None else whole[begins:]
-    if text is None or _drops_thoughts(text, said):
-        text = _with_thoughts(tokenizer, [*messages[:-1], said], tools, opening)
+    opening = _opening(tokenizer, messages[:-1], beside)
+    text = answered(tokenizer, [*messages[:-1], said], beside, opening)
     before, answer, ends = _apart(tokenizer, opening, text)
-    stop = tokenizer.convert_tokens_to_ids((said.get("tool_calls") and call_end(tokenizer)) or tokenizer.eos_token)
-    end = _end(tokenizer, answer, ends, text, {stop, tokenizer.eos_token_id})
+    called, inside = call_end(tokenizer) if said.get("tool_calls") else (None, set[int]())
+    stop = tokenizer.convert_tokens_to_ids(called or tokenizer.eos_token)
+    end = _end(tokenizer, answer, ends, text, {stop, tokenizer.eos_token_id}, inside)
     if end is None:  # the template leaves it to the next turn's beginning
         answer, end, kept = [*answer, stop], len(answer) + 1, text
     else:
@@ -135,57 +140,12 @@ def _encode_turn(
     return before, answer[:end]
 
 
-def _moved(tokenizer: Any, messages: Messages, tools: Tools, opening: str) -> int | None:
-    """Where the answer begins in a conversation whose earlier words stand elsewhere once it is answered; None if only
-    its own beginning differs. Mistral's system message is in the last question, and in none that has an answer."""
-    asked = next((m["content"].strip() for m in reversed(messages[:-1]) if m["content"].strip()), None)
-    if asked is None or asked not in opening:
-        return None
-    mark = {"role": "assistant", "content": SAID}
-    whole = render(tokenizer, [*messages[:-1], mark], generation_prompt=False, tools=tools)
-    closing = opening[opening.rindex(asked) :]  # the last question and what leads to its answer
-    at = whole.rfind(closing, 0, whole.rindex(SAID)) if SAID in whole else -1
-    between = whole[at + len(closing) : whole.rindex(SAID)] if at >= 0 else "…"
-    return at + len(closing) if not between.strip() else None
-
-
-def _opening(tokenizer: Any, prompt: Messages, tools: Tools) -> str:
+def _opening(tokenizer: Any, prompt: Messages, beside: Beside) -> str:
     """The text of a prompt, checked to hold what its messages say."""
-    text = render(tokenizer, prompt, generation_prompt=True, tools=tools)
+    text = render(tokenizer, prompt, generation_prompt=True, **beside)
     for message in prompt:
         check_kept(text, message, thoughts=False)
     return text
-
-
-def _drops_thoughts(text: str, said: dict[str, Any]) -> bool:
-    thought = said.get("reasoning_content", "")
-    return bool(thought) and packed(thought) not in packed(text)
-
-
-def _with_thoughts(tokenizer: Any, messages: Messages, tools: Tools, opening: str) -> str:
-    """The answer's text with its reasoning, for templates that open it in the prompt, or take it out of every answer.
-
-    DeepSeek R1's do both: generation begins after `<think>`, and a finished answer is rendered without its thoughts. So
-    they are put back where generation writes them; where there are none, the thought that the prompt opens is closed.
-    """
-    said = messages[-1]
-    thought, words = said.get("reasoning_content", ""), said["content"].strip()
-    bare = {key: value for key, value in said.items() if key != "reasoning_content"} | {"content": SAID}
-    thinking = [*messages[:-1], {**bare, "reasoning_content": THOUGHT}]
-    whole = render(tokenizer, thinking, generation_prompt=False, tools=tools)
-    if whole.startswith(opening) and THOUGHT in whole[len(opening) :]:  # the template's own way to write them
-        return whole[len(opening) :].replace(THOUGHT, thought, 1).replace(SAID, words, 1)
-    whole = render(tokenizer, [*messages[:-1], bare], generation_prompt=False, tools=tools)
-    at = whole.rfind(SAID)
-    begun = opening[at:].strip() if at >= 0 and opening.startswith(whole[:at]) else None
-    closed = bool(thought) and opening.rstrip().endswith(reasoning.CLOSE)  # nothing can be thought after that
-    if closed or begun not in ("", reasoning.OPEN) or reasoning.CLOSE not in str(tokenizer.chat_template):
-        raise TemplateError(
-            "the chat template begins an answer with other words when it is generated than when it is learnt"
-            + (" with its reasoning" if thought else "") + f". {ANOTHER}"
-        )  # fmt: skip
-    answer = reasoning.joined(thought, words) + whole[at + len(SAID) :]
-    return answer.removeprefix(f"{reasoning.OPEN}\n") if begun else answer
 
 
 def decode_answer(tokenizer: Any, prompt: list[int], ids: list[int], stopped: bool) -> tuple[str, str]:
@@ -241,8 +201,13 @@ def _apart(
     return before, answer, [end for _, end in encoding["offset_mapping"]]
 
 
-def _end(tokenizer: Any, answer: list[int], ends: list[int], text: str, stops: set[int]) -> int | None:
+def _end(
+    tokenizer: Any, answer: list[int], ends: list[int], text: str, stops: set[int], inside: set[int]
+) -> int | None:
     """How many tokens of `answer` belong to it, the stop token included; None where there is none.
+
+    Args:
+        inside: special tokens that belong to a call of a tool, so end nothing.
 
     Raises:
         TemplateError: if another special token ends it, of which generation knows nothing.
@@ -250,7 +215,7 @@ def _end(tokenizer: Any, answer: list[int], ends: list[int], text: str, stops: s
     end = next((at + 1 for at, token in enumerate(answer) if token in stops), None)
     if end is not None:
         return end
-    special = special_ids(tokenizer)
+    special = special_ids(tokenizer) - inside
     last = next((at for at in reversed(range(len(answer))) if answer[at] in special), None)
     if last is not None and not text[ends[last] :].strip():
         raise TemplateError("the assistant's turn does not end with the stop token")

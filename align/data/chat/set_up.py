@@ -113,29 +113,20 @@ def special_ids(tokenizer: Any) -> set[int]:
 
 
 def _closing(
-    tokenizer: Any, messages: Messages, word: str, follows: dict[str, Any], stops: Collection[int]
-) -> str | None:
+    tokenizer: Any, messages: Messages, word: str, follows: dict[str, Any], stops: Collection[int],
+    inside: Collection[int] = (),
+) -> str | None:  # fmt: skip
     """The special token that ends the last of `messages`, read off the text after its `word`; None for none.
 
     Where several stand side by side it is the one of `stops`. Some templates (GLM's) write it as the beginning of the
-    next turn only, so one that `follows` is looked at as well.
+    next turn only, so one that `follows` is looked at as well. What is `inside` a turn ends none.
     """
-    system = [{"role": "system", "content": "y"}]
-    text, refusal = None, None
-    for some in (messages, [*system, *messages]):
-        try:
-            text = render(tokenizer, some, generation_prompt=False)
-        except TemplateError as error:
-            refusal = refusal or error
-            continue
-        break
-    if text is None:
-        raise refusal or AssertionError(messages)
+    text, some = _written(tokenizer, messages)
     if word not in text:
         raise TemplateError(
             "the chat template leaves out the assistant's words. Give one that writes them with --chat_template_path"
         )
-    special = special_ids(tokenizer)
+    special = special_ids(tokenizer) - {*inside}
 
     def first(tail: str) -> str | None:
         ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
@@ -155,25 +146,50 @@ def _closing(
     return first(text.rpartition(THOUGHT)[0].rpartition(word)[2])
 
 
-def call_end(tokenizer: Any) -> str | None:
-    """The special token that ends a turn that calls a tool; None where the template writes no tool calls."""
+def _written(tokenizer: Any, messages: Messages) -> tuple[str, Messages]:
+    """The text of a made conversation, and what it is of: a template may insist on a system message."""
+    refusal = None
+    for some in (messages, [{"role": "system", "content": "y"}, *messages]):
+        try:
+            return render(tokenizer, some, generation_prompt=False), some
+        except TemplateError as error:
+            refusal = refusal or error
+    raise refusal or AssertionError(messages)
+
+
+def call_end(tokenizer: Any) -> tuple[str | None, set[int]]:
+    """The special token that ends a turn that calls tools (None where the template writes no calls), and those that
+    end or begin a call within the turn: they stand between two calls."""
     template = str(tokenizer.chat_template) + str(tokenizer.eos_token)
     if template not in _call_ends:
         try:
-            found = _closing(tokenizer, [ASKED, CALL], VALUE, REPLY, {tokenizer.eos_token_id})
+            inside = _between_calls(tokenizer) - {tokenizer.eos_token_id}
+            found = _closing(tokenizer, [ASKED, CALL], VALUE, REPLY, {tokenizer.eos_token_id}, inside)
         except TemplateError:
-            found = None
-        _call_ends[template] = found
+            found, inside = None, set()
+        _call_ends[template] = (found, inside)
     return _call_ends[template]
 
 
-_call_ends: dict[str, str | None] = {}
+_call_ends: dict[str, tuple[str | None, set[int]]] = {}
+
+
+def _between_calls(tokenizer: Any) -> set[int]:
+    """Ids of the special tokens between two calls of one turn; none where the template writes one call only."""
+    call = CALL["tool_calls"][0]
+    other = {"id": "call00002", **call, "function": {**call["function"], "arguments": {"where": THOUGHT}}}
+    try:
+        text, _ = _written(tokenizer, [ASKED, {**CALL, "tool_calls": [call, other]}])
+    except TemplateError:
+        return set()
+    between = text.rpartition(THOUGHT)[0].rpartition(VALUE)[2] if VALUE in text.rpartition(THOUGHT)[0] else ""
+    return special_ids(tokenizer) & {*tokenizer(between, add_special_tokens=False)["input_ids"]}
 
 
 def stop_ids(tokenizer: Any, generation_config: Any = None) -> list[int]:
     """The token ids that end an answer: the trained one first, that of tool calls where it is another, then those that
     the checkpoint itself names."""
-    called = call_end(tokenizer)
+    called, _ = call_end(tokenizer)
     named = generation_config.eos_token_id if generation_config is not None else None
     ids = [tokenizer.eos_token_id, None if called is None else tokenizer.convert_tokens_to_ids(called)]
     ids += named if isinstance(named, list) else [named]

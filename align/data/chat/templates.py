@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,13 +88,15 @@ def _try(tokenizer: Any, messages: Messages, shape: Shape, word: str, tools: lis
     return ""
 
 
-def _render(tokenizer: Any, messages: Messages, shape: Shape, *, generation_prompt: bool, tools: Any) -> str:
+def _render(
+    tokenizer: Any, messages: Messages, shape: Shape, *, generation_prompt: bool, tools: Any, more: Any = None
+) -> str:
     import jinja2
 
     told = [_told(message, shape) for message in messages]
     try:
         return tokenizer.apply_chat_template(
-            told, tokenize=False, add_generation_prompt=generation_prompt, tools=tools or None
+            told, tokenize=False, add_generation_prompt=generation_prompt, tools=tools or None, **(more or {})
         )
     except jinja2.exceptions.TemplateSyntaxError as error:
         raise TemplateError(f"the chat template is no valid Jinja (line {error.lineno}: {error})") from error
@@ -138,20 +140,45 @@ def _arguments(function: dict[str, Any]) -> Any:
     return {} if arguments is None else arguments
 
 
+def beside(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row tells the template beside its messages, as `render` and the functions of `encode` take it."""
+    return {name: row.get(name) for name in ("tools", "chat_template_kwargs")}
+
+
 def render(
-    tokenizer: Any, messages: Messages, *, generation_prompt: bool, tools: list[dict[str, Any]] | None = None
-) -> str:
+    tokenizer: Any, messages: Messages, *, generation_prompt: bool, tools: list[dict[str, Any]] | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> str:  # fmt: skip
     """The text of a conversation; with `generation_prompt`, up to where the assistant would begin.
 
+    Args:
+        chat_template_kwargs: names that the template reads beside the messages (`enable_thinking`, …).
+
     Raises:
-        TemplateError: if the template refuses the messages, or can write neither tools nor calls where there are some.
+        TemplateError: if the template refuses the messages, or can write neither tools nor calls where there are some,
+            or words of `chat_template_kwargs`.
     """
+    more = chat_template_kwargs or {}
+    lost = [name for name in not_read(tokenizer, more) if more[name] and not isinstance(more[name], (bool, int, float))]
+    if lost:
+        raise TemplateError(
+            f"the chat template does not read {', '.join(lost)} of the row's chat_template_kwargs. {ANOTHER}, or take "
+            "the column out: --columns chat_template_kwargs=other"
+        )
     shape = _shape(tokenizer)
     if tools and not shape.tools:
-        raise TemplateError(f"the chat template does not write the row's tools. {ANOTHER}, or take tools out")
+        raise TemplateError(
+            f"the chat template does not write the row's tools. {ANOTHER}, or take them out with --columns tools=other"
+        )
     if not shape.calls and any(message.get("tool_calls") for message in messages):
         raise TemplateError(f"the chat template does not write tool calls. {ANOTHER} that does")
-    return _render(tokenizer, messages, shape, generation_prompt=generation_prompt, tools=tools)
+    return _render(tokenizer, messages, shape, generation_prompt=generation_prompt, tools=tools, more=more)
+
+
+def not_read(tokenizer: Any, names: Iterable[str]) -> list[str]:
+    """Those of some names of `chat_template_kwargs` that the template does not have."""
+    template = str(tokenizer.chat_template)
+    return [name for name in names if not re.search(rf"\b{re.escape(name)}\b", template)]
 
 
 def is_turn(tokenizer: Any, prompt: str) -> bool:

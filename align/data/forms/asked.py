@@ -11,7 +11,7 @@ import unicodedata
 from typing import Any
 
 from align.data import text
-from align.data.forms import turns
+from align.data.forms import beside, turns
 from align.data.forms.reading import Reading
 from align.data.forms.turns import Messages
 from align.run.errors import DataError
@@ -88,6 +88,9 @@ def question(row: Reading) -> Prompt | None:
             return []
         said = turns.without_switches(row.messages("prompt", "prompt"))
         return with_system(row, said, "prompt")
+    if isinstance(value, (list, dict)):
+        way = f"--columns {name}=messages reads turns" if beside.holds_turns(value) else "write its words into a column"
+        raise DataError(f"{row.at(name)}: expected text, got {turns.told(value)}; {way}")
     asked = row.text("prompt", name)
     if name == "instruction":
         more = row.first(("input", "context"))
@@ -113,9 +116,10 @@ def _makes_turns(row: Reading) -> bool:
     completions = row.row.get("completions")
     if isinstance(completions, list) and any(isinstance(one, (list, dict)) for one in completions):
         return True
-    if row.row.get("history") or any(row.row.get(name) for name in SYSTEM):
+    # a file gives every row each of its columns, and is of one format: rows in which these are empty are chat too
+    if any(name in row.row for name in ("history", *SYSTEM)):
         return True
-    return bool(tools(row) or chat_template_kwargs(row))
+    return row.has("tools") or bool(chat_template_kwargs(row))
 
 
 def _history(row: Reading) -> Messages:
@@ -197,6 +201,21 @@ def contradiction(row: Reading, column: str, asked: Prompt, name: str, said: Mes
         f"{row.where}: {column} ({text.short(mine, 60)!r}) is not what is asked in {name} "
         f"({text.short(theirs, 60)!r}); give the one that is not meant another name: --columns {column}=other"
     )
+
+
+def with_reasoning(row: Reading, said: Messages) -> Messages:
+    """A conversation whose last answer has the reasoning that the row holds in a column of its own.
+
+    Where the answer has some already, or the column is a switch ("on", true), it is not read.
+    """
+    name = next((name for name in turns.REASONING if turns.is_thought(row.row.get(name))), None)
+    last = next((at for at in reversed(range(len(said))) if said[at]["role"] == "assistant"), None)
+    if name is None or last is None or "think>" in said[last]["content"]:
+        return said
+    if said[last].get("reasoning_content", row.row[name]) != row.row[name]:
+        return said
+    answer = {**said[last], "reasoning_content": row.text("reasoning", name)}
+    return [*said[:last], answer, *said[last + 1 :]]
 
 
 def tools(row: Reading) -> list[dict[str, Any]]:

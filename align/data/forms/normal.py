@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from align.data import pairs
-from align.data.forms import schemas
+from align.data.forms import beside, schemas
 from align.data.pairs import ALL, Pairing
 from align.data.splits import Report
 from align.run.errors import DataError
@@ -22,6 +22,7 @@ class NormalRows:
     source: str
     prompt_format: str = "auto"
     names: list[str] = field(default_factory=list)  # columns and keys of messages that a row read so far left unread
+    matter: list[str] = field(default_factory=list)  # those of them that are often part of what is learnt
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -34,7 +35,8 @@ class NormalRows:
 
     def _made(self, row: dict[str, Any], number: int) -> dict[str, Any]:
         made = schemas.MAKERS[self.schema](row, f"{self.source}, row {number + 1}", self.prompt_format)
-        self.names += [name for name in made["origin"].pop("unread", []) if name not in self.names]
+        for known, part in ((self.names, "unread"), (self.matter, "matter")):
+            known += [name for name in made["origin"].pop(part, []) if name not in known]
         return made
 
 
@@ -62,6 +64,6 @@ def normalise(
             report.rankings = counts
         unread = list(dict.fromkeys(name for row in read for name in row["unread"]))
         rows = [{k: v for k, v in pair.items() if k != "group"} for pair in made]
-    normal = NormalRows(rows, schema, source, prompt_format, unread)
+    normal = NormalRows(rows, schema, source, prompt_format, unread, [n for n in unread if beside.matters(n, None)])
     next(iter(normal))
     return normal

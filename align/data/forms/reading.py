@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from align.data.forms import turns
+from align.data.forms import beside, turns
 from align.data.forms.turns import Messages
 from align.run.errors import DataError
 
@@ -50,6 +50,8 @@ class Reading:
         """A column that holds messages, or one."""
         self.note(part, name)
         value, keys = self.row.get(name), set[str]()
+        if isinstance(value, str) and value.lstrip()[:1] == "[":  # as JSON, as `tools` often are
+            value = turns.decoded(value, self.at(name))
         said = turns.messages([value] if isinstance(value, dict) else value, self.at(name), keys)
         self.keys |= {f"{name}[].{key}" for key in keys}
         return said
@@ -80,3 +82,7 @@ class Reading:
         read = {name for names in self.origin.values() for name in names}
         said = {name for name, value in self.row.items() if value is not None and value not in ("", [], {})}
         return said - read | self.keys
+
+    def matter(self) -> list[str]:
+        """Those of the unread that are often part of what is learnt."""
+        return sorted(name for name in self.unread() if beside.matters(name, self.row.get(name)))

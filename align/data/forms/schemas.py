@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from align.data.forms import asked, sides, turns
+from align.data.forms import asked, beside, sides, turns
 from align.data.forms.reading import Reading
 from align.data.forms.turns import Messages
 from align.run.errors import DataError
@@ -48,14 +48,21 @@ def rename(rows: Any, columns: list[str]) -> Any:
             if rows.column_names and ours in rows.column_names:
                 rows = rows.remove_columns(ours)
             rows = rows.rename_column(theirs, ours)
+    if columns:
+        beside.refuse_undecided(columns, rows.column_names or [])
     return rows
 
 
 def _no_form(row: Reading, schema: str) -> NoForm:
     names = [name for name in row.row if row.has(name)] or list(row.row)
+    half = ""
+    if schema == "sft" and row.origin.get("prompt"):
+        half = f" (the question is in {row.origin['prompt'][0]}, and no column holds its answer)"
+    elif schema == "sft" and (answer := row.first(asked.ANSWERS)):
+        half = f" (an answer is in {answer}, and no column holds its question)"
     return NoForm(
-        f"{row.where}: has the columns {', '.join(names)}; this recipe needs {NEEDED[schema]}. "
-        "Map yours with --columns theirs=ours"
+        f"{row.where}: has the columns {', '.join(names)}{half}; this recipe needs {NEEDED[schema]}. "
+        f"{beside.way_on(row.row, schema)}"
     )
 
 
@@ -68,6 +75,7 @@ def _made(row: Reading, parts: dict[str, Any], drop: str) -> dict[str, Any]:
     origin = {part: names[0] if len(names) == 1 else names for part, names in row.origin.items()}
     if unread := sorted(row.unread()):
         origin["unread"] = unread
+        origin["matter"] = row.matter()
     return {**parts, **more, "drop": drop, "origin": origin}
 
 
@@ -87,21 +95,34 @@ def sft(raw: dict, where: str, prompt_format: str = "auto") -> dict:
     row = Reading(raw, where, prompt_format)
     said = asked.conversation(row)
     if said is None:
-        prompt, name = asked.question(row), _answer_column(row)
-        if prompt is None or name is None:
-            raise _no_form(row, "sft")
-        answer = row.side("answer", name)
-        if isinstance(prompt, str) and isinstance(answer, str):
-            drop = sides.EMPTY if turns.is_empty(answer) else sides.NO_PROMPT if asked.is_empty(prompt) else ""
-            return _made(row, {"prompt": prompt, "completion": answer}, drop)
-        if isinstance(prompt, str):
-            raise DataError(f"{where}: prompt and completion must both be text or both be messages")
-        if isinstance(answer, str):
-            answer = turns.assistant(sides.turned(row, answer) if name == "completion" else answer)
-        said = [*turns.without_switches(prompt), *answer]
-        if prompt and prompt[-1]["role"] == "assistant":
-            return _made(row, {"messages": said}, "whose prompt ends with the assistant's turn")
+        return _answered(row)
+    name = _answer_column(row)
+    if name and isinstance(raw[name], str) and said and said[-1]["role"] in ("user", "tool"):
+        said = [*said, *turns.assistant(row.text("answer", name))]
+    said = asked.with_reasoning(row, said)
     return _made(row, {"messages": said}, _unlearnable(said))
+
+
+def _answered(row: Reading) -> dict:
+    """A question and its answer, each in a column of its own."""
+    prompt, name = asked.question(row), _answer_column(row)
+    if prompt is None or name is None:
+        raise _no_form(row, "sft")
+    answer = row.side("answer", name)
+    bad = name == "completion" and isinstance(row.row.get("label"), bool) and not row.row["label"]
+    if name == "completion" and isinstance(row.row.get("label"), bool):
+        row.note("label", "label")
+    if isinstance(prompt, str) and isinstance(answer, str):
+        drop = sides.EMPTY if turns.is_empty(answer) else sides.NO_PROMPT if asked.is_empty(prompt) else ""
+        return _made(row, {"prompt": prompt, "completion": answer}, drop or (sides.BAD if bad else ""))
+    if isinstance(prompt, str):
+        raise DataError(f"{row.where}: prompt and completion must both be text or both be messages")
+    if isinstance(answer, str):
+        answer = turns.assistant(sides.turned(row, answer) if name == "completion" else answer)
+    said = asked.with_reasoning(row, [*turns.without_switches(prompt), *answer])
+    if prompt and prompt[-1]["role"] == "assistant":
+        return _made(row, {"messages": said}, "whose prompt ends with the assistant's turn")
+    return _made(row, {"messages": said}, _unlearnable(said) or (sides.BAD if bad else ""))
 
 
 def _answer_column(row: Reading) -> str | None:
@@ -180,7 +201,8 @@ def prompt(raw: dict, where: str, prompt_format: str = "auto") -> dict:
     gone |= {*OF_COMPLETIONS} if _has_completions(raw) else set()
     gone |= {"margin", "weight"} if raw.get("chosen") is not None else set()  # of a pair that is there no more
     kept = {name: value for name, value in raw.items() if name not in gone}
-    made["origin"].pop("unread", None)
+    for name in ("unread", "matter"):  # they are kept
+        made["origin"].pop(name, None)
     return {**kept, **made}
 
 

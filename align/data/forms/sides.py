@@ -8,7 +8,7 @@ from typing import Any
 import regex
 
 from align.data import text
-from align.data.forms import asked, turns
+from align.data.forms import asked, beside, turns
 from align.data.forms.asked import Prompt
 from align.data.forms.reading import Reading
 from align.data.forms.turns import Messages
@@ -18,6 +18,7 @@ from align.run.errors import DataError
 APART = "where chosen and rejected differ before the last turn"
 EMPTY = "with an empty answer"
 NO_PROMPT = "without a prompt"
+BAD = "whose label calls the answer bad"
 
 
 def pair(row: Reading) -> tuple[Prompt, Any, Any, str]:
@@ -67,6 +68,8 @@ def _of_messages(row: Reading, prompt: Prompt | None, chosen: Messages, rejected
     if len(chosen) > 1 or len(rejected) > 1:
         return prompt or begun, chosen, rejected, APART
     if not prompt:
+        if not any(turn["role"] == "user" for turn in begun):
+            _refuse_other_turns(row)
         prompt = asked.with_system(row, begun, "chosen")
         row.note("prompt", "chosen")
     elif begun:
@@ -105,6 +108,18 @@ def _is_a_question_of(prompt: Messages, begun: Messages) -> bool:
     return len(questions) == 1 and questions[0]["role"] == "user" and asked.agrees(questions[0]["content"], begun)
 
 
+def _refuse_other_turns(row: Reading) -> None:
+    """What two sides begin with is no prompt where the turns before them stand in a column that nothing reads."""
+    others = [name for name in row.unread() if name != beside.ASIDE and beside.holds_turns(row.row.get(name))]
+    if others:
+        name = min(others)
+        raise DataError(
+            f"{row.where}: nothing says what was asked before chosen and rejected, and {name} holds turns that are not "
+            f"read; --columns {name}=messages takes them for the prompt, {name}={beside.ASIDE} takes them out of the "
+            "way"
+        )
+
+
 def _shared_words(row: Reading, chosen: str, rejected: str) -> tuple[str, str, str, str]:
     """Two texts without a prompt: what they share, to a word's end. The space belongs to the answer, as in TRL.
 
@@ -119,6 +134,7 @@ def _shared_words(row: Reading, chosen: str, rejected: str) -> tuple[str, str, s
             f"{row.where}: chosen and rejected are plain texts, and nothing says what was asked ({cause}); give every "
             "row a prompt (what the two texts share is taken for one only where no column could hold it)"
         )
+    _refuse_other_turns(row)
     alike = sum(1 for _ in itertools.takewhile(lambda two: two[0] == two[1], zip(chosen, rejected, strict=False)))
     end = regex.search(rf"\s+\S*$|(?<={ngrams.LONE}\p{{M}}*)$", chosen[:alike])
     cut = end.start() if end else 0

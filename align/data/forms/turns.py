@@ -18,9 +18,13 @@ ROLES = ("system", "user", "assistant", "tool")
 NAMES = {
     "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant", "bing": "assistant",
     "model": "assistant", "function_call": "assistant", "observation": "tool", "function": "tool",
-    "developer": "system",
+    "chatbot": "assistant", "ai": "assistant", "bot": "assistant", "prompter": "user", "developer": "system",
 }  # fmt: skip
 REASONING = ("reasoning_content", "reasoning", "thinking")
+NO_THOUGHTS = {
+    "on", "off", "true", "false", "yes", "no", "none", "null", "n/a", "low", "medium", "high", "auto", "enabled",
+    "disabled", "think", "no_think", "0", "1",
+}  # fmt: skip
 SWITCHES = ("learn", "weight", "train", "training", "loss")  # OpenAI's is weight; the others are trainers'
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 READ = {"role", "from", "content", "value", "name", "tool_call_id", "tool_calls", "function_call", *REASONING}
@@ -69,7 +73,7 @@ def _turn(message: Any, where: str, unread: set[str] | None) -> dict[str, Any]:
         raise DataError(f"{where}: expected {{role, content}}, got {told(message)}")
     said = {key: value for key, value in message.items() if value is not None}
     source = said.get("role", said.get("from"))
-    role = NAMES.get(str(source), source)
+    role = NAMES.get(str(source).lower(), str(source).lower())  # some sets write User and Chatbot
     if role not in ROLES:
         raise DataError(f"{where}: unknown role {source!r}; allowed: {', '.join(ROLES)}, and ShareGPT's names for them")
     media = [name for name in MEDIA if said.get(name)]
@@ -169,7 +173,7 @@ def tools(value: Any, where: str) -> list[dict[str, Any]]:
 
 def _calls_of(said: dict[str, Any], source: Any, where: str, given: str) -> list[dict[str, Any]]:
     """The tools that a message calls, as OpenAI writes it now (`tool_calls`) and did, and as ShareGPT does."""
-    if source == "function_call":
+    if str(source).lower() == "function_call":
         return _calls(said.get(given), f"{where}.{given}")
     if said.get("function_call"):
         return _calls(said["function_call"], f"{where}.function_call")
@@ -238,6 +242,11 @@ def is_empty(answer: str | dict[str, Any]) -> bool:
     if isinstance(answer, str):
         return not answer.strip()
     return not (answer["content"].strip() or answer.get("tool_calls") or answer.get("reasoning_content"))
+
+
+def is_thought(value: Any) -> bool:
+    """Is the value of a column of reasoning words, and not a switch that says how much of it there is?"""
+    return isinstance(value, str) and bool(value.strip()) and value.strip().lower() not in NO_THOUGHTS
 
 
 def before_the_answer(turns: Messages) -> Messages:

@@ -45,7 +45,7 @@ def from_pairs(row: dict, where: str, args: ImportConfig, counts: Counter[str]) 
         counts[pair["drop"]] += 1
         return
     extra = {key: row[key] for key in ("category", "split", "annotator") if row.get(key) is not None}
-    extra |= {"tools": pair["tools"]} if "tools" in pair else {}
+    extra |= {name: pair[name] for name in ("tools", "chat_template_kwargs") if name in pair}
     yield ranking_row(pair["prompt"], [pair["chosen"], pair["rejected"]], [1, 2], **extra)
 
 

@@ -174,5 +174,6 @@ def demonstrations(row: Mapping[str, Any], chains: Sequence[Chain]) -> list[dict
         if isinstance(row["prompt"], str):
             rows.append({"prompt": row["prompt"], "completion": answer})
         else:
-            rows.append({"messages": [*row["prompt"], {"role": "assistant", "content": answer}]})
+            beside = {name: row[name] for name in ("tools", "chat_template_kwargs") if row.get(name)}
+            rows.append({"messages": [*row["prompt"], {"role": "assistant", "content": answer}], **beside})
     return rows

@@ -38,7 +38,7 @@ RULES: dict[str, Rule] = {
     "ref_model_mixup_alpha": UP_TO_ONE,
     "max_train_rows": COUNT,
     "max_eval_rows": COUNT,
-    "test_split_size": POSITIVE,
+    "test_split_size": NOT_NEGATIVE,
     "max_dropped": UP_TO_ONE,
     "max_too_long": UP_TO_ONE,
     "lora_r": COUNT,
