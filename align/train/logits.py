@@ -1,0 +1,67 @@
+"""Losses that read a model's head by themselves, and whether they see the logits that the model has.
+
+Several families change their logits after the head's matrix (Granite, Cohere and Falcon-H1 scale them, Gemma caps
+them). A loss that multiplies the last hidden states by that matrix must know of it, or another model is trained.
+Told from the family's own code before any weights are loaded, so that it is the same under every kind of sharding.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from transformers.modeling_outputs import MoeModelOutputWithPast
+
+from align.run.errors import FOREIGN
+
+WORDS, TOKENS, LARGE = 8, 4, 20.0  # logits as large as this are seen by any cap
+
+
+class Seen(NamedTuple):
+    """Which computations of the logits give the model's own?"""
+
+    plain: bool  # hidden states times the head's matrix
+    in_pieces: bool  # TRL's `chunked_nll`
+
+
+class _Hidden(MoeModelOutputWithPast):
+    """What a trunk returns; whatever else a family's head asks for is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+@torch.no_grad()
+def seen(model: Any) -> Seen:
+    """Run a family's own code from hidden states to logits, with a small matrix, and compare.
+
+    Where that cannot be done, neither is taken for the model's own: the model's own loss always is.
+
+    Args:
+        model: its modules on the meta device; it is of no further use afterwards.
+    """
+    from trl.trainer.sft_trainer import _patch_chunked_ce_lm_head
+
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear:
+        return Seen(False, False)
+    random = torch.Generator().manual_seed(0)
+    few = torch.nn.Linear(head.in_features, WORDS, bias=head.bias is not None, dtype=torch.float32)
+    hidden = torch.randn(1, TOKENS, head.in_features, generator=random)
+    for weight in few.parameters():
+        weight.copy_(torch.randn(weight.shape, generator=random) * LARGE / head.in_features**0.5)
+    ids = torch.arange(TOKENS)[None]
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    try:
+        model.set_output_embeddings(few)
+        for trunk in (model.base_model, model.get_decoder()):
+            if trunk is not None and trunk is not model:
+                trunk.forward = lambda *_, **__: _Hidden(last_hidden_state=hidden)
+        own = model.eval()(**given).logits.float()
+        loss = torch.nn.functional.cross_entropy(own[0, :-1], ids[0, 1:])
+        _patch_chunked_ce_lm_head(model, chunk_size=WORDS)
+        theirs = model(**given, labels=ids).loss
+    except FOREIGN:  # a trunk that is called in a way of its own
+        return Seen(False, False)
+    return Seen(torch.allclose(own, few(hidden), rtol=1e-3), torch.allclose(loss, theirs, rtol=1e-3))
