@@ -506,11 +506,13 @@ def test_what_rloo_cannot_honour_is_refused_by_name(bases, tmp_path):
         (dict(sync_ref_model=True), whole, True, "cannot be resumed here"),
         (dict(sync_ref_model=True, beta=0.0), whole, False, "no reference to move"),
         (dict(model_init_kwargs={"dtype": "bfloat16"}), whole, False, "is not read"),
+        (dict(chat_template_kwargs={"thinking": True}), whole, False, "give rows a column of that name"),
     ):
         with pytest.raises(ConfigError, match=words):
             check_rloo(settings(**given), model_args, resume, ["input_ids"])
-    with pytest.raises(ConfigError, match="rows with tools"):
-        check_rloo(settings(), whole, False, ["input_ids", "tools"])
+    for name in ("tools", "chat_template_kwargs"):
+        with pytest.raises(ConfigError, match=f"rows with {name}"):
+            check_rloo(settings(), whole, False, ["input_ids", name])
     args = settings()
     check_rloo(args, settings_of(bases[False], use_peft=False, model_revision="v2"), True, ["input_ids"])
     assert args.model_init_kwargs == {"revision": "v2"}, "TRL's reference is of the policy's revision"

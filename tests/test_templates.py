@@ -252,10 +252,198 @@ def test_templates_that_take_thoughts_out_have_them_put_back(opened):
     assert learnt(tokenizer, plain) == ("\n</think>\n\n" if opened else "") + "a dog sits on the mat<|eos|>"
 
 
-def test_a_template_that_answers_without_thoughts_refuses_those_of_rows():
+def test_a_template_that_answers_without_thoughts_says_what_opens_them():
     """Generation begins after `<think>\\n\\n</think>\\n\\n`: nothing could be thought there."""
-    with pytest.raises(chat.TemplateError, match=r"begins an answer with other words .* with its reasoning"):
-        chat.encode_messages(family("qwen3_5_nothink"), [ASK, told("a cat", reasoning_content=THOUGHT)])
+    tokenizer, said = family("qwen3_5_nothink"), told("a cat", reasoning_content=THOUGHT)
+    with pytest.raises(chat.TemplateError, match=r'ends with </think>.* chat_template_kwargs with .*"enable_thinking"'):
+        chat.encode_messages(tokenizer, [ASK, said])
+    (made,) = chat.encode_messages(tokenizer, [ASK, said], chat_template_kwargs={"enable_thinking": True})
+    assert learnt(tokenizer, made) == WRITTEN["qwen3_5_think"]
+    tokenizer.chat_template = tokenizer.chat_template.replace("enable_thinking", "other")
+    with pytest.raises(chat.TemplateError, match="Give another with --chat_template_path, or rows without reasoning"):
+        chat.encode_messages(tokenizer, [ASK, said])
+
+
+# DeepSeek V3.1's, shortened: the prompt opens or closes thoughts, and finished answers stand after `</think>`
+V31 = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|User|>' + m['content'] }}"
+    "{% elif m['role'] == 'assistant' %}{{ '<|Assistant|></think>' + m['content'].split('</think>')[-1] + eos_token }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|Assistant|>' }}"
+    "{% if thinking is defined and thinking %}{{ '<think>' }}{% else %}{{ '</think>' }}{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("by", ["row", "template"])
+def test_thoughts_are_learnt_where_a_switch_of_the_template_opens_them(by):
+    """As DeepSeek V3.1 is told: `<think>` or `</think>` ends the prompt, and no line breaks stand around thoughts."""
+    text = V31 if by == "row" else V31.replace("is defined and thinking", "is not defined or thinking")
+    tokenizer = bare(text, ["<|User|>", "<|Assistant|>"])
+    chat.set_up_tokenizer(tokenizer)
+    on = {"thinking": True} if by == "row" else None
+    said = told("a cat", reasoning_content=THOUGHT)
+    for answer, words in ((said, f"{THOUGHT}</think>a cat"), (told("a cat"), "</think>a cat")):
+        (made,) = chat.encode_messages(tokenizer, [ASK, answer], chat_template_kwargs=on)
+        assert learnt(tokenizer, made) == f"{words}<|eos|>"
+        prompt = chat.encode_prompt(tokenizer, [ASK], chat_template_kwargs=on)
+        assert tokenizer.decode(prompt).endswith("<|Assistant|><think>") and made.input_ids[: len(prompt)] == prompt
+        assert chat.decode_answer(tokenizer, prompt, made.input_ids[len(prompt) :], True) == (
+            answer.get("reasoning_content", ""), "a cat",
+        )  # fmt: skip
+    (off,) = chat.encode_messages(tokenizer, [ASK, told("a cat")], chat_template_kwargs={"thinking": False})
+    assert learnt(tokenizer, off) == "a cat<|eos|>" and "</think>a cat" in tokenizer.decode(off.input_ids)
+    with pytest.raises(chat.TemplateError, match=r'column chat_template_kwargs with {"thinking": true}'):
+        chat.encode_messages(tokenizer, [ASK, said], chat_template_kwargs={"thinking": False})
+
+
+# Hermes 2 Pro's, shortened: after a tool's reply comes a newline, but for the one that is answered next
+HERMES = (
+    "{% for m in messages %}{% if m['role'] == 'tool' %}<|im_start|>tool\n<tool_response>\n{{ m['content'] }}"
+    "{% if not loop.last %}{{ '\n' }}{% endif %}</tool_response><|im_end|>{% if not loop.last %}{{ '\n' }}{% endif %}"
+    "{% elif m['tool_calls'] %}<|im_start|>assistant{% for c in m['tool_calls'] %}{{ '\n<tool_call>\n' }}"
+    "{{ c['function']['name'] }} {{ c['function']['arguments'] | tojson }}{{ '\n</tool_call>' }}{% endfor %}<|im_end|>"
+    "{{ '\n' }}{% else %}<|im_start|>{{ m['role'] + '\n' + m['content'] }}<|im_end|>{{ '\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}{% endif %}"
+)
+
+
+def test_white_space_before_an_answer_is_what_generation_sees():
+    """What is learnt follows the prompt's tokens, where the template writes a newline more once they are answered."""
+    tokenizer = bare(HERMES, ["<|im_start|>", "<|im_end|>"])
+    chat.set_up_tokenizer(tokenizer)
+    (made,) = chat.encode_messages(tokenizer, ASKED_TOOL)
+    prompt = chat.encode_prompt(tokenizer, ASKED_TOOL[:3])
+    assert tokenizer.decode(prompt).endswith("on it</tool_response><|im_end|><|im_start|>assistant\n")
+    assert made.input_ids[: len(prompt)] == prompt
+    assert tokenizer.decode(made.input_ids[len(prompt) :]) == "it is on the mat<|im_end|>"
+    assert learnt(tokenizer, made).startswith("<tool_call>\nfind {")  # the call's turn, in the same sequence
+    assert learnt(tokenizer, made).endswith("\n</tool_call><|im_end|>it is on the mat<|im_end|>")
+
+
+@pytest.mark.parametrize("name", ["glm4moe", "qwen3"])
+def test_what_ends_a_call_within_a_turn_ends_no_turn(name):
+    """Where `<tool_call>` and `</tool_call>` are special tokens, two calls are one turn, and its end is learnt once."""
+    end = {"glm4moe": "<|observation|>", "qwen3": "<|im_end|>"}[name]
+    tokenizer = family(name)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<tool_call>", "</tool_call>"]},
+                                 replace_extra_special_tokens=False)  # fmt: skip
+    other = {"id": "call00002", "type": "function", "function": {"name": "sing", "arguments": {"who": "the bird"}}}
+    for calls in (CALL["tool_calls"], [*CALL["tool_calls"], other]):
+        _, answer = chat.encode_pair(tokenizer, ASKED_TOOL[:1], [{**CALL, "tool_calls": calls}], tools=TOOLS)
+        tokens = tokenizer.convert_ids_to_tokens(answer)
+        assert tokens.count("</tool_call>") == len(calls) and tokens.index(end) == len(tokens) - 1
+    assert "</tool_call>" not in tokenizer.convert_ids_to_tokens(chat.stop_ids(tokenizer))
+
+
+# ------------------------------------------------------------------------------------ what a row tells the template
+
+SMOL = (  # SmolLM3's, shortened: the system prompt is made of what the template is told
+    "<|im_start|>system\n{{ '/no_think' if enable_thinking is defined and not enable_thinking else '/think' }}"
+    "{% if custom_instructions %} {{ custom_instructions }}{% endif %}<|im_end|>"
+    "{% for m in messages %}<|im_start|>{{ m['role'] + '\n' + m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+VET = {"enable_thinking": False, "custom_instructions": "you are a vet"}
+
+
+def smol():
+    tokenizer = bare(SMOL, ["<|im_start|>", "<|im_end|>"])
+    chat.set_up_tokenizer(tokenizer)
+    return tokenizer
+
+
+@pytest.mark.parametrize("given", [VET, json.dumps(VET), {**VET, "xml_tools": None}], ids=["object", "json", "null"])
+def test_what_a_row_tells_the_template_is_in_what_is_learnt_and_in_prompts(given, tmp_path):
+    from conftest import write_rows
+
+    from align.data import pairs, prepare
+    from align.run.arguments import DataArguments
+
+    tokenizer = smol()
+    asked = {"sft": {"messages": [ASK, TELL]}, "prompt": {"question": "what is a cat"}}
+    asked["preference"] = {"prompt": [ASK], "chosen": [TELL], "rejected": [told("no")]}
+    head = "<|im_start|>system\n/no_think you are a vet<|im_end|><|im_start|>user\nwhat is a cat<|im_end|>"
+    opening = f"{head}<|im_start|>assistant\n"
+    made = {}
+    for schema, row in asked.items():
+        file = write_rows(tmp_path / f"{schema}.jsonl", [{**row, "chat_template_kwargs": given}, row])
+        found = prepare.rows(DataArguments(dataset_name=str(file)), schema, tokenizer, max_length=None, seed=0)
+        made[schema] = found.train.to_list()
+        assert found.reports["train"].not_read == []
+    (learnt_row, plain), answer = made["sft"], "a dog sits on the mat<|im_end|>"
+    assert tokenizer.decode(learnt_row["input_ids"]) == opening + answer
+    assert tokenizer.decode([i for i in learnt_row["labels"] if i != -100]) == answer
+    assert tokenizer.decode(plain["input_ids"]).startswith("<|im_start|>system\n/think<|im_end|>")
+    assert tokenizer.decode(made["preference"][0]["prompt_ids"]) == opening
+    assert tokenizer.decode(made["prompt"][0]["input_ids"]) == opening
+    assert made["prompt"][0]["chat_template_kwargs"] in (VET, json.dumps(VET))  # samples and rewards have it too
+    assert [row["group"] for row in made["preference"]] == [
+        pairs.prompt_key([ASK], VET), pairs.prompt_key([ASK]),
+    ]  # fmt: skip
+
+
+def test_a_reward_model_reads_what_the_row_tells_the_template():
+    from align.judge.rankers import RewardJudge
+    from align.models import scorers
+    from align.models.generate import Completion
+
+    policy, own, seen = family("qwen3"), smol(), []
+    scorer = scorers.from_model(lambda rows: (seen.extend(rows), [0.0] * len(rows))[1], policy, own)
+    row = {"prompt": [ASK], "input_ids": [1], "chat_template_kwargs": VET}
+    scorer.score([row], [Completion([2], "a dog", True)])
+    ranker = RewardJudge.__new__(RewardJudge)
+    ranker.tokenizer, ranker.longest = own, None
+    seen += ranker._encode({**row, "completions": [[told("a dog")]]})
+    for ids in seen:
+        assert own.decode(ids).startswith("<|im_start|>system\n/no_think you are a vet<|im_end|>")
+    assert len(seen) == 2
+
+
+def test_what_a_row_tells_the_template_is_an_object_with_names_of_its_own():
+    from align.data.forms import schemas
+    from align.run.errors import DataError
+
+    row = {"messages": [ASK, TELL]}
+    for nothing in (None, "", "{}", {}, {"enable_thinking": None}):
+        assert "chat_template_kwargs" not in schemas.sft({**row, "chat_template_kwargs": nothing}, "f, row 1")
+    for wrong, said in (
+        ("think", "expected JSON"), ([1], "expected an object"), ({"tools": []}, "tools: the recipes say this"),
+        ({"tokenize": True, "add_generation_prompt": True}, "add_generation_prompt, tokenize: the recipes say this"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=rf"f, row 1.chat_template_kwargs: {said}"):
+            schemas.sft({**row, "chat_template_kwargs": wrong}, "f, row 1")
+    told_so = {"prompt": "what", "completion": "a cat", "chat_template_kwargs": VET}
+    assert schemas.sft(told_so, "f")["messages"] == [user("what"), told("a cat")]  # a template is to be used
+    with pytest.raises(DataError, match="needs the chat template"):
+        schemas.sft(told_so, "f", "text")
+    ranked = {"prompt": [ASK], "completions": ["a", "b"], "ranking": [1, 2], "chat_template_kwargs": json.dumps(VET)}
+    assert schemas.ranking(ranked, "f")["chat_template_kwargs"] == VET
+
+
+def test_what_the_template_does_not_read_is_refused_or_named(tmp_path):
+    """Words that it leaves out are lost, so the row is unusable; a switch that it lacks is named as not read."""
+    from conftest import write_rows
+
+    from align.data import prepare
+    from align.run.arguments import DataArguments
+
+    tokenizer = family("llama3_1")
+    with pytest.raises(chat.TemplateError, match="does not read custom_instructions of the row's chat_template_kwargs"):
+        chat.encode_prompt(tokenizer, [ASK], chat_template_kwargs=VET)
+    row = {"messages": [ASK, TELL], "chat_template_kwargs": {"enable_thinking": True, "custom_instructions": ""}}
+    data = DataArguments(dataset_name=str(write_rows(tmp_path / "rows.jsonl", [row])))
+    report = prepare.rows(data, "sft", tokenizer, max_length=None, seed=0).reports["train"]
+    assert report.not_read == ["chat_template_kwargs.custom_instructions", "chat_template_kwargs.enable_thinking"]
+
+
+def test_votes_on_one_question_are_of_one_prompt_only_where_the_template_is_told_the_same():
+    from align.data import pairs
+
+    def vote(ranking, **more):
+        return {"prompt": [ASK], "completions": ["a", "b"], "ranking": ranking, "annotator": str(ranking), **more}
+
+    made, _ = pairs.of_rankings([vote([1, 2]), vote([2, 1], chat_template_kwargs=VET)], "f")
+    assert len({row["group"] for row in made}) == 2
+    assert [row.get("chat_template_kwargs") for row in made] == [None, VET]
 
 
 # ------------------------------------------------------------------------------------------------------------- dates

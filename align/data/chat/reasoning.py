@@ -33,6 +33,14 @@ def opened_by(prompt: str) -> str:
     return next((mark for mark in MARKS if end.endswith(mark)), "")
 
 
+def without_marks(prompt: str) -> str:
+    """A prompt's text without the marks at its end that open thoughts, or close them before there are any."""
+    end = prompt.rstrip()
+    while mark := next((mark for pair in MARKS.items() for mark in pair if end.endswith(mark)), ""):
+        end = end.removesuffix(mark).rstrip()
+    return end
+
+
 def split(text: str, opened: str = "") -> tuple[str, str]:
     """The reasoning at the beginning of a text, and the answer after it. Without reasoning the text stays as it is.
 

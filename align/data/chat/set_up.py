@@ -160,7 +160,7 @@ def _written(tokenizer: Any, messages: Messages) -> tuple[str, Messages]:
 def call_end(tokenizer: Any) -> tuple[str | None, set[int]]:
     """The special token that ends a turn that calls tools (None where the template writes no calls), and those that
     end or begin a call within the turn: they stand between two calls."""
-    template = str(tokenizer.chat_template) + str(tokenizer.eos_token)
+    template = f"{tokenizer.chat_template} {tokenizer.eos_token} {sorted(special_ids(tokenizer))}"
     if template not in _call_ends:
         try:
             inside = _between_calls(tokenizer) - {tokenizer.eos_token_id}

@@ -183,14 +183,18 @@ def not_read(tokenizer: Any, names: Iterable[str]) -> list[str]:
 
 def is_turn(tokenizer: Any, prompt: str) -> bool:
     """Is a prompt's text (special tokens included) this template's, up to where the assistant begins? Or plain text?"""
-    return _marks(tokenizer)[0] in prompt and prompt.rstrip().endswith(_marks(tokenizer)[1])
+    before, after = _marks(tokenizer)
+    return before in prompt and reasoning.without_marks(prompt).endswith(after)
 
 
 _known_marks: dict[str, tuple[str, str]] = {}
 
 
 def _marks(tokenizer: Any) -> tuple[str, str]:
-    """What stands before every user's words, and after the last ones when the assistant is to begin."""
+    """What stands before every user's words, and after the last ones when the assistant is to begin.
+
+    Whether thoughts are opened or closed after that is for a row to say (`chat_template_kwargs`), so it is no mark.
+    """
     template = str(tokenizer.chat_template)
     if template not in _known_marks:
         asked = {"role": "user", "content": SAID}
@@ -204,7 +208,7 @@ def _marks(tokenizer: Any) -> tuple[str, str]:
         special = sorted(filter(None, (t.content for t in tokenizer.added_tokens_decoder.values())), key=len)[::-1]
         parts = re.compile(f"({'|'.join(map(re.escape, special))})|\\s+" if special else r"()\s+")
         before = [list(filter(None, parts.split(text.rpartition(SAID)[0]))) for text in texts]
-        after = texts[0].rpartition(SAID)[2].split() if texts else []
+        after = reasoning.without_marks(texts[0].rpartition(SAID)[2]).split() if texts else []
         mark = before[0][-1] if before and all(before) and before[0][-1] == before[1][-1] else "\0"
         _known_marks[template] = (mark, (after or [""])[-1])  # "\0": nothing tells its prompts from plain text
     return _known_marks[template]
