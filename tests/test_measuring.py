@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,14 +33,13 @@ def test_rows_at_once(tokens, width, most, rows):
 # --------------------------------------------------------------------------------------------------- the gate on stops
 
 
-def trainer(seen: int, room: int = 40_960) -> SimpleNamespace:
+def trainer(room: int = 40_960) -> SimpleNamespace:
     config = SimpleNamespace(max_position_embeddings=room, num_attention_heads=2, hidden_size=8, num_hidden_layers=1)
     model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config))
     model.eval = lambda: model
     return SimpleNamespace(
         model=model, accelerator=SimpleNamespace(unwrap_model=lambda m: m), is_deepspeed_enabled=False,
         is_fsdp_enabled=False, args=SimpleNamespace(per_device_eval_batch_size=64),
-        state=SimpleNamespace(num_input_tokens_seen=seen),
     )  # fmt: skip
 
 
@@ -48,12 +48,16 @@ def demonstrations(length: int, n: int = 80, prompt: int = 10) -> SimpleNamespac
     return SimpleNamespace(train=None, test=Dataset.from_list([row] * n))
 
 
+HOURS = 10_000.0  # seconds of training that leave time for every prompt
+TOKENIZER = SimpleNamespace(pad_token_id=0)
+
+
 @pytest.fixture
 def perfect(monkeypatch):
     """A policy that repeats every demonstration of so many tokens word for word; what it was asked is kept."""
     asked: dict = {}
 
-    def speak(length: int) -> dict:
+    def speak(length: int, seconds: Callable[[int], float] = lambda group: 1.0) -> dict:
         def complete(_policy, _tokenizer, prompts, *, max_new_tokens, **settings):
             asked.update(prompts=len(prompts), tokens=max_new_tokens, **settings)
             for index, _ in enumerate(prompts):
@@ -61,6 +65,7 @@ def perfect(monkeypatch):
                 yield index, [generate.Completion(ids, "", ids[-1] == 2)]
 
         monkeypatch.setattr(measuring, "complete", complete)
+        monkeypatch.setattr(measuring, "_seconds", lambda _policy, prompts, _tokens, _pad: seconds(len(prompts)))
         return asked
 
     return speak
@@ -69,25 +74,57 @@ def perfect(monkeypatch):
 @pytest.mark.parametrize("length", [20, 600, 3000])
 def test_a_policy_that_repeats_its_demonstrations_stops(perfect, length):
     asked = perfect(length)
-    found = measuring.stop_rate(trainer(seen=10**9), demonstrations(length), None)
+    found = measuring.stop_rate(trainer(), demonstrations(length), TOKENIZER, HOURS)
     assert found == {"stops": 1.0, "stops_prompts": 64} and asked["tokens"] == 2 * length
     (check,) = gates.sft(found)
     assert check["passed"] and "of 64 prompts" in check["why"]
 
 
-@pytest.mark.parametrize(("seen", "prompts"), [(10**9, 64), (320_000, 20), (160_000, 10), (800, 8)])
-def test_a_short_training_is_measured_on_few_prompts(perfect, seen, prompts):
-    """Answers of up to 2 x 1,000 tokens may have an eighth of the tokens that were trained on: 40,000 are 20 prompts."""
-    perfect(1000)
-    assert measuring.stop_rate(trainer(seen), demonstrations(1000), None)["stops_prompts"] == prompts
+@pytest.mark.parametrize(
+    ("trained", "at_once", "prompts", "batch"),
+    [(400, 8, 40, 8), (400, 16, 32, 16), (160, 64, 16, 8), (4000, 64, 64, 64), (2, 8, 16, 8)],
+)
+def test_stopping_is_measured_for_a_quarter_of_the_training_at_most(perfect, trained, at_once, prompts, batch):
+    """A batch of 8 takes 20 s (5 s on a quicker machine), a larger one 10 s and 2 s a row. A quarter of 400 s are 5 batches
+    of 8, or 2 of 16 (42 s). One of 64 takes 138 s: more than 160 / 4. Ten seconds are always there."""
+    asked = perfect(1000, lambda group: 10.0 + 2 * group if group > 8 else 5.0 if trained < 10 else 20.0)
+    one = trainer()
+    one.args.per_device_eval_batch_size = at_once
+    found = measuring.stop_rate(one, demonstrations(1000), TOKENIZER, trained)
+    assert found["stops_prompts"] == asked["prompts"] == prompts and asked["batch_size"] == batch
+
+
+def test_a_training_that_is_too_short_is_not_measured(perfect):
+    """Neither on fewer prompts nor on shorter answers; and what was not measured does not hold up the next stage."""
+    asked = perfect(1000, lambda group: 30.0)
+    with pytest.raises(
+        RunError, match=r"too short for it: 8 answers of up to 2,000 tokens may take 30 s here, and a quart"
+    ):
+        measuring.stop_rate(trainer(), demonstrations(1000), TOKENIZER, 100.0)
+    assert not asked
+
+
+def test_the_time_of_a_batch_is_told_from_a_few_tokens(monkeypatch):
+    """Reading a token takes 0.1 s, a step 0.5 s, and the first call of all a minute more: three prompts of at most 10
+    tokens take 3 s to read at most, and 1,000 steps 500 s."""
+    clock, calls = [0.0], []
+
+    def sample(_model, prompts, *, max_new_tokens, **_):
+        calls.append((sum(map(len, prompts)), max_new_tokens))
+        clock[0] += 0.1 * calls[-1][0] + 0.5 * (max_new_tokens - 1) + (60 if len(calls) == 1 else 0)
+
+    monkeypatch.setattr(measuring, "sample", sample)
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
+    assert measuring._seconds(None, [[5] * 10, [5] * 4, [5] * 7], 1000, 0) == pytest.approx(3 + 500)
+    assert calls == [(3, 1), (3, 1), (3, 5), (10, 1)]
 
 
 def test_the_room_of_the_model_bounds_an_answer_not_below_the_demonstration(perfect):
     """610 of 1,024 positions are a prompt and a demonstration of 600 tokens: an answer may have 1,014."""
     asked = perfect(600)
-    assert measuring.stop_rate(trainer(10**9, room=1024), demonstrations(600), None)["stops"] == 1.0
+    assert measuring.stop_rate(trainer(room=1024), demonstrations(600), TOKENIZER, HOURS)["stops"] == 1.0
     assert asked["tokens"] == 1014
-    assert measuring.stop_rate(trainer(10**9, room=610), demonstrations(600), None)["stops"] == 1.0
+    assert measuring.stop_rate(trainer(room=610), demonstrations(600), TOKENIZER, HOURS)["stops"] == 1.0
     assert asked["tokens"] == 600
 
 
@@ -99,10 +136,10 @@ def test_an_answer_is_the_first_that_is_learnt():
 
 def test_the_cache_bounds_how_many_answer_at_once(perfect):
     """2 x 28 layers x 8 heads x 128 = 57,344 floats a token, a quarter of it counted: 2^28 / (1,210 x 14,336) = 15.5."""
-    asked, one = perfect(600), trainer(10**9)
+    asked, one = perfect(600), trainer()
     config = one.model.config.get_text_config()
     config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.num_hidden_layers = 16, 8, 128, 28
-    measuring.stop_rate(one, demonstrations(600), None)
+    measuring.stop_rate(one, demonstrations(600), TOKENIZER, HOURS)
     assert asked["batch_size"] == 15
 
 
