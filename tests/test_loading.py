@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT, conversations, write_rows
 
 from align.data import folders, lines, load, prepare, splits
+from align.data.forms import normal
 from align.run.arguments import DataArguments
 from align.run.errors import DataError
 from align.train import pretrain
@@ -437,3 +438,56 @@ def test_recipes_that_sample_share_one_limit_of_the_prompt():
         assert issubclass(config, PromptArguments) and "max_prompt_length" not in config.__dict__.get(
             "__annotations__", {}
         )
+
+
+# --------------------------------------------------------------------------------------------- what Arrow's merging adds
+
+
+def _calls(name: str, **arguments) -> dict:
+    call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    said = [{"role": "user", "content": "go"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    properties = {key: {"type": "string"} for key in arguments}
+    tool = {"name": name, "parameters": {"type": "object", "properties": properties}}
+    settings = {"thinking": True} if name == "price" else {"mode": "brief"}
+    return {"messages": said, "tools": [tool], "chat_template_kwargs": settings, "facts": {name: 1}}
+
+
+@pytest.mark.parametrize("how", ["parquet", "saved", "mapped", "mixed"])
+def test_keys_that_merging_objects_invents_are_no_arguments_of_tools(how, tmp_path):
+    rows = [_calls("price", symbol="AAPL"), _calls("find", where="mat", deep={"a": 1}), _calls("find", deep={"b": "x"})]
+    written = [{**row, "offered": row["tools"]} if how == "mapped" else row for row in rows]
+    merged = datasets.Dataset.from_list(written)
+    place = tmp_path / "data"
+    if how == "saved":
+        merged.save_to_disk(place)
+    else:
+        place.mkdir()
+        merged.to_parquet(place / "x.parquet")
+    columns = ["offered=tools"] if how == "mapped" else []
+    given = {"datasets": [{"path": str(place)}]} if how == "mixed" else {"dataset_name": str(place)}
+    loaded = load.load(DataArguments(columns=columns, **given), "train", seed=0)
+    found = list(normal.normalise(loaded, "sft", "x", columns))
+    for name in ("messages", "tools", "chat_template_kwargs"):
+        assert sorted(map(str, (row[name] for row in found))) == sorted(map(str, (row[name] for row in rows)))
+    assert None in loaded[0]["facts"].values()  # what no template writes is as the file gives it
+
+
+def test_a_null_that_json_has_in_a_call_is_an_argument(tmp_path):
+    loaded = read(write_rows(tmp_path / "x.jsonl", [_calls("price", symbol=None), _calls("find", where="mat")]))
+    assert loaded[0]["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"symbol": None}
+
+
+# ------------------------------------------------------------------------------------------- what the data set calls bad
+
+
+def test_answers_that_their_label_calls_bad_are_counted_and_the_first_is_numbered(tmp_path, tokenizer):
+    rows = [{"prompt": "p", "completion": word, "label": word == "a"} for word in "abab"]
+    found = prepare.rows(
+        DataArguments(dataset_name=str(write_rows(tmp_path / "x.jsonl", rows))), "sft", tokenizer, max_length=64, seed=0
+    )
+    assert "4 rows in, 2 whose label calls the answer bad, 2 used" in str(found) and "look" not in str(found)
+    assert tokenizer.decode(found.train[1]["input_ids"]).endswith("a<|eos|>")
+    assert found.reports["train"].first["whose label calls the answer bad"].startswith("row 2, ")
+    path = write_rows(tmp_path / "y.jsonl", rows[1::2])
+    with pytest.raises(DataError, match=r"2 of 2 rows.*\n.*2 whose label calls the answer bad, the first: row 1, "):
+        prepare.rows(DataArguments(dataset_name=str(path)), "sft", tokenizer, max_length=64, seed=0)

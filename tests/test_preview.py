@@ -89,6 +89,22 @@ def test_documents_of_pretraining(tmp_path, tokenizer, capsys):
     assert re.search(r" 1 read +│ <\|bos\|>\n +\d+ learnt +│ ⟦the cat sits<\|eos\|>⟧", out)
 
 
+def test_what_both_sides_begin_with_is_named_once_and_so_is_what_may_matter(tmp_path, tokenizer, capsys):
+    no = {"role": "assistant", "content": "no"}
+    rows = [{"chosen": [ASK, TELL], "rejected": [ASK, no], "overall_preference": 2, "id": 3, "turns": [ASK, TELL]}]
+    out = shown(rows, "preference", tokenizer, tmp_path, capsys)
+    assert "from chosen (chosen and prompt), rejected\n" in out
+    assert "\nlook: not read, and often part of what is learnt: overall_preference, turns\nnot read: id\n" in out
+
+
+def test_what_prompts_were_taken_for_is_said(tmp_path, tokenizer, capsys):
+    out = shown([{"prompt": "the cat", "completion": " sits"}], "sft", tokenizer, tmp_path, capsys)
+    assert "\nprompts: plain text, without the chat template (--prompt_format chat" in out
+    rows = [{"prompt": "the cat", "completion": " sits"}, {"messages": [ASK, TELL]}]
+    out = shown(rows, "sft", tokenizer, tmp_path, capsys)
+    assert "prompts: 1 as chat turns, through the chat template" in out and "prompts: 1 as plain text, without" in out
+
+
 @pytest.mark.slow
 def test_a_recipe_needs_no_output_dir_and_loads_no_model(world):
     done = run_recipe("sft", "--model_name_or_path", str(world / "base"), "--dataset_name", str(world / "chats"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.data import load, pairs, text
-from align.data.forms import asked, normal, schemas, turns
+from align.data.forms import asked, beside, normal, schemas, turns
 from align.data.overlap.prompts import prompts_of
 from align.label.exchange import imports
 from align.run.arguments import DataArguments
@@ -556,3 +556,164 @@ def test_any_row_is_read_or_refused_in_a_sentence_and_asks_the_same_everywhere(r
         told = made["sft"]
         begun = told["prompt"] if "prompt" in told else turns.without_switches(told["messages"])
         assert begun[: len(made["prompt"]["prompt"])] == made["prompt"]["prompt"]
+
+
+# ------------------------------------------------------------------------------------------- columns that decide or matter
+
+
+@pytest.mark.parametrize(
+    "deciding",
+    ["labels", "winner", "choice", "overall_preference", "better_response_id", "safer_response_id", "score_0"],
+)
+def test_sides_named_by_hand_are_refused_beside_a_column_that_says_which_is_better(deciding, tmp_path):
+    rows = [{"prompt": Q, "response_0": A, "response_1": B, deciding: number} for number in (0, 1)]
+    mapping = ["response_0=chosen", "response_1=rejected"]
+    path = str(write_rows(tmp_path / "x.jsonl", rows))
+    loaded = load.load(DataArguments(dataset_name=path), "train", seed=0)
+    with pytest.raises(
+        DataError, match=rf"^--columns response_0=chosen .*: {deciding} may say .* add {deciding}=other$"
+    ):
+        normal.normalise(loaded, "preference", "f", mapping)
+    parts = [{"path": path, "columns": mapping}]
+    with pytest.raises(DataError, match=f"{deciding} may say"):
+        load.load(DataArguments(datasets=parts), "train", seed=0)
+    pair = normal.normalise(loaded, "preference", "f", [*mapping, f"{deciding}=other"])[0]
+    assert (pair["chosen"], pair["rejected"]) == (A, B)
+    with pytest.raises(schemas.NoForm, match=f"better one may stand in {deciding}: write rows"):
+        schemas.preference(rows[0], "f, row 1")
+
+
+def test_sides_that_the_file_names_itself_need_no_other_word():
+    row = {"prompt": Q, "chosen": A, "rejected": B, "label": 1}
+    assert schemas.preference(row, "f")["chosen"] == A
+
+
+@pytest.mark.parametrize(
+    ("row", "drop", "unread"),
+    [
+        ({"prompt": Q, "completion": A, "label": True}, "", []),
+        ({"prompt": Q, "completion": A, "label": False}, "whose label calls the answer bad", []),
+        ({"prompt": ASK, "completion": TELL, "label": False}, "whose label calls the answer bad", []),
+        ({"prompt": Q, "completion": A, "label": 0}, "", ["label"]),
+        ({"prompt": Q, "completion": A, "label": "geography"}, "", ["label"]),
+        ({"question": Q, "answer": A, "label": False}, "", ["label"]),
+    ],
+)
+def test_a_label_says_whether_the_completion_is_good(row, drop, unread):
+    made = demonstration(row)
+    assert made["drop"] == drop and made["origin"].get("unread", []) == unread == made["origin"].get("matter", [])
+
+
+THOUGHT = [{**TELL[0], "reasoning_content": "Peru, so Lima."}]
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "thinking"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": Q, "answer": A},
+        {"messages": ASK + TELL},
+        {"messages": ASK, "answer": A},
+        {"conversations": [SHAREGPT, GPT]},
+        {"system": "", "prompt": Q, "completion": A},
+        {"messages": ASK + THOUGHT},
+    ],
+)
+def test_reasoning_in_a_column_of_its_own_is_that_of_the_answer(name, row):
+    made = demonstration({**row, name: "Peru, so Lima."})
+    assert made["messages"] == ASK + THOUGHT and made["origin"]["reasoning"] == name and "unread" not in made["origin"]
+
+
+@pytest.mark.parametrize("switch", ["on", "off", "High ", True, 1])
+def test_a_switch_is_no_reasoning(switch):
+    made = demonstration({"question": Q, "answer": A, "reasoning": switch})
+    assert made["messages"] == ASK + TELL and made["origin"]["matter"] == ["reasoning"]
+
+
+def test_reasoning_that_the_answer_has_already_or_that_plain_text_cannot_hold_is_named():
+    own = [{"role": "assistant", "content": "<think>Hm.</think>It is Lima."}]
+    for row in ({"messages": ASK + own}, {"messages": ASK + THOUGHT}, {"prompt": Q, "completion": A}):
+        made = demonstration({**row, "reasoning": "Other words."})
+        assert made.get("messages", ASK + THOUGHT) in (ASK + own, ASK + THOUGHT)
+        assert made["origin"]["matter"] == ["reasoning"]
+
+
+def test_an_answer_beside_messages_is_their_missing_last_turn():
+    made = demonstration({"messages": BEFORE + ASK, "answer": A})
+    assert made["messages"] == BEFORE + ASK + TELL and made["drop"] == ""
+    made = demonstration({"messages": ASK + TELL, "answer": "Lima"})
+    assert made["messages"] == ASK + TELL and made["origin"]["unread"] == ["answer"]
+    assert demonstration({"messages": ASK, "answer": 6})["drop"] == "without an answer to learn"
+
+
+@pytest.mark.parametrize("empty", [{"system": ""}, {"system_prompt": None}, {"history": []}, {"tools": "[]"}])
+def test_a_column_that_makes_turns_makes_them_where_it_is_empty_too(empty, tmp_path):
+    """Of one file, rows with a system prompt would be chat and those without plain text."""
+    full = {"system": S, "system_prompt": S, "history": [["Hi.", "Hello."]], "tools": [{"name": "f"}]}
+    rows = [{"prompt": Q, "chosen": A, "rejected": B, **{name: full[name]}} for name in empty]
+    rows += [{"prompt": Q, "chosen": A, "rejected": B, **empty}]
+    loaded = load.load(DataArguments(dataset_name=str(write_rows(tmp_path / "x.jsonl", rows))), "train", seed=0)
+    found = list(normal.normalise(loaded, "preference", "x", []))
+    assert found[0]["prompt"][-1:] == found[1]["prompt"] == ASK and found[1]["chosen"] == found[0]["chosen"] == TELL
+
+
+@pytest.mark.parametrize("sides", [{"chosen": A, "rejected": B}, {"chosen": TELL, "rejected": LIE}])
+def test_turns_in_a_column_that_is_not_read_are_not_passed_over_for_a_prompt(sides):
+    row = {"trajectory": [SHAREGPT], **sides}
+    with pytest.raises(DataError, match="f, row 1: .*trajectory holds turns .*--columns trajectory=messages"):
+        schemas.preference(row, "f, row 1")
+    mapped = schemas.preference({"messages": [SHAREGPT], **sides}, "f, row 1")
+    assert (mapped["prompt"], mapped["chosen"], mapped["rejected"]) == (ASK, TELL, LIE)
+    assert schemas.preference({"other": [SHAREGPT], "chosen": A, "rejected": B}, "f")["prompt"] == "It is"
+
+
+def test_what_may_matter_stands_apart():
+    row = {"messages": [{**ASK[0], "functions": "[]x"}, *TELL], "id": 1, "winner": 2, "past": ASK + TELL, "other": ASK}
+    made = demonstration(row)
+    assert made["origin"]["matter"] == ["messages[].functions", "past", "winner"]
+    lines = beside.not_read(made["origin"]["unread"], made["origin"]["matter"])
+    assert lines == ["look: not read, and often part of what is learnt: messages[].functions, past, winner",
+                     "not read: id, other"]  # fmt: skip
+    assert beside.not_read(["id"], []) == ["not read: id"] and beside.not_read([], []) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (
+            {"query": Q, "answers": "[]"},
+            r"\(the question is in query, and no column holds its answer\).*Map yours with",
+        ),
+        ({"output": A, "post": Q}, r"\(an answer is in output, and no column holds its question\).*Map yours with"),
+        ({"text": f"### Human: {Q}### Assistant: {A}"}, "text is a conversation with marks of its own"),
+        ({"trajectory": ASK + TELL}, "--columns trajectory=messages reads the turns"),
+        (
+            {"info": {"post": Q}, "summaries": [{"text": A}]},
+            "info, summaries has to be written into columns of its own",
+        ),
+    ],
+)
+def test_what_fits_no_form_is_told_what_was_found_and_a_way_that_helps(row, words):
+    with pytest.raises(schemas.NoForm, match=words):
+        demonstration(row)
+
+
+def test_a_question_that_is_no_text_names_the_way_on():
+    with pytest.raises(DataError, match="row 1.input: expected text, got list .*--columns input=messages reads turns"):
+        demonstration({"input": ASK, "output": A})
+    with pytest.raises(DataError, match="row 1.question: expected text, got dict .*write its words into a column"):
+        demonstration({"question": {"full_text": Q}, "answer": A})
+
+
+@pytest.mark.parametrize(
+    ("asks", "tells"), [("User", "Assistant"), ("Human", "AI"), ("USER", "Chatbot"), ("human", "GPT")]
+)
+def test_names_of_roles_may_be_written_in_any_case(asks, tells):
+    said = [{"role": asks, "content": Q}, {"role": tells, "content": A}]
+    assert demonstration({"messages": said})["messages"] == ASK + TELL
+
+
+def test_messages_may_be_json_in_a_text():
+    assert demonstration({"messages": json.dumps(ASK + TELL)})["messages"] == ASK + TELL
+    with pytest.raises(DataError, match=r"row 1.messages: expected JSON, got '\[oh"):
+        demonstration({"messages": "[oh"})
