@@ -163,6 +163,66 @@ def test_a_row_longer_than_the_model_reads(told, tmp_path, world):
     assert "an answer may have 127, and the model has room for 128 positions: lower --max_prompt_length" in said
 
 
+@pytest.fixture
+def scoreless(tmp_path, world):
+    """A Cohere checkpoint: transformers has no class for it that scores."""
+    import torch
+    from transformers import AutoTokenizer, CohereConfig, CohereForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(world / "base")
+    torch.manual_seed(0)
+    config = CohereConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=128, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+    )  # fmt: skip
+    folder = tmp_path / "cohere"
+    CohereForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_family_that_has_no_class_with_a_score(told, scoreless, world):
+    """Neither a reward model nor a critic is loaded; the sentence has the family and two ways on."""
+    from trl import ModelConfig
+
+    from align.ppo.assemble import build
+
+    said = told(f"reward --model_name_or_path {scoreless}")
+    assert "is of a family (cohere) that transformers has no class with a score for" in said
+    assert "train the reward model from another family" in said and "--value_model head, or adapter" in said
+    with pytest.raises(ConfigError, match=r"is of a family \(cohere\)"):  # without a reward model it is the policy's
+        build(str(scoreless), None, "full", ModelConfig(), None, longest=8, output_dir=str(scoreless.parent))
+
+
+def test_liger_s_losses_are_refused_where_they_are_not_the_model_s(scoreless, world):
+    """Cohere scales its logits after the head; a Llama does not."""
+    from trl import ModelConfig
+
+    from align.train import preflight
+
+    args = SimpleNamespace(use_liger_kernel=True)
+    for base, refused in ((scoreless, True), (world / "base", False)):
+        model_args = ModelConfig(model_name_or_path=str(base))
+        problems = preflight._logits(args, preflight.skeleton(str(base), model_args), model_args)
+        assert ("use_liger_kernel: Liger's losses do not see what cohere models do" in " ".join(problems)) is refused
+
+
+def test_a_share_of_no_rows_held_out_is_none(told, capsys):
+    """Taken as it is meant, and nothing is said of measurements that there are none of."""
+    assert told("dpo --train_file --test_split_size 0", loads=True) == ""
+    assert "test_split_size=-1: must be" in told("dpo --test_split_size -1")
+
+
+def test_nothing_measured_nothing_shown(capsys):
+    from align.train import loop
+
+    loop.show("held-out pairs", {"loss": 1.0}, ("eval_loss",))
+    assert capsys.readouterr().out == ""
+    loop.show("held-out pairs", {"eval_loss": 1.0}, ("eval_loss", "eval_rewards/margins"))
+    assert capsys.readouterr().out == "held-out pairs: eval_loss 1\n"
+
+
 # --------------------------------------------------------------------------------------------------- errors of others
 
 
