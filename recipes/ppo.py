@@ -18,7 +18,7 @@ from align.data import prepare
 from align.models import checkpoints
 from align.ppo import report
 from align.ppo.assemble import make_trainer
-from align.ppo.config import PPOArguments, check, plan
+from align.ppo.config import REFUSED, PPOArguments, check, plan
 from align.run import launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments
 from align.run.parse import parse, resolved
@@ -48,7 +48,7 @@ def main():
     run_args, data_args, model_args, args = parse(
         BatchArguments, DataArguments, ModelConfig, PPOArguments,
         nano="recipes/nano/ppo.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
-        required=("model_name_or_path", "output_dir"),
+        required=("model_name_or_path", "output_dir"), refused=REFUSED,
     )  # fmt: skip
     parent = model_args.model_name_or_path
     launch.check()
@@ -64,7 +64,7 @@ def main():
 
     config, resume = resolved(run_args, data_args, model_args, args), launch.resumes(args)
     with record.start("ppo", args.output_dir, config, overwrite=run_args.overwrite, resume=resume) as run:
-        roles = dict(model=parent, reference=parent, reward_model=args.reward_model_path, **data_args.parents())
+        roles = dict(model=parent, reference=parent, **args.parents(), **data_args.parents())
         run.note(parents=lineage.parents(roles), data=rows.as_dict())
         base = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
         callbacks = loop.callbacks(run, later=args.value_warmup_rollouts)

@@ -106,6 +106,27 @@ def test_a_reward_model_without_a_score_head(refuse, world):
     assert "has no score head" in refuse("ppo", reward_model_path=str(world / "base"))
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("generation_config.json", None, "its generation_config.json holds no settings (a list)"),
+        ("config.json", {"dtype": "nope"}, "its config.json has the dtype 'nope', which torch has not"),
+        ("config.json", {"pad_token_id": 99999}, "cannot be trained like this: AssertionError: Padding_idx must be within"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_whose_settings_are_none(refuse, world, tmp_path, name, change, words):
+    shutil.copytree(world / "base", tmp_path / "m")
+    file = tmp_path / "m" / name
+    file.write_text("[]" if change is None else json.dumps(json.loads(file.read_text()) | change))
+    assert words in refuse("sft", model_name_or_path=str(tmp_path / "m"))
+
+
+def test_a_file_that_is_not_there_is_no_full_disk(refuse):
+    """Only what a full or failing disk can bring is told as such."""
+    message = refuse("sft", accelerator_config="nope.json")
+    assert "nope.json: No such file or directory" in message and "free space" not in message
+
+
 def test_an_interrupted_parent(refuse, world, tmp_path):
     shutil.copytree(world / "base", tmp_path / "m")
     (tmp_path / "m/run.json").write_text(json.dumps({"status": "interrupted", "command": "python recipes/sft.py"}))

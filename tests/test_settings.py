@@ -93,6 +93,21 @@ def told(monkeypatch, capsys, tmp_path, world):
         ("dpo --sync_ref_model true --resume_from_checkpoint last", "cannot be resumed"),
         ("sft --dataloader_persistent_workers true", "--dataloader_num_workers 1 or more"),
         ("sft --push_to_hub true", "log in first (hf auth login)"),
+        ("sft --use_peft --lora_target_modules *.q_proj", "and this is none (nothing to repeat at position 0)"),
+        ("ppo --use_peft --lora_target_modules (", "lora_target_modules=(: a single one is a regular expression"),
+        ("reward --use_peft --lora_target_modules [", "give names (q_proj v_proj), or for example '.*q_proj'"),
+        ("ppo --reference_device nope", "reference_device=nope is no device of this machine"),
+        ("ppo --reference_device cuda:99", "use cpu, or leave it out"),
+        ("ppo --reference_device meta", "it holds no numbers"),
+        ("ppo --save_strategy epoch", "save_strategy=epoch: PPO's steps are rollouts"),
+        ("ppo --batch_size 4", "batch_size cannot be set: it is worked out from --global_batch_size"),
+        ("ppo --world_size 2", "world_size cannot be set"),
+        ("ppo --local_mini_batch_size 2", "local_mini_batch_size cannot be set"),
+        ("ppo --num_total_batches 2", "num_total_batches cannot be set"),
+        ("sft --optim_target_modules q_proj", "optim_target_modules: only GaLore and APOLLO read this"),
+        ("sft --model_revision v2", "only hub ids have revisions; leave it out"),
+        ("dpo --annotators bob", "holds pairs and no rankings, and annotators would change nothing"),
+        ("reward --aggregate majority", "holds pairs and no rankings, and aggregate would change nothing"),
     ],
 )
 def test_before_a_model_is_loaded(told, words, sentence, monkeypatch):
@@ -130,6 +145,52 @@ def test_numbers_that_mean_nothing(told, flag, values):
 @pytest.mark.parametrize("words", ["--beta 0", "--label_smoothing 0.7", "--ld_alpha 2", "--discopop_tau 0"])
 def test_numbers_of_dpo(told, words):
     assert ": must be " in told(f"dpo {words}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--kl_coef -1", "--kl_coef nan", "--cliprange -1", "--cliprange inf", "--cliprange_value 0", "--gamma 2",
+        "--lam 2", "--vf_coef -1", "--value_warmup_rollouts -1", "--total_episodes 0", "--collapse_patience -1",
+        "--temperature 0", "--reward_weights nan", "--length_penalty inf", "--learning_rate inf",
+    ],
+)  # fmt: skip
+def test_numbers_of_ppo(told, words):
+    name, value = words.removeprefix("--").split()
+    assert f"{name}={value}: must be " in told(f"ppo {words}")
+
+
+@pytest.mark.parametrize(
+    ("known", "given", "refused"),
+    [
+        ("num_iterations", dict(epsilon=-1.0, num_iterations=0, top_p=2.0, temperature=0.0, top_k=-5, num_generations=0), 6),
+        ("num_iterations", dict(num_generations=1, beta=-0.1), 2),
+        ("num_iterations", dict(beta=0.0, top_k=0, top_p=1.0, num_generations=2), 0),
+        ("max_new_tokens", dict(temperature=-1.0, max_new_tokens=0), 2),
+        ("max_new_tokens", dict(temperature=0.0, max_new_tokens=1, num_generations=1), 0),
+        ("kl_coef", dict(kl_coef=0.0, gamma=1.0, lam=0.95, collapse_patience=0, max_steps=-1), 0),
+        ("kl_coefs", dict(kl_coefs=[0.0, 0.5], betas=[0.1, 0.0], rloo_betas=[float("inf")]), 2),
+        ("a_float_of_any_recipe", dict(a_float_of_any_recipe=float("nan")), 1),
+    ],
+)  # fmt: skip
+def test_one_table_of_limits(known, given, refused):
+    from align.run.checks import limits
+
+    found = limits.numbers(given, {known, *given})
+    assert len(found) == refused and all(": must be " in said for said in found), found
+
+
+def test_a_test_split_leaves_nothing_to_hold_out(capsys):
+    """Said in a line of its own: the flag changes nothing there."""
+    from align.data import splits
+    from align.run.arguments import DataArguments
+
+    args = DataArguments(dataset_name="rows", test_split_size=0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splits.load, "load", lambda _, split, **__: [split])
+        said = splits.read(args, seed=0)
+    assert said == {"train": ["train"], "test": ["test"]}
+    assert "test_split_size: nothing is held out, as rows has a split test" in capsys.readouterr().out
 
 
 def test_one_name_for_lora_is_a_name(told):

@@ -149,9 +149,19 @@ def rows(
         if report.rankings and report.rows_out < report.rows_in:
             done[name] = _weighed_again(done[name], how)
     shared = None
+    if pairing and not reports["train"].rankings:
+        _only_pairs(pairing, reports["train"].source)
     if raw["test"] is not None and schema in ("sft", "preference"):
         shared = prompts.within(raw["train"], raw["test"], args.dataset_name or "mixture", args.columns)
     return Splits(done["train"], done["test"], reports, shared)
+
+
+def _only_pairs(pairing: PairArguments, source: str) -> None:
+    """Stop at what only rankings are chosen or made into pairs by: here it would change nothing."""
+    asked = {"annotators": bool(pairing.annotators), "aggregate": pairing.aggregate != "each"}
+    for name in filter(asked.get, asked):
+        raise DataError(f"{source} holds pairs and no rankings, and {name} would change nothing: leave it out, or name "
+                        "rows with completions, ranking and annotator")  # fmt: skip
 
 
 def _weighed_again(rows: Any, pairing: Pairing) -> Any:

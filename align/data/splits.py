@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -151,6 +152,9 @@ def read(args: DataArguments, *, seed: int, stream: bool = False) -> dict[str, A
         train, test = _halves(train, args, seed)
         if args.max_eval_rows is not None:
             test = test.select(range(min(args.max_eval_rows, len(test))))
+    elif args.test_split_size and os.environ.get("RANK", "0") == "0":
+        print(f"test_split_size: nothing is held out, as {args.dataset_name or 'the mixture'} has a split "
+              f"{args.dataset_test_split}", flush=True)  # fmt: skip
     return {"train": train, "test": test}
 
 

@@ -40,6 +40,7 @@ def check(path: str, *, reward_model: bool = False, revision: str = "main") -> N
         adapters.check(path, adapter)
     elif folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(f"{path} holds no model (neither config.json nor adapter_config.json)")
+    heads.check_dtype(path, _settings(str(folder), "config.json", revision))
     owner = Path(tokenizer_source(path, revision)[0])
     if owner.is_dir() and not any((owner / name).is_file() for name in TOKENIZER_FILES):
         raise ConfigError(
@@ -118,9 +119,14 @@ def _settings(source: str, name: str, revision: str) -> dict[str, Any]:
         _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
     )  # fmt: skip
     try:
-        return {} if file is None else json.loads(Path(file).read_text())
+        found = {} if file is None else json.loads(Path(file).read_text())
     except json.JSONDecodeError as error:
         raise ConfigError(f"{source}: its {name} is not valid JSON ({error}); save the checkpoint again") from error
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{source}: its {name} holds no settings (a {type(found).__name__}); save the checkpoint again"
+        )
+    return found
 
 
 def resolve_parent(

@@ -32,6 +32,15 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
+def check_dtype(path: str, settings: dict[str, Any]) -> None:
+    """Stop at a checkpoint whose config.json names a dtype that torch has not: nothing can read that config."""
+    import torch
+
+    dtype = settings.get("dtype") or settings.get("torch_dtype")
+    if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ConfigError(f"{path}: its config.json has the dtype {dtype!r}, which torch has not; write float32 there")
+
+
 def check(
     path: str, revision: str = "main", *, adapter: Path | None = None, base: tuple[str, str] | None = None
 ) -> None:

@@ -49,7 +49,7 @@ def from_pretrained(auto_class: Any, path: str, **extra: Any) -> Any:
         model, found = auto_class.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **extra)
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, AttributeError, AssertionError) as error:
         raise ConfigError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     for name, held, wanted in sorted(found["mismatched_keys"]):
         raise ConfigError(

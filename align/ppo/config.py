@@ -9,7 +9,14 @@ from typing import Any, Literal
 from trl.experimental.ppo import PPOConfig
 
 from align.run.arguments import BatchArguments, PromptArguments
+from align.run.checks import limits
 from align.run.errors import fail, recipe
+
+REFUSED = dict.fromkeys(
+    ("world_size", "batch_size", "mini_batch_size", "micro_batch_size", "local_batch_size", "local_mini_batch_size",
+     "num_total_batches"),
+    "it is worked out from --global_batch_size, --num_mini_batches and --per_device_train_batch_size",
+)  # fmt: skip
 
 
 @dataclass
@@ -87,16 +94,10 @@ class PPOArguments(PromptArguments, PPOConfig):
         if self.eval_reward_funcs and self.eval_strategy == "no":  # type: ignore[has-type]
             self.eval_strategy = "steps"  # whoever names them wants to see them
         super().__post_init__()
-        problems = []
-        if self.missing_eos_penalty is not None and self.missing_eos_penalty < 0:
-            problems.append(f"missing_eos_penalty={self.missing_eos_penalty} would be a prize: give a positive number")
-        for name in ("temperature", "kl_horizon", "num_generations", "num_mini_batches", "num_ppo_epochs",
-                     "response_length", "ref_model_sync_steps"):  # fmt: skip
-            if getattr(self, name) <= 0:
-                problems.append(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("kl_target", "kl_budget", "reward_clip"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                problems.append(f"{name}={getattr(self, name)} must be above 0 (leave it out for none)")
+        problems = limits.numbers(vars(self), vars(self).keys())
+        for name in ("save_strategy", "eval_strategy", "logging_strategy"):
+            if getattr(self, name) == "epoch":
+                problems.append(f"{name}=epoch: PPO's steps are rollouts, and it has no epochs of rows; use steps")
         if not self.ds3_gather_for_generation:
             problems.append("ds3_gather_for_generation=False gathers every weight for every token, 10 to 100 times "
                             "slower; where the whole policy does not fit one GPU, use LoRA with ZeRO-2")  # fmt: skip
@@ -105,6 +106,12 @@ class PPOArguments(PromptArguments, PPOConfig):
                 problems.append(f"{name} cannot be set: the policy's adapter is `default`, the reference has none")
         if problems:
             raise ValueError("; ".join(problems))
+
+    def parents(self) -> dict[str, str | None]:
+        """Where the reward comes from, and what measures, by role, for the record's lineage."""
+        functions = {"reward_func": self.reward_funcs, "eval_reward_func": self.eval_reward_funcs}
+        named = {f"{role}_{n}": where for role, given in functions.items() for n, where in enumerate(given)}
+        return {"reward_model": self.reward_model_path, **named}
 
 
 @dataclass
@@ -194,10 +201,24 @@ def check(args: PPOArguments, model_args: Any, kind: str) -> None:
         problems.append(
             "reference_device: with LoRA there is no second reference, and ZeRO-3 and FSDP2 shard it already"
         )
+    problems += _device(args.reference_device) if args.reference_device else []
     if args.engine == "trl" and (kind != "single" or args.reward_funcs or not args.reward_model_path):
         problems.append("engine=trl is a baseline: one process, and a reward model (no functions); use engine=align")
     if problems := problems + (_lora(model_args, kind) if lora else []):
         fail(problems)
+
+
+def _device(name: str) -> list[str]:
+    """Can something be put there?"""
+    import torch
+
+    try:
+        if torch.empty(0, device=name).is_meta:
+            raise ValueError("it holds no numbers")
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        return [f"reference_device={name} is no device of this machine ({why}); use cpu, or leave it out"]
+    return []
 
 
 def _lora(model_args: Any, kind: str) -> list[str]:

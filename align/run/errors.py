@@ -13,6 +13,7 @@ LIBRARIES = "site-packages"
 # What a refused setting or a slip in a user's function comes as; all else is for us to see whole
 FOREIGN = (
     ValueError, TypeError, ImportError, RuntimeError, AttributeError, LookupError, ArithmeticError, MemoryError,
+    AssertionError,
 )  # fmt: skip
 MEMORY = (
     "; lower --per_device_train_batch_size (the global batch stays what it is) or --max_length, or give "

@@ -6,6 +6,7 @@ FSDP2, two trainings that each believe to be alone. So a recipe compares the two
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -13,6 +14,9 @@ from typing import Any, NoReturn
 
 from align.run.device import has_gpu
 from align.run.errors import ConfigError, RunError
+
+# A disk is full, a quota or the largest size of a file is reached, nothing can be written there, or it fails
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 # Shared by every training recipe. TRL's and transformers' own defaults hold for all the rest.
 TRAINER_DEFAULTS: dict[str, Any] = dict(
@@ -163,11 +167,7 @@ def run(main: Callable[[], None], *, again: str = "") -> None:
         main()
     except (ConfigError, RunError, OSError, SafetensorError) as error:
         if int(os.environ.get("RANK", "0")) == 0:
-            file = isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno is not None)
-            hint = (
-                " (a file could not be written or read: free space there, or name another --output_dir)" if file else ""
-            )
-            print(f"\nerror: {error}{hint}", file=sys.stderr, flush=True)
+            print(f"\nerror: {_told(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:
         both = "a training recipe goes on with --resume_from_checkpoint last, others with the same command"
@@ -175,6 +175,16 @@ def run(main: Callable[[], None], *, again: str = "") -> None:
         print(f"\ninterrupted; {how}", file=sys.stderr)
         sys.exit(130)
     _leave_quietly()
+
+
+def _told(error: Exception) -> str:
+    """What a recipe ends with. Where a disk may be the cause, what to do about it; any other file's name and fault."""
+    from safetensors import SafetensorError
+
+    if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno in DISK):
+        return f"{error} (a file could not be written or read: free space there, or name another --output_dir)"
+    named = isinstance(error, OSError) and error.filename is not None and error.strerror
+    return f"{error.filename}: {error.strerror}; give a file that is there and can be read" if named else str(error)
 
 
 def _leave_quietly() -> None:

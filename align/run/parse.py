@@ -80,6 +80,10 @@ def _parent_problems(values: dict[str, Any], gated: bool = True) -> list[str]:
                 problem = gates.problem(str(value), folder)
             if problem:
                 problems.append(f"{key}: {problem}")
+    parent, revision = str(values.get("model_name_or_path") or ""), values.get("model_revision") or "main"
+    if revision != "main" and Path(parent).is_dir():
+        problems.append(f"model_revision={revision}: {parent} is a folder here, and only hub ids have revisions; leave "
+                        "it out")  # fmt: skip
     inputs = [values.get(key) for key in PARENT_KEYS]
     inputs += [entry.get("path") for entry in values.get("datasets") or [] if isinstance(entry, dict)]
     for entry in values.get("datasets") or []:

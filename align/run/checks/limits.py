@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -11,6 +13,8 @@ POSITIVE: Rule = (lambda value: value > 0, "above 0")
 NOT_NEGATIVE: Rule = (lambda value: value >= 0, "at least 0")
 BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 UP_TO_ONE: Rule = (lambda value: 0 <= value <= 1, "between 0 and 1")
+FINITE: Rule = (math.isfinite, "a finite number")
+TWO: Rule = (lambda value: value >= 2, "at least 2")
 SEED: Rule = (lambda value: 0 <= value < 2**32, "between 0 and 4,294,967,295")
 
 RULES: dict[str, Rule] = {
@@ -50,7 +54,63 @@ RULES: dict[str, Rule] = {
     "ld_alpha": UP_TO_ONE,
     "discopop_tau": POSITIVE,
     "center_rewards_coefficient": NOT_NEGATIVE,
+    "value_learning_rate": POSITIVE,
+    "warmup_steps": NOT_NEGATIVE,
+    "eval_delay": NOT_NEGATIVE,
+    "logging_steps": NOT_NEGATIVE,
+    "dataset_num_proc": COUNT,
+    "router_aux_loss_coef": NOT_NEGATIVE,
+    # what samples
+    "max_prompt_length": COUNT,
+    "max_new_tokens": COUNT,
+    "max_completion_length": COUNT,
+    "response_length": COUNT,
+    "num_generations": COUNT,
+    "temperature": NOT_NEGATIVE,
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "top_k": (lambda value: value >= 0, "at least 0 (0: all tokens)"),
+    "min_p": UP_TO_ONE,
+    "repetition_penalty": POSITIVE,
+    # PPO
+    "kl_coef": NOT_NEGATIVE,
+    "kl_target": POSITIVE,
+    "kl_horizon": COUNT,
+    "kl_budget": POSITIVE,
+    "cliprange": POSITIVE,
+    "cliprange_value": POSITIVE,
+    "gamma": UP_TO_ONE,
+    "lam": UP_TO_ONE,
+    "vf_coef": NOT_NEGATIVE,
+    "reward_clip": POSITIVE,
+    "missing_eos_penalty": (lambda value: value >= 0, "at least 0; below it would be a prize"),
+    "total_episodes": COUNT,
+    "num_ppo_epochs": COUNT,
+    "num_mini_batches": COUNT,
+    "num_sample_generations": NOT_NEGATIVE,
+    "local_rollout_forward_batch_size": COUNT,
+    "value_warmup_rollouts": NOT_NEGATIVE,
+    "collapse_patience": NOT_NEGATIVE,
+    "rollout_save_steps": NOT_NEGATIVE,
+    # RLOO
+    "epsilon": POSITIVE,
+    "epsilon_high": POSITIVE,
+    "num_iterations": COUNT,
+    "num_generations_eval": COUNT,
+    "generation_batch_size": COUNT,
+    "steps_per_generation": COUNT,
+    # a comparison's arms
+    "kl_coefs": NOT_NEGATIVE,
+    "betas": POSITIVE,
+    "rloo_betas": NOT_NEGATIVE,
+    "seeds": SEED,
 }
+# Where a recipe, told by a flag of its own, allows less or more
+SAMPLES_TO_LEARN: dict[str, Rule] = {"temperature": POSITIVE}  # greedy samples have no probability to learn from
+OF_RECIPES: dict[str, dict[str, Rule]] = {
+    "kl_coef": SAMPLES_TO_LEARN,
+    "num_iterations": {**SAMPLES_TO_LEARN, "num_generations": TWO, "beta": NOT_NEGATIVE},
+}
+BY_LAYER = ("galore", "apollo")  # the optimizers that read optim_target_modules
 LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters", "lora_modules_to_save",
         "use_rslora", "use_dora")  # fmt: skip
 
@@ -64,14 +124,12 @@ def problems(given: dict[str, Any], values: dict[str, Any], known: Collection[st
         known: the flags that this recipe has.
         gpu: is there one?
     """
-    found = []
-    for name, (holds, words) in RULES.items():
-        value = given.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not holds(value):
-            found.append(f"{name}={value:g}: must be {words}")
+    found = [*numbers(given, known), *_patterns(given)]
     idle = [name for name in LORA if name in given and "use_peft" in known and not values.get("use_peft")]
     if idle:
         found.append(f"{', '.join(idle)}: nothing reads this without --use_peft")
+    if given.get("optim_target_modules") and not any(name in str(values.get("optim")) for name in BY_LAYER):
+        found.append("optim_target_modules: only GaLore and APOLLO read this; leave it out, or name one with --optim")
     if values.get("save_strategy") == "best":
         found.append("save_strategy=best: the last model is the one that is saved; use steps, epoch or no")
     if given.get("activation_offloading") and not gpu:
@@ -85,6 +143,36 @@ def problems(given: dict[str, Any], values: dict[str, Any], known: Collection[st
     if given.get("dataloader_persistent_workers") and not given.get("dataloader_num_workers"):
         found.append("dataloader_persistent_workers: there are none; give --dataloader_num_workers 1 or more as well")
     return [*found, *_of_pairs(values)]
+
+
+def numbers(given: dict[str, Any], known: Collection[str]) -> list[str]:
+    """Numbers that are none or that their flags do not allow. `known` as above."""
+    rules = dict(RULES)
+    for flag, others in OF_RECIPES.items():
+        rules |= others if flag in known else {}
+    found = []
+    for name, value in given.items():
+        for one in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(one, bool) or not isinstance(one, (int, float)):
+                continue
+            holds, words = rules.get(name, FINITE)
+            if not math.isfinite(one):
+                found.append(f"{name}={one:g}: must be a finite number" + (f", {words}" if name in rules else ""))
+            elif not holds(one):
+                found.append(f"{name}={one:g}: must be {words}")
+    return found
+
+
+def _patterns(given: dict[str, Any]) -> list[str]:
+    """One name for LoRA may be a pattern: is it one?"""
+    targets = given.get("lora_target_modules")
+    targets = [targets] if isinstance(targets, str) else targets or []
+    try:
+        re.compile(targets[0] if len(targets) == 1 else "")
+    except re.error as error:
+        return [f"lora_target_modules={targets[0]}: a single one is a regular expression for whole names, and this is "
+                f"none ({error}); give names (q_proj v_proj), or for example '.*q_proj'"]  # fmt: skip
+    return []
 
 
 def _of_pairs(values: dict[str, Any]) -> list[str]:
