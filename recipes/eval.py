@@ -27,7 +27,7 @@ def main():
 
     config = resolved(args, data_args, judge)
     with record.start("eval", args.output_dir, config, overwrite=args.overwrite, reopen=True) as run:
-        run.note(parents=lineage.parents({**args.named(), **data_args.parents()}), leaks=leaks)
+        run.note(parents=lineage.parents({**args.graders(), **args.named(), **data_args.parents()}), leaks=leaks)
         run.note(data={"prompts": report.as_dict()})
         results, rows_of = evaluation.evaluate(args, tokenizer, rows, judge)
         page = program.write(results, rows_of, args, run.record)

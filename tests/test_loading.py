@@ -162,6 +162,16 @@ def test_folders_are_read_at_every_depth_and_compressed(tmp_path):
     assert texts(tmp_path, "test") == ["one", "two"] and read(tmp_path, "validation") is None
 
 
+def test_files_that_make_the_train_split_though_no_name_says_so_are_named(tmp_path, capsys):
+    for name in ("mytrain", "mytest"):
+        write_rows(tmp_path / f"{name}.jsonl", [{"text": name}])
+    assert texts(tmp_path) == ["mytest", "mytrain"]
+    told = "no file's name says its split, so all make the split train: mytest.jsonl, mytrain.jsonl"
+    assert told in capsys.readouterr().out
+    (tmp_path / "mytest.jsonl").unlink()
+    assert texts(tmp_path) == ["mytrain"] and capsys.readouterr().out == ""
+
+
 def test_zstandard_is_read(tmp_path):
     zstandard = pytest.importorskip("zstandard")
     (tmp_path / "x.jsonl.zst").write_bytes(zstandard.compress(b'{"text": "one"}\n'))

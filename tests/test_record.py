@@ -210,6 +210,51 @@ def test_a_model_is_hashed_by_all_that_is_read_of_it(tmp_path):
     assert lineage.hash_files(one) != before
 
 
+def test_where_a_name_ends_and_contents_begin_is_in_the_hash(tmp_path):
+    """{a: bc} is not {ab: c}, and one file with another's name and contents in it is not two."""
+    folders = [Path(lay(tmp_path / str(n), **files)) for n, files in enumerate(
+        [{"a": "bc"}, {"ab": "c"}, {"a": "1", "b": "2"}, {"a": "1b2"}])]  # fmt: skip
+    assert len({lineage.hash_files(folder) for folder in folders}) == len(folders)
+
+
+@pytest.mark.parametrize("stray", ["config.json", "tokenizer.json"])
+def test_rows_beside_a_stray_file_of_a_model_are_in_the_hash(tmp_path, stray):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("a")
+    (folder / "deep").mkdir()
+    (folder / "deep/b.csv").write_text("b")
+    (folder / stray).write_text("{}")
+    found = {lineage.hash_files(folder)}
+    for name in ("train.jsonl", "deep/b.csv", stray):
+        (folder / name).write_text("changed")
+        found.add(lineage.hash_files(folder))
+    assert len(found) == 4
+    (folder / "model.safetensors").write_text("w")  # of a model, what lies beside is no part
+    before = lineage.hash_files(folder)
+    (folder / "train.jsonl").write_text("again")
+    assert lineage.hash_files(folder) == before
+
+
+def test_a_function_goes_by_its_file_and_nothing_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "grading/deep").mkdir(parents=True)
+    for name in ("grade.py", "grading/__init__.py", "grading/deep/__init__.py", "grading/deep/rules.py"):
+        (tmp_path / name).write_text(f"raise ValueError('{name}')")
+    asked = {
+        "reward_func_0": "grade.py:good", "reward_func_1": "grade:good", "a": "grading.deep.rules:good",
+        "b": "grading:good", "c": "nowhere.at.all:good", "d": "nowhere.py:good", 
+    }  # fmt: skip
+    found = hashes(**asked)
+    assert found["reward_func_0"] == found["reward_func_1"] == lineage.identity(str(tmp_path / "grade.py"))
+    assert found["a"] == lineage.identity(str(tmp_path / "grading/deep/rules.py"))
+    assert found["b"] == lineage.identity(str(tmp_path / "grading/__init__.py")) != found["a"]
+    assert found["c"] is None and found["d"] is None
+    (tmp_path / "grade.py").write_text("good = lambda **_: [0.0]")
+    assert hashes(**asked)["reward_func_0"] != found["reward_func_0"]
+
+
 def test_spellings_of_one_path_are_one_parent(tmp_path, monkeypatch):
     run = lay(tmp_path / "runs/sft", run_json=json.dumps({"status": "complete", "hash": "h"}), model_st="w")
     lay(tmp_path / "runs/other", model_st="w")

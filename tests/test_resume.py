@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, conversations, make_checkpoint, stage_arguments, write_rows
+from trl import RLOOConfig, SFTConfig
 
+from align.ppo.config import PPOArguments, plan
 from align.run import lineage, record
+from align.run.arguments import BatchArguments
 from align.run.checks import resumed
 from align.run.errors import RunError
 
@@ -84,6 +87,55 @@ def test_another_parent_or_other_rows_are_refused_and_the_record_stays(tmp_path)
     moved = {"model": {"path": "./a", "hash": "1" * 64}, "data": {"path": "b.jsonl", "hash": "2" * 64}}
     found = resume(folder, {"parents": moved, "data": rows}, dataset_name="b.jsonl")  # the same, by another name
     assert found["status"] == "complete"
+
+
+def test_another_reward_function_is_refused_and_another_that_measures_is_recorded(tmp_path):
+    def functions(**sources: str) -> dict:
+        for name, source in sources.items():
+            (tmp_path / f"{name}.py").write_text(source)
+        args = PPOArguments(
+            output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, reward_model_path=None, reward_funcs=[f"{tmp_path}/train.py:score"],
+            eval_reward_funcs=[f"{tmp_path}/gold.py:score"],
+        )  # fmt: skip
+        return {"parents": lineage.parents(args.parents())}
+
+    first = functions(train="plus", gold="one")
+    assert set(first["parents"]) == {"reward_func_0", "eval_reward_func_0"}
+    folder = interrupted(tmp_path / "run", **first)
+    before = (folder / "run.json").read_text()
+    with pytest.raises(RunError, match=r"reward_func_0: \S+train.py:score \(\w{8}\) -> \S+train.py:score"):
+        resume(folder, functions(train="minus"))
+    assert (folder / "run.json").read_text() == before
+    second = functions(train="plus", gold="two")
+    found = resume(folder, second)
+    assert found["parents"] == second["parents"]
+    then, now = found["resumptions"][0]["changed"]["eval_reward_func_0"]
+    assert (then, now) == tuple(one["parents"]["eval_reward_func_0"] for one in (first, second))
+    assert then["hash"] != now["hash"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"gradient_checkpointing": True}, {"eval_strategy": "steps", "eval_steps": 2}, {"dataloader_num_workers": 2},
+     {"logging_steps": 3}, {"per_device_train_batch_size": 2}],
+)  # fmt: skip
+@pytest.mark.parametrize("cls", [SFTConfig, RLOOConfig, PPOArguments])
+def test_what_the_library_sets_from_a_free_setting_is_free(tmp_path, cls, given):
+    usual = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+    before, now = (cls(**usual | more).to_dict() for more in ({}, given))
+    resumed.check_settings({"config": before}, now)
+
+
+def test_a_longer_run_of_ppo_under_a_steady_schedule_has_more_batches(tmp_path):
+    usual = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "lr_scheduler_type": "constant"}
+    configs = []
+    for steps in (2, 4):
+        args = PPOArguments(**usual, max_steps=steps)
+        plan(BatchArguments(global_batch_size=8), args, 16, 1)
+        configs.append(args.to_dict())
+    assert configs[0]["num_total_batches"] < configs[1]["num_total_batches"]
+    changed = resumed.check_settings({"config": configs[0]}, configs[1])
+    assert changed == {"max_steps": [2, 4], "total_episodes": [16, 32]}
 
 
 def test_parents_of_a_resumption_that_failed_early_are_not_forgotten(tmp_path):

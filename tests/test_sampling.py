@@ -9,6 +9,7 @@ import pytest
 from conftest import write_rows
 
 from align.data import prepare
+from align.data.forms import schemas
 from align.models import sample
 from align.models.generate import Completion
 from align.run.arguments import DataArguments
@@ -53,8 +54,19 @@ def test_new_completions_carry_nothing_of_old_ones(sampled):
     assert rows == [
         {"prompt": "p", "category": "c", "completions": [" 0", " 1"], "stopped": [True, True], "lengths": [2, 2]}
     ]
-    pairs, _ = sampled_again(sampled, [{"prompt": "p", "chosen": "a", "rejected": "b", "margin": 1.0, "weight": 2.0}])
+    pair = {"chosen": "a", "rejected": "b", "margin": 1.0, "weight": 2.0, "scores": [3, 1], "rating": 4,
+            "chosen_score": 3, "score_rejected": 1, "rejected-model": "m"}  # fmt: skip
+    pairs, _ = sampled_again(sampled, [{"prompt": "p", **pair}])
     assert set(pairs[0]) == {"prompt", "completions", "stopped", "lengths"}
+
+
+def test_what_is_listed_for_each_old_completion_goes_with_it(sampled):
+    old = {"completions": ["a", "b"], "ranking": [1, 2], "scores": [3, 1], "rating": 5, "kinds": ["x", "y"]}
+    rows, _ = sampled([{"prompt": "p", "tags": ["one", "two", "three"], "answers": ["one"], **old}])
+    assert set(rows[0]) == {"prompt", "tags", "answers", "completions", "stopped", "lengths"}
+    assert schemas.prompt({"prompt": "p", **old}, "f")["origin"]["unread"] == ["kinds"]  # not one of ours: it is told
+    rows, _ = sampled_again(sampled, [{"prompt": "p", "scores": [3, 1], "rating": 5}])  # nobody's completions
+    assert rows[0]["scores"] == [3, 1] and rows[0]["rating"] == 5
 
 
 def sampled_again(sampled, rows):

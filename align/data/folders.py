@@ -87,15 +87,21 @@ def files_of(folder: Path, split: str) -> list[Path] | None:
     here = sorted({name for name in splits.values() if name})
     if not found and split == "train" and not here:
         found = rows
+        if len(rows) > 1:
+            _say(f"{folder}: no file's name says its split, so all make the split train: {_listed(rows)}")
     elif not found and split == "train":
         raise DataError(f"{folder} has no split train; it has {', '.join(here)}: --dataset_train_split {here[0]}")
     if not found and (others := [name for name in here if name != "train"]):
         _say(f"note: {folder} has no split {split}; it has {', '.join(others)} (--dataset_test_split {others[0]})")
     stray = [file for file in rows if here and splits[file] is None and file not in found]
-    if passed := [str(file) for file in every if file not in rows or file in stray]:
-        more = f" and {len(passed) - 5} more" if len(passed) > 5 else ""
-        _say(f"not read in {folder}: {', '.join(passed[:5])}{more}")
+    if passed := [file for file in every if file not in rows or file in stray]:
+        _say(f"not read in {folder}: {_listed(passed)}")
     return [folder / file for file in found] or None
+
+
+def _listed(files: list[Path]) -> str:
+    more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+    return ", ".join(map(str, files[:5])) + more
 
 
 def kind_of(files: list[Path], where: str) -> str:

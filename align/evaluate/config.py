@@ -64,6 +64,13 @@ class MeasureArguments(RunArguments, PromptArguments):
         if problems:
             raise ValueError("; ".join(problems))
 
+    def graders(self) -> dict[str, str | None]:
+        """What scores, by role, for the record's lineage."""
+        return {
+            "reward_model": self.reward_model_path, "gold_model": self.gold_model_path, "gold_func": self.gold_func,
+            "rates_func": self.rates_func,
+        }  # fmt: skip
+
 
 @dataclass
 class EvalConfig(MeasureArguments):

@@ -63,7 +63,7 @@ def trained_on(models: Iterable[str], more: Mapping[str, DataArguments]) -> tupl
         if run.get("recipe") in TRAINS:
             _add(found, _arguments(run), int(run.get("seed") or 0), str(folder))
         for role, parent in (run.get("parents") or {}).items():
-            if not role.startswith("data"):
+            if not role.startswith(lineage.NO_MODELS):
                 waiting.append(parent["path"])
     for by, args in more.items():
         _add(found, args, 0, by)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ MODEL_FILES = (
 )  # fmt: skip
 # What a run or a trainer writes beside: about the work, not its result
 BOOKKEEPING = ("run.json", "metrics.jsonl", "training_args.bin", "optimizer.bin", "scheduler.bin")
+# Roles of parents that are no models, as they begin: rows, and functions
+NO_MODELS = ("data", "reward_func", "eval_reward_func")
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
@@ -60,7 +64,20 @@ def parent_problem(path: str, *, allow_hub: bool) -> str | None:
     return None
 
 
-FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".arrow", ".gz", ".bz2", ".xz", ".zst"}
+FILE_SUFFIXES = {
+    ".json",
+    ".jsonl",
+    ".ndjson",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".txt",
+    ".arrow",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+}
 
 
 CHAINS = "recipes/*/pipeline.yaml"  # below the current folder: whose stages say what makes a missing run
@@ -87,15 +104,18 @@ def _command_for(path: Path) -> str:
 def hash_files(folder: Path) -> str:
     """SHA-256 over the names and contents of what is read from a folder.
 
-    Of a model or a tokenizer its own files, and not its checkpoints or other models in folders below; of anything else
-    all files, but for bookkeeping and what is hidden or half-written.
+    Of a model or a tokenizer its own files, and not its checkpoints or other models in folders below, and where there
+    are no weights also the rows that lie there (a `config.json` does not make a data set a model); of anything else all
+    files, but for bookkeeping and what is hidden or half-written.
     """
     found = _model_files(folder)
-    if not found:
-        found = [file for file in folder.rglob("*") if file.is_file() and _is_content(file.relative_to(folder))]
+    if not found or not _weights(folder):
+        files = [file for file in folder.rglob("*") if file.is_file() and _is_content(file.relative_to(folder))]
+        found = sorted({*found, *(file for file in files if not found or file.suffix.lower() in FILE_SUFFIXES)})
     hashed = hashlib.sha256()
-    for file in sorted(found):
-        hashed.update(str(file.relative_to(folder)).encode())
+    for file in found:
+        # no name holds a zero byte; the length says where the contents end
+        hashed.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
         _add(hashed, file)
     return hashed.hexdigest()
 
@@ -141,7 +161,8 @@ def digest(parts: Any) -> str:
 def parents(paths: dict[str, str | None]) -> dict[str, dict[str, Any]]:
     """Parents by role (`model`, `reward_model`, `data`, …): where they are and what they were, by hash.
 
-    A run's own folder goes by the hash in its record; a checkpoint, the best policy or a file inside it by its own.
+    A run's own folder goes by the hash in its record; a checkpoint, the best policy or a file inside it by its own; a
+    function (`file.py:name`, `package.module:name`) by that of its file.
     """
     found: dict[str, dict[str, Any]] = {}
     for role, path in paths.items():
@@ -156,9 +177,27 @@ def parents(paths: dict[str, str | None]) -> dict[str, dict[str, Any]]:
         elif place.is_dir():
             entry["hash"] = hash_files(place)
         else:
-            entry["hash"] = identity(path) if place.is_file() else None
+            file = place if place.is_file() else _source(path)
+            entry["hash"] = identity(str(file)) if file else None
         found[role] = entry
     return found
+
+
+def _source(function: str) -> Path | None:
+    """The file of `file.py:name` or `package.module:name`, found without running it or the packages above it."""
+    module, colon, _ = function.rpartition(":")
+    if not colon:
+        return None
+    if module.endswith(".py"):
+        return Path(module) if Path(module).is_file() else None
+    top, *below = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+        for name in below:
+            spec = PathFinder.find_spec(f"{spec.name}.{name}", spec.submodule_search_locations) if spec else None
+    except (ImportError, ValueError):  # not the name of a module
+        return None
+    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
 
 
 def identity(path: str) -> str:

@@ -114,7 +114,9 @@ class Run:
             RunError: where a resumed run has other parents or other rows than before.
         """
         if self.before is not None:
-            resumed.check_facts(self.before, facts)
+            changed = resumed.check_facts(self.before, facts)
+            if changed:
+                self.record["resumptions"][-1]["changed"].update(changed)
         self.record.update(facts)
         self._write()
 

@@ -7,6 +7,7 @@ it was read from; `unread` are the columns and keys of messages that say somethi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +28,9 @@ OF_COMPLETIONS = (
     "completions", "ranking", "annotator", "kind", "time", "verdict", "reason", "better", "written", "seconds", "shown",
     "repeat", "item", "sources", "votes", "stopped", "lengths", "weight", "margin",
 )  # fmt: skip
-
-
+# The same of completions or of a pair: in a row of rankings to learn from, they are named as not read
+OF_EITHER = ("score", "scores", "rating", "ratings", "rank", "ranks")
+OF_A_SIDE = re.compile(r"(.*[_-])?(chosen|rejected)([_-].*)?")  # score_chosen, rejected-rating
 OPTIONAL = {"margin": 0.0, "weight": 1.0}  # of a pair
 
 
@@ -198,12 +200,24 @@ def prompt(raw: dict, where: str, prompt_format: str = "auto") -> dict:
     made = _made(row, {"prompt": found}, drop)
     read = {name for names in row.origin.values() for name in names}
     gone = {*read, *asked.TURNS, *asked.PAIR, "completions", "tools", "chat_template_kwargs"}
-    gone |= {*OF_COMPLETIONS} if _has_completions(raw) else set()
-    gone |= {"margin", "weight"} if raw.get("chosen") is not None else set()  # of a pair that is there no more
+    unread = _one_each(raw) - {*gone, *OF_COMPLETIONS, *OF_EITHER}
+    gone |= {*OF_COMPLETIONS, *OF_EITHER, *unread} if _has_completions(raw) else set()
+    if raw.get("chosen") is not None:  # of a pair that is there no more
+        gone |= {"margin", "weight", *OF_EITHER, *filter(OF_A_SIDE.fullmatch, raw)}
     kept = {name: value for name, value in raw.items() if name not in gone}
     for name in ("unread", "matter"):  # they are kept
         made["origin"].pop(name, None)
+    if unread := sorted(unread):
+        made["origin"]["unread"] = unread
     return {**kept, **made}
+
+
+def _one_each(raw: dict) -> set[str]:
+    """Columns that list one thing for each of a row's completions."""
+    said = raw.get("completions")
+    if not isinstance(said, list) or not said:
+        return set()
+    return {name for name, value in raw.items() if isinstance(value, list) and len(value) == len(said)}
 
 
 def _has_completions(raw: dict) -> bool:

@@ -22,7 +22,7 @@ class OtherRun(RunError):
 # Settings that change how a run is logged, saved, evaluated and spread, but not what is learnt
 FREE_PREFIXES = (
     "logging_", "log_", "save_", "eval_", "hub_", "push_to_hub", "ddp_", "fsdp", "deepspeed", "trackio_",
-    "gradient_checkpointing", "per_device_", "include_",
+    "gradient_checkpointing", "activation_checkpointing", "per_device_", "include_",
 )  # fmt: skip
 FREE = {
     "output_dir", "overwrite", "accept_failed", "preview", "resume_from_checkpoint", "report_to", "run_name", "project",
@@ -32,6 +32,8 @@ FREE = {
     "precompute_ref_batch_size",
     "restore_callback_states_from_checkpoint", "skip_memory_metrics", "torch_empty_cache_steps", "local_rank", "debug",
     "batch_eval_metrics", "prediction_loss_only", "trust_remote_code", "num_sample_generations", "rollout_save_steps",
+    # set from others, which are compared or free themselves
+    "do_eval", "dataloader_multiprocessing_context", "generation_batch_size", "num_total_batches",
 }  # fmt: skip
 # How long a run is; and the schedules under which its first half is the same whatever comes after
 LENGTH = ("max_steps", "num_train_epochs", "total_episodes")
@@ -98,18 +100,25 @@ def check_settings(before: dict[str, Any], config: dict[str, Any]) -> dict[str, 
     return {name: differ[name] for name in sorted(free) if name in (*LENGTH, *PATHS) or name.startswith("per_device_")}
 
 
-def check_facts(before: dict[str, Any], facts: dict[str, Any]) -> None:
+def check_facts(before: dict[str, Any], facts: dict[str, Any]) -> dict[str, list[Any]]:
     """Compare what a resumed run notes of its parents and its rows with what was noted then.
+
+    Returns:
+        The parents that differ and may, as they only measure: `[then, now]`.
 
     Raises:
         RunError: naming every parent that is another one, and the split whose rows are others.
     """
-    wrong = []
+    wrong, changed = [], {}
     then, now = before.get("parents") or {}, facts.get("parents") or {}
     for role in sorted(then.keys() | now.keys()) if then and now else ():
         a, b = then.get(role) or {}, now.get(role) or {}
         hashes = (a.get("hash"), b.get("hash"))
-        if hashes[0] != hashes[1] if all(hashes) else a.get("path") != b.get("path"):
+        if hashes[0] == hashes[1] if all(hashes) else a.get("path") == b.get("path"):
+            continue
+        if role.startswith("eval_"):
+            changed[role] = [a, b]
+        else:
             known = [f"{one.get('path')} ({str(one.get('hash'))[:8]})" if one else "none" for one in (a, b)]
             wrong.append(f"{role}: {known[0]} -> {known[1]}")
     rows = [((one.get("data") or {}).get("train") or {}) for one in (before, facts)]
@@ -119,6 +128,7 @@ def check_facts(before: dict[str, Any], facts: dict[str, Any]) -> None:
         wrong.append(f"rows to train on: {told[0]} -> {told[1]}")
     if wrong:
         _refuse(wrong)
+    return changed
 
 
 def _refuse(wrong: list[str], more: str = "") -> None:
