@@ -56,6 +56,13 @@ _IDS = pa.list_(pa.int64())
 _SCALARS = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 
 
+def write(rows: Iterable[dict], file: Path) -> None:
+    """Rows as JSON lines. `Dataset.to_json` writes what a column holds, which of a `Written` one is JSON text."""
+    with file.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
 # ------------------------------------------------------------------------------------------------------------- reading
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from align.data import load, text
+from align.data.lines import write
 from align.data.overlap import overlaps
 from align.data.overlap.overlaps import Shared
 from align.data.overlap.prompts import prompts_of
@@ -217,11 +218,11 @@ def write_clean(args: LeaksConfig, rows: dict[str, Any], kept: dict[str, np.ndar
             raise RunError(f"every row of {source.name} leaks, so there is nothing to write; name another set")
         folder = Path(str(args.write_clean)) / source.name
         folder.mkdir(parents=True)
-        rows[source.name].select(np.flatnonzero(keep)).to_json(folder / f"{source.split}.jsonl", force_ascii=False)
+        write(rows[source.name].select(np.flatnonzero(keep)), folder / f"{source.split}.jsonl")
         if source.split == "train":
             test = load.load(DataArguments(dataset_name=source.path), "test", seed=args.seed)
             if test is not None:
-                test.to_json(folder / "test.jsonl", force_ascii=False)
+                write(test, folder / "test.jsonl")
         written[source.name] = {"path": str(folder), "left_out": int((~keep).sum())}
         print(f"{folder}: {source.name} without {(~keep).sum():,} of {len(keep):,} rows", flush=True)
     return written
