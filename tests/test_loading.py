@@ -501,3 +501,13 @@ def test_answers_that_their_label_calls_bad_are_counted_and_the_first_is_numbere
     path = write_rows(tmp_path / "y.jsonl", rows[1::2])
     with pytest.raises(DataError, match=r"2 of 2 rows.*\n.*2 whose label calls the answer bad, the first: row 1, "):
         prepare.rows(DataArguments(dataset_name=str(path)), "sft", tokenizer, max_length=64, seed=0)
+
+
+def test_rows_are_written_as_they_were_read(tmp_path):
+    """Calls of tools with other arguments in each row, a text among messages, nulls, one letter beyond ASCII."""
+    rows = [
+        {"messages": [{"role": "user", "content": "wörter"}], "tools": [{"a": None}], "n": 1},
+        {"messages": "text", "tools": None, "n": 2},
+    ]
+    lines.write(lines.read([write_rows(tmp_path / "a.jsonl", rows)], ()), tmp_path / "b.jsonl")
+    assert [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()] == rows

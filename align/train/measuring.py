@@ -158,16 +158,18 @@ def _affordable(
     Raises:
         RunError: if there is time for fewer than `FEWEST`.
     """
-    budget, fewest, needed = max(LEAST, SHARE * trained), min(FEWEST, len(prompts)), 0.0
-    for group in dict.fromkeys((min(size, len(prompts)), min(size, fewest))):
+    budget, fewest, best = max(LEAST, SHARE * trained), min(FEWEST, len(prompts)), (0, 0)
+    few = min(size, fewest)
+    for group in dict.fromkeys((few, min(size, len(prompts)))):  # few first: where they are too slow, so are more
         needed = _seconds(policy, sorted(prompts, key=len)[-group:], allowed, pad_id)
-        if (affordable := int(budget / max(needed, 1e-9)) * group) >= fewest:
-            return prompts[:affordable], group
-    needed *= -(-fewest // group)
-    raise RunError(
-        f"the training was too short for it: {fewest} answers of up to {allowed:,} tokens may take {needed:.0f} s "
-        f"here, and a quarter of the training's time is {SHARE * trained:.0f} s; {recipe('sample')} tells how many stop"
-    )
+        best = max(best, (min(int(budget / max(needed, 1e-9)) * group, len(prompts)), group))
+        if best[0] < fewest:
+            raise RunError(
+                f"the training was too short for it: {fewest} answers of up to {allowed:,} tokens may take "
+                f"{needed * -(-fewest // few):.0f} s here, and a quarter of the training's time is "
+                f"{SHARE * trained:.0f} s; {recipe('sample')} tells how many stop"
+            )
+    return prompts[: best[0]], best[1]
 
 
 def _seconds(policy: Any, prompts: list[list[int]], tokens: int, pad_id: int) -> float:
