@@ -6,6 +6,7 @@ tools, calls of tools and a template's arguments such a key is a word like any o
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from align.data import lines
@@ -27,7 +28,7 @@ def without_fillers(rows: Any, columns: list[str]) -> Any:
     for name, feature in rows.features.items():
         inside = ours.get(name, name) in WRITTEN_OUT
         if _is_merged(feature, inside):
-            rows = lines.rewritten(rows, name, lambda value, f=feature, i=inside: _cleared(value, f, i))
+            rows = lines.rewritten(rows, name, functools.partial(_cleared, feature=feature, inside=inside))
     return rows
 
 

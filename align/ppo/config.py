@@ -94,7 +94,7 @@ class PPOArguments(PromptArguments, PPOConfig):
         if self.eval_reward_funcs and self.eval_strategy == "no":  # type: ignore[has-type]
             self.eval_strategy = "steps"  # whoever names them wants to see them
         super().__post_init__()
-        problems = limits.numbers(vars(self), vars(self).keys())
+        problems = limits.numbers({**vars(self)}, vars(self).keys())
         for name in ("save_strategy", "eval_strategy", "logging_strategy"):
             if getattr(self, name) == "epoch":
                 problems.append(f"{name}=epoch: PPO's steps are rollouts, and it has no epochs of rows; use steps")

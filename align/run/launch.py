@@ -183,8 +183,9 @@ def _told(error: Exception) -> str:
 
     if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno in DISK):
         return f"{error} (a file could not be written or read: free space there, or name another --output_dir)"
-    named = isinstance(error, OSError) and error.filename is not None and error.strerror
-    return f"{error.filename}: {error.strerror}; give a file that is there and can be read" if named else str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}; give a file that is there and can be read"
+    return str(error)
 
 
 def _leave_quietly() -> None:

@@ -200,15 +200,15 @@ def prompt(raw: dict, where: str, prompt_format: str = "auto") -> dict:
     made = _made(row, {"prompt": found}, drop)
     read = {name for names in row.origin.values() for name in names}
     gone = {*read, *asked.TURNS, *asked.PAIR, "completions", "tools", "chat_template_kwargs"}
-    unread = _one_each(raw) - {*gone, *OF_COMPLETIONS, *OF_EITHER}
-    gone |= {*OF_COMPLETIONS, *OF_EITHER, *unread} if _has_completions(raw) else set()
+    each = _one_each(raw) - {*gone, *OF_COMPLETIONS, *OF_EITHER}
+    gone |= {*OF_COMPLETIONS, *OF_EITHER, *each} if _has_completions(raw) else set()
     if raw.get("chosen") is not None:  # of a pair that is there no more
         gone |= {"margin", "weight", *OF_EITHER, *filter(OF_A_SIDE.fullmatch, raw)}
     kept = {name: value for name, value in raw.items() if name not in gone}
     for name in ("unread", "matter"):  # they are kept
         made["origin"].pop(name, None)
-    if unread := sorted(unread):
-        made["origin"]["unread"] = unread
+    if each:
+        made["origin"]["unread"] = sorted(each)
     return {**kept, **made}
 
 
