@@ -43,6 +43,13 @@ OLMO = (  # roles are words, not tokens; one token is BOS and EOS
 LLAMA3_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN_WORDS = LLAMA3_WORDS.replace("{1,3}", "")
 HEADS = dict(num_attention_heads=2, num_key_value_heads=1)
+GEMMA_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>")
+GEMMA_ROLES, GEMMA_STOPS = dict(bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>"), ("<eos>", "<end_of_turn>")
+GEMMA3 = dict(
+    head_dim=16, query_pre_attn_scalar=16, sliding_window=12, _sliding_window_pattern=2,
+    layer_types=["sliding_attention", "full_attention"], **HEADS,
+)  # fmt: skip
+GEMMA3_WARM = dict(do_sample=True, top_p=0.95, top_k=64, cache_implementation="hybrid")
 SIZE = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, max_position_embeddings=2048)
 
 
@@ -105,25 +112,16 @@ FAMILIES = {
             "gemma-2", "Gemma2Config",
             dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=12, attn_logit_softcapping=50.0,
                  final_logit_softcapping=0.5, **HEADS),
-            "never", ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"),
-            "GemmaTokenizer", dict(bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>"), ("<eos>", "<end_of_turn>"),
+            "never", GEMMA_TOKENS, "GemmaTokenizer", GEMMA_ROLES, GEMMA_STOPS,
             dict(cache_implementation="hybrid"), "gemma.jinja", adds_bos=True, hears=False,
         ),
         Family(
-            "gemma-3-1b", "Gemma3TextConfig",
-            dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=12, _sliding_window_pattern=2,
-                 layer_types=["sliding_attention", "full_attention"], **HEADS),
-            "never", ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"),
-            "GemmaTokenizer", dict(bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>"), ("<eos>", "<end_of_turn>"),
-            dict(do_sample=True, top_p=0.95, top_k=64, cache_implementation="hybrid"), "gemma3.jinja", adds_bos=True,
+            "gemma-3-1b", "Gemma3TextConfig", GEMMA3, "never", GEMMA_TOKENS, "GemmaTokenizer", GEMMA_ROLES, GEMMA_STOPS,
+            GEMMA3_WARM, "gemma3.jinja", adds_bos=True,
         ),
         Family(
-            "gemma-3-4b", "Gemma3TextConfig",
-            dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=12, _sliding_window_pattern=2,
-                 layer_types=["sliding_attention", "full_attention"], **HEADS),
-            "never", ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"),
-            "GemmaTokenizer", dict(bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>"), ("<eos>", "<end_of_turn>"),
-            dict(do_sample=True, top_p=0.95, top_k=64, cache_implementation="hybrid"), "gemma3.jinja", adds_bos=True, sees=True,
+            "gemma-3-4b", "Gemma3TextConfig", GEMMA3, "never", GEMMA_TOKENS, "GemmaTokenizer", GEMMA_ROLES, GEMMA_STOPS,
+            GEMMA3_WARM, "gemma3.jinja", adds_bos=True, sees=True,
         ),
         Family(
             "smollm2", "LlamaConfig", dict(tie_word_embeddings=True, **HEADS), "digits", CHATML, "GPT2Tokenizer",

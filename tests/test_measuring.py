@@ -98,7 +98,7 @@ def test_a_training_that_is_too_short_is_not_measured(perfect):
     """Neither on fewer prompts nor on shorter answers; and what was not measured does not hold up the next stage."""
     asked = perfect(1000, lambda group: 30.0)
     with pytest.raises(
-        RunError, match=r"too short for it: 8 answers of up to 2,000 tokens may take 30 s here, and a quart"
+        RunError, match=r"too short for it: 8 answers of up to 2,000 tokens may take 30 s here, more than the 25 s"
     ):
         measuring.stop_rate(trainer(), demonstrations(1000), TOKENIZER, 100.0)
     assert not asked

@@ -91,6 +91,13 @@ def base_of(folder: Path) -> tuple[str, str]:
     )
 
 
+def whole_below(path: str, revision: str = "main") -> tuple[str, str]:
+    """The whole weights that a checkpoint is, or that all its adapters change: `(path or hub id, revision)`."""
+    while (folder := located(path, revision)) is not None:
+        path, revision = base_of(folder)
+    return path, revision
+
+
 def check(path: str, folder: Path) -> None:
     """Look at an adapter's files, before anything is loaded.
 

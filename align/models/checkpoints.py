@@ -112,14 +112,9 @@ def named_stops(path: str, revision: str = "main") -> list[int]:
 
 def _settings(source: str, name: str, revision: str) -> dict[str, Any]:
     """One of a checkpoint's JSON files, here or on the hub; empty where it has none."""
-    from transformers.utils import cached_file
-
-    file = cached_file(
-        source, name, revision=revision, _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-    )  # fmt: skip
+    file = heads.file_of(source, name, revision)
     try:
-        found = {} if file is None else json.loads(Path(file).read_text())
+        found = {} if file is None else json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise ConfigError(f"{source}: its {name} is not valid JSON ({error}); save the checkpoint again") from error
     if not isinstance(found, dict):
@@ -281,9 +276,7 @@ def _has_towers(model_args: Any) -> bool:
     """Is the language model one part among others (Gemma 3 from 4B on, Qwen-VL, Mistral 3)? Text reaches no other."""
     from transformers import AutoConfig
 
-    path, revision = model_args.model_name_or_path, model_args.model_revision
-    while (adapter := adapters.located(path, revision)) is not None:
-        path, revision = adapters.base_of(adapter)
+    path, revision = adapters.whole_below(model_args.model_name_or_path, model_args.model_revision)
     config = AutoConfig.from_pretrained(path, revision=revision)
     return config.get_text_config() is not config
 

@@ -32,6 +32,17 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
+def file_of(source: str, name: str, revision: str) -> Path | None:
+    """One of a checkpoint's files, here or on the hub (where it is fetched); None where it has none of that name."""
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        source, name, revision=revision, _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    return None if found is None else Path(found)
+
+
 def check_dtype(path: str, settings: dict[str, Any]) -> None:
     """Stop at a checkpoint whose config.json names a dtype that torch has not: nothing can read that config."""
     import torch
@@ -98,6 +109,23 @@ def class_of(path: str, config: Any, *, reward_model: bool) -> Any:
     )
 
 
+def skeleton(path: str, revision: str = "main", *, reward_model: bool, **extra: Any) -> Any:
+    """A checkpoint's modules, with their names and shapes and without weights.
+
+    Raises:
+        ConfigError: for a family that transformers has no class for.
+    """
+    import torch
+    from transformers import AutoConfig
+    from transformers.modeling_utils import set_zero3_state
+
+    extra |= {"num_labels": 1} if reward_model else {}
+    config = AutoConfig.from_pretrained(path, revision=revision, **extra)
+    family = class_of(path, config, reward_model=reward_model)
+    with set_zero3_state(), torch.device("meta"):  # under ZeRO-3 a trunk inside it would be sharded, without weights
+        return family(config)  # not by `from_config`, which under ZeRO-3 would shard it too
+
+
 def encodes(model: Any) -> bool:
     """Is it an encoder, whose head reads the whole sequence? A decoder's `score` reads the last token."""
     return model.get_output_embeddings() is None and not hasattr(model, "score")
@@ -132,15 +160,8 @@ def _of(name: str, heads: list[str]) -> bool:
 
 def _heads(source: str, revision: str) -> tuple[list[str], list[str]]:
     """Names of the parts behind the trunk, and of the weights that give the score, in the family's class."""
-    import torch
-    from transformers import AutoConfig
-    from transformers.modeling_utils import set_zero3_state
-
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision, num_labels=1)
-        family = class_of(source, config, reward_model=True)
-        with set_zero3_state(), torch.device("meta"):  # under ZeRO-3 its trunk would be sharded, without weights
-            model = family(config)
+        model = skeleton(source, revision, reward_model=True)
     except ConfigError:
         raise
     except (OSError, ValueError) as error:
@@ -155,25 +176,16 @@ def _heads(source: str, revision: str) -> tuple[list[str], list[str]]:
 
 def _shapes(source: str, revision: str, heads: list[str]) -> Shapes:
     """Names of a checkpoint's weights, and shapes of those of its head; only the file that holds them is opened."""
-    from transformers.utils import cached_file
-
-    def get(name: str) -> str | None:
-        # a part of a hub's checkpoint is fetched here that would be fetched a moment later
-        return cached_file(
-            source, name, revision=revision, _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-        )  # fmt: skip
-
     for index, single in INDEXES.items():
-        if (file := get(index)) is not None:
-            where: dict[str, str] = json.loads(Path(file).read_text())["weight_map"]
+        if (file := file_of(source, index, revision)) is not None:
+            where: dict[str, str] = json.loads(file.read_text())["weight_map"]
             found: Shapes = {name: () for name in where}
             for shard in {shard for name, shard in where.items() if _of(name, heads)}:
-                if (piece := get(shard)) is not None:
-                    found |= shapes(Path(piece))
+                if (piece := file_of(source, shard, revision)) is not None:
+                    found |= shapes(piece)
             return found
-        if (file := get(single)) is not None:
-            return shapes(Path(file))
+        if (file := file_of(source, single, revision)) is not None:
+            return shapes(file)
     return {}
 
 

@@ -87,7 +87,7 @@ def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: 
     config = trainer.accelerator.unwrap_model(model).config  # a DeepSpeed engine has a `config` of its own
     facts = dict(
         world_size=state.num_processes, sharding=kind, global_batch_size=batch, parameters=total, trainable=trainable,
-        dtype=str(next(model.parameters()).dtype).removeprefix("torch."), data=rows.as_dict(),
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
     )  # fmt: skip
     run.note(**facts)
     if not state.is_main_process:

@@ -166,8 +166,8 @@ def _affordable(
         if best[0] < fewest:
             raise RunError(
                 f"the training was too short for it: {fewest} answers of up to {allowed:,} tokens may take "
-                f"{needed * -(-fewest // few):.0f} s here, and a quarter of the training's time is "
-                f"{SHARE * trained:.0f} s; {recipe('sample')} tells how many stop"
+                f"{needed * -(-fewest // few):.0f} s here, more than the {budget:.0f} s that it gets (a quarter of the "
+                f"training's time, at least {LEAST:.0f} s); {recipe('sample')} tells how many stop"
             )
     return prompts[: best[0]], best[1]
 

@@ -46,23 +46,11 @@ def skeleton(path: str, model_args: Any, *, reward_model: bool = False) -> Any:
     Raises:
         ConfigError: for an attention that is not there, or a layout that transformers does not know.
     """
-    import torch
-    from transformers import AutoConfig
-    from transformers.modeling_utils import set_zero3_state
-
-    revision = model_args.model_revision
-    folder = adapters.located(path, revision)
-    while folder is not None:
-        path, revision = adapters.base_of(folder)
-        folder = adapters.located(path, revision)
-    extra = {"num_labels": 1} if reward_model else {}
-    # under ZeRO-3 a trunk that is made inside a scoring model would be sharded, without weights
-    with one_sentence(f"{path} cannot be trained like this"), set_zero3_state(), torch.device("meta"):
-        config = AutoConfig.from_pretrained(
-            path, revision=revision, attn_implementation=model_args.attn_implementation, **extra
+    path, revision = adapters.whole_below(path, model_args.model_revision)
+    with one_sentence(f"{path} cannot be trained like this"):
+        return heads.skeleton(
+            path, revision, reward_model=reward_model, attn_implementation=model_args.attn_implementation
         )
-        # not by `from_config`, which under ZeRO-3 would shard it
-        return heads.class_of(path, config, reward_model=reward_model)(config)
 
 
 def _evaluation(args: Any, rows: Any) -> list[str]:
