@@ -11,6 +11,7 @@ import torch
 from conftest import conversations, losses, make_checkpoint, make_tokenizer, pairs, run_recipe, write_rows
 from peft import LoraConfig, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -22,6 +23,7 @@ from trl import ModelConfig
 from align.models import adapters, checkpoints, generate
 from align.ppo import assemble, roles
 from align.run.errors import ConfigError, RunError
+from align.train import preflight, pretrain
 
 LORA = dict(use_peft=True, lora_r=4, lora_alpha=8, lora_target_modules=["q_proj", "v_proj"])
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -464,6 +466,52 @@ def test_an_encoder_scores_everywhere_as_by_itself(tmp_path, kind):
     frozen = roles.Frozen(checkpoints.load_reward_model(path, ModelConfig(), own), 64)
     batch = roles.Batch.of([row[:1] for row in rows], [row[1:] for row in rows], "cpu", packed=frozen.packs)
     assert frozen(batch).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def make_masked(folder, kind, **settings):
+    """The same encoder as it is published for masked words, without what its score is made of."""
+    from transformers import AutoModelForMaskedLM
+
+    make_encoder(folder, kind)
+    config = AutoConfig.from_pretrained(folder)
+    for name, value in settings.items():
+        setattr(config, name, value)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v2", "distilbert"])
+def test_an_encoders_adapter_holds_all_that_was_new_in_its_score(tmp_path, kind):
+    """Head and pooler are drawn when training begins; drawn again when it is loaded, the scores would be others."""
+    path = make_masked(tmp_path / "encoder", kind)
+    own, args = checkpoints.load_tokenizer(path), ModelConfig(path, use_peft=True, lora_r=4)
+    torch.manual_seed(5)
+    model = checkpoints.load_reward_model(path, args, own)
+    trained = get_peft_model(model, checkpoints.lora_config(args, reward_model=True)).eval()
+    expected = trained(input_ids=IDS).logits.item()
+    trained.save_pretrained(tmp_path / "rm")
+    torch.manual_seed(6)
+    scorer = checkpoints.load_trained(str(tmp_path / "rm"), own, reward_model=True)
+    assert generate.scores(scorer, IDS.tolist(), pad_id=0).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_an_encoder_is_no_policy(tmp_path, kind):
+    """Its tokens see the answer that they are to predict: the loss would fall, and nothing would be learnt."""
+    path = make_masked(tmp_path / "encoder", kind)
+    for load in (preflight.skeleton, lambda *_: checkpoints.load_trained(path, checkpoints.load_tokenizer(path))):
+        with pytest.raises(ConfigError, match=f"is an encoder \\({kind}\\): each of its tokens sees those that follow"):
+            load(path, ModelConfig(path))
+    decoder = make_masked(tmp_path / "decoder", kind, is_decoder=True)
+    preflight.skeleton(decoder, ModelConfig(decoder))
+
+
+def test_a_decoder_that_was_turned_into_an_encoder_is_no_policy(base):
+    change(base / "config.json", is_causal=False)
+    with pytest.raises(ConfigError, match="is an encoder"):
+        preflight.skeleton(str(base), ModelConfig(str(base)))
+    with pytest.raises(ConfigError, match="model_config is an encoder"):
+        pretrain.new_model({"model_type": "bert", "hidden_size": 32, "num_attention_heads": 2}, make_tokenizer())
 
 
 @pytest.mark.parametrize(("kind", "room"), [("bert", 64), ("roberta", 63)])

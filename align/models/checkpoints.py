@@ -249,34 +249,35 @@ def _to_dtype(dtype: Any, _part: Any, _inputs: tuple, output: Any) -> Any:
 def lora_config(model_args: Any, *, reward_model: bool = False) -> Any:
     """The LoRA configuration, or None without `--use_peft`.
 
-    All linear layers by default (Schulman et al. 2025, "LoRA Without Regret"); a reward model's `score` head is new, so
-    it is trained whole and saved with the adapter.
+    All linear layers by default (Schulman et al. 2025, "LoRA Without Regret"); what a reward model has and its parent
+    may lack (`score`; an encoder's `classifier`, `pooler`) is trained whole and saved with the adapter.
     """
     if not model_args.use_peft:
         return None
     from peft import LoraConfig
 
-    extra = list(model_args.lora_modules_to_save or [])
+    path, revision = adapters.whole_below(model_args.model_name_or_path, model_args.model_revision)
+    new = heads.new_parts(path, revision) if reward_model else []
+    apart = rf"(.*\.)?({'|'.join(new)})(\..*)?" if new else None
     return LoraConfig(
         task_type="SEQ_CLS" if reward_model else "CAUSAL_LM",
         r=model_args.lora_r,
         lora_alpha=model_args.lora_alpha,
         lora_dropout=model_args.lora_dropout,
         target_modules=lora_targets(model_args),
-        exclude_modules=TOWERS if _has_towers(model_args) else None,
+        exclude_modules=TOWERS if _has_towers(path, revision) else apart,
         target_parameters=model_args.lora_target_parameters,
         use_rslora=model_args.use_rslora,
         use_dora=model_args.use_dora,
-        modules_to_save=extra + ["score"] if reward_model else extra or None,
+        modules_to_save=[*(model_args.lora_modules_to_save or []), *new] or None,
         revision=None if model_args.model_revision == "main" else model_args.model_revision,  # of a base on the hub
     )
 
 
-def _has_towers(model_args: Any) -> bool:
+def _has_towers(path: str, revision: str) -> bool:
     """Is the language model one part among others (Gemma 3 from 4B on, Qwen-VL, Mistral 3)? Text reaches no other."""
     from transformers import AutoConfig
 
-    path, revision = adapters.whole_below(model_args.model_name_or_path, model_args.model_revision)
     config = AutoConfig.from_pretrained(path, revision=revision)
     return config.get_text_config() is not config
 

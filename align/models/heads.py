@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from align.models import layout
 from align.run.errors import ConfigError, RunError, recipe
 
 Shapes = dict[str, tuple[int, ...]]
@@ -113,7 +114,7 @@ def skeleton(path: str, revision: str = "main", *, reward_model: bool, **extra: 
     """A checkpoint's modules, with their names and shapes and without weights.
 
     Raises:
-        ConfigError: for a family that transformers has no class for.
+        ConfigError: for a family that transformers has no class for, or an encoder where answers are to be written.
     """
     import torch
     from transformers import AutoConfig
@@ -123,12 +124,29 @@ def skeleton(path: str, revision: str = "main", *, reward_model: bool, **extra: 
     config = AutoConfig.from_pretrained(path, revision=revision, **extra)
     family = class_of(path, config, reward_model=reward_model)
     with set_zero3_state(), torch.device("meta"):  # under ZeRO-3 a trunk inside it would be sharded, without weights
-        return family(config)  # not by `from_config`, which under ZeRO-3 would shard it too
+        model = family(config)  # not by `from_config`, which under ZeRO-3 would shard it too
+    if not reward_model:
+        layout.check_causal(path, model)
+    return model
 
 
 def encodes(model: Any) -> bool:
     """Is it an encoder, whose head reads the whole sequence? A decoder's `score` reads the last token."""
     return model.get_output_embeddings() is None and not hasattr(model, "score")
+
+
+def behind_trunk(model: Any) -> list[str]:
+    """Names of the parts that make a model's score of what its trunk says."""
+    return [
+        name for name, part in model.named_children() if name != model.base_model_prefix and list(part.parameters())
+    ]
+
+
+def new_parts(path: str, revision: str = "main") -> list[str]:
+    """Names of what a reward model has and its parent may lack: the head, and of an encoder the pooler before it."""
+    model = skeleton(path, revision, reward_model=True)
+    inside = [name.rpartition(".")[2] for name, _ in model.named_modules()] if encodes(model) else []
+    return list(dict.fromkeys([*behind_trunk(model), *(name for name in inside if name == "pooler")]))
 
 
 def check_length(model: Any, longest: int) -> None:
@@ -167,9 +185,7 @@ def _heads(source: str, revision: str) -> tuple[list[str], list[str]]:
     except (OSError, ValueError) as error:
         said = str(error).strip().splitlines()[0]
         raise ConfigError(f"{source} cannot be used as a reward model: {said}") from error
-    parts = [
-        name for name, part in model.named_children() if name != model.base_model_prefix and list(part.parameters())
-    ]
+    parts = behind_trunk(model)
     outputs = [name for name, weight in model.named_parameters() if _of(name, parts) and weight.shape[0] == 1]
     return parts, outputs
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from align.run.errors import ConfigError
+from align.run.errors import ConfigError, recipe
 
 LEARNED = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?)$")  # GPT-2, OPT, BERT: a row for each position
 
@@ -50,3 +50,26 @@ def check_room(model: Any, longest: int, more: int = 0) -> None:
         f"{config.model_type} has learned positions for {room:,} tokens, so {what} not fit: lower --max_prompt_length, "
         "or the longest answer (--max_new_tokens, --response_length)"
     )
+
+
+def check_causal(path: str, model: Any) -> None:
+    """Stop at a language model whose tokens see those after them: it would learn to copy the answer that it is shown.
+
+    Raises:
+        ConfigError: for an encoder that predicts masked words (BERT, RoBERTa), and for a decoder turned into one.
+    """
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+    config = model.config.get_text_config()
+    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING or config.model_type == "bert-generation"
+    reads_on = masked and not (getattr(config, "is_decoder", False) or getattr(config, "causal", False))
+    turned = getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", 0) in (
+        1,
+        "all",
+    )
+    if reads_on or turned:
+        raise ConfigError(
+            f"{path} is an encoder ({config.model_type}): each of its tokens sees those that follow, so it can read an "
+            "answer and not write one; take a decoder (Llama, Qwen3, Gemma ...). A reward model can be an encoder: "
+            f"{recipe('reward')} trains one"
+        )

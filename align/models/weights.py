@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from align.data import chat
-from align.models import heads
+from align.models import heads, layout
 from align.run.errors import ConfigError
 
 
@@ -57,7 +57,9 @@ def from_pretrained(auto_class: Any, path: str, **extra: Any) -> Any:
             "reward model has one output, num_labels=1; anything else has a config.json that is not its own)"
         )
     lost = sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
-    if model.get_output_embeddings() is None:
+    if model.get_output_embeddings() is not None:
+        layout.check_causal(path, model)
+    else:
         lost = [name for name in lost if name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name]
     if lost:
         what = "language model" if model.get_output_embeddings() is not None else f"{model.config.model_type} model"

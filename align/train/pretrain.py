@@ -17,6 +17,7 @@ from transformers import TrainingArguments
 
 from align.data import chat, prepare, splits
 from align.data.forms.normal import normalise
+from align.models import layout
 from align.run import errors
 from align.run.arguments import DataArguments, StreamArguments
 from align.run.errors import ConfigError, fail, recipe
@@ -85,6 +86,7 @@ def new_model(settings: dict[str, Any], tokenizer: Any, attention: str | None = 
     if unknown:
         raise ConfigError(f"model_config: {config.model_type} has no {', '.join(unknown)}")
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    layout.check_causal("model_config", model)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id]
     return model
 
