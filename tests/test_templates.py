@@ -319,6 +319,55 @@ def test_white_space_before_an_answer_is_what_generation_sees():
     assert learnt(tokenizer, made).endswith("\n</tool_call><|im_end|>it is on the mat<|im_end|>")
 
 
+# Nemotron Nano 2's, shortened: the last answer, whatever it is, stands after the thought that the prompt opens, and the
+# tools that it calls in a turn without one
+NANO = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}<|User|>{{ m['content'] }}{% elif m['role'] == 'tool' %}"
+    "<|User|>[{{ m['content'] }}]{% else %}<|Assistant|>{% if loop.last and m['content'] %}<think>{{ '\n\n' }}{% endif %}"
+    "{{ m['content'].split('</think>')[-1] if not loop.last else m['content'] }}{% if m['tool_calls'] %}<TOOLCALL>"
+    "{% for c in m['tool_calls'] %}{{ c['function'] | tojson }}{% endfor %}</TOOLCALL>{% endif %}<|end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|Assistant|><think>{{ '\n\n' }}{% endif %}"
+)
+
+
+def test_a_thought_that_prompt_and_answer_both_open_is_opened_once_and_closed():
+    """Else an answer would be learnt as a thought that never ends, of which nobody reads a word."""
+    tokenizer = bare(NANO, ["<|User|>", "<|Assistant|>", "<|end|>"])
+    chat.set_up_tokenizer(tokenizer)
+    for answer, words in ((TELL, "\n</think>\n\na dog sits on the mat"),
+                          (told("a cat", reasoning_content=THOUGHT), f"{THOUGHT}\n</think>\n\na cat")):  # fmt: skip
+        (made,) = chat.encode_messages(tokenizer, [ASK, answer])
+        assert learnt(tokenizer, made) == f"{words}<|end|>"
+        prompt = chat.encode_prompt(tokenizer, [ASK])
+        assert tokenizer.decode(made.input_ids[: len(prompt)]).endswith("<|Assistant|><think>\n\n")
+        assert chat.decode_answer(tokenizer, prompt, made.input_ids[len(prompt) :], True) == (
+            answer.get("reasoning_content", ""), answer["content"],
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("between", ["", "<|end|><|Assistant|>"])
+def test_a_call_that_does_not_follow_the_prompt_is_put_there_or_refused_and_never_cut(between):
+    """Where a made answer follows the prompt, a call need not: what stood so far along was learnt, from its middle."""
+    tokenizer = bare(NANO.replace("<TOOLCALL>", f"{between}<TOOLCALL>"), ["<|User|>", "<|Assistant|>", "<|end|>"])
+    chat.set_up_tokenizer(tokenizer)
+    if between:  # the call is another turn than the one that was begun
+        with pytest.raises(chat.TemplateError, match="leaves out 'find' of a tool call"):
+            chat.encode_messages(tokenizer, ASKED_TOOL[:2])
+        return
+    (made,) = chat.encode_messages(tokenizer, ASKED_TOOL[:2])
+    assert re.fullmatch(r"\n</think>\n\n<TOOLCALL>{.*}</TOOLCALL><\|end\|>", learnt(tokenizer, made))
+
+
+@pytest.mark.parametrize("write", ["c['function']['arguments']", "c['function']['arguments'] | string"])
+def test_a_template_that_writes_arguments_as_they_are_gets_json(write):
+    """InternLM2's would write a mapping as Python does, which no reader of calls understands."""
+    text = HERMES.replace("c['function']['arguments'] | tojson", write)
+    tokenizer = bare(text, ["<|im_start|>", "<|im_end|>"])
+    chat.set_up_tokenizer(tokenizer)
+    (made,) = chat.encode_messages(tokenizer, ASKED_TOOL)
+    assert f"find {json.dumps(ARGUMENTS)}" in learnt(tokenizer, made)
+
+
 @pytest.mark.parametrize("name", ["glm4moe", "qwen3"])
 def test_what_ends_a_call_within_a_turn_ends_no_turn(name):
     """Where `<tool_call>` and `</tool_call>` are special tokens, two calls are one turn, and its end is learnt once."""

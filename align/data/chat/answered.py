@@ -27,11 +27,22 @@ def answered(tokenizer: Any, messages: Messages, beside: Beside, opening: str) -
     whole = render(tokenizer, messages, generation_prompt=False, **beside)
     begins = _after(whole, opening)
     if begins is None:
-        begins = _moved(tokenizer, messages, beside, opening)
+        begins = _moved(tokenizer, messages, beside, opening, whole)
     thought = packed(messages[-1].get("reasoning_content", ""))
     if begins is None or thought not in packed(whole[begins:]):
         return _with_thoughts(tokenizer, messages, beside, opening)
-    return whole[begins:]
+    return _within(opening, whole[begins:])
+
+
+def _within(opening: str, answer: str) -> str:
+    """An answer after a prompt that has opened its thoughts: not opened once more, closed at once where there are none.
+
+    Nemotron Nano 2's template writes `<think>` in the prompt and before an answer, and whatever the words are behind it.
+    """
+    mark, words = reasoning.opened_by(opening), answer.lstrip()
+    if mark and words.startswith(mark):
+        return words.removeprefix(mark).removeprefix("\n")
+    return f"\n{reasoning.MARKS[mark]}\n\n{words}" if mark and reasoning.MARKS[mark] not in answer else answer
 
 
 def _after(whole: str, opening: str) -> int | None:
@@ -52,18 +63,22 @@ def _after(whole: str, opening: str) -> int | None:
     return end + len(blank) if same else None
 
 
-def _moved(tokenizer: Any, messages: Messages, beside: Beside, opening: str) -> int | None:
+def _moved(tokenizer: Any, messages: Messages, beside: Beside, opening: str, whole: str) -> int | None:
     """Where the answer begins in a conversation whose earlier words stand elsewhere once it is answered; None if only
-    its own beginning differs. Mistral's system message is in the last question, and in none that has an answer."""
+    its own beginning differs. Mistral's system message is in the last question, and in none that has an answer.
+
+    It is looked for before made words: real ones may stand twice. Up to there, both have to be the same.
+    """
     asked = next((m["content"].strip() for m in reversed(messages[:-1]) if m["content"].strip()), None)
     if asked is None or asked not in opening:
         return None
     mark = {"role": "assistant", "content": SAID}
-    whole = render(tokenizer, [*messages[:-1], mark], generation_prompt=False, **beside)
+    made = render(tokenizer, [*messages[:-1], mark], generation_prompt=False, **beside)
     closing = opening[opening.rindex(asked) :]  # the last question and what leads to its answer
-    at = whole.rfind(closing, 0, whole.rindex(SAID)) if SAID in whole else -1
-    between = whole[at + len(closing) : whole.rindex(SAID)] if at >= 0 else "…"
-    return at + len(closing) if not between.strip() else None
+    at = made.rfind(closing, 0, made.rindex(SAID)) if SAID in made else -1
+    end = at + len(closing)
+    found = at >= 0 and not made[end : made.rindex(SAID)].strip() and whole.startswith(made[:end])
+    return end if found else None
 
 
 def _with_thoughts(tokenizer: Any, messages: Messages, beside: Beside, opening: str) -> str:
@@ -79,7 +94,7 @@ def _with_thoughts(tokenizer: Any, messages: Messages, beside: Beside, opening: 
     whole = render(tokenizer, thinking, generation_prompt=False, **beside)
     at = _after(whole, opening)
     if at is not None and THOUGHT in whole[at:]:  # the template's own way to write them
-        return whole[at:].replace(THOUGHT, thought, 1).replace(SAID, words, 1)
+        return _within(opening, whole[at:]).replace(THOUGHT, thought, 1).replace(SAID, words, 1)
     head, found, tail = render(tokenizer, [*messages[:-1], bare], generation_prompt=False, **beside).rpartition(SAID)
     asked = packed(opening)
     if thought and asked.endswith(reasoning.CLOSE):
@@ -95,8 +110,7 @@ def _with_thoughts(tokenizer: Any, messages: Messages, beside: Beside, opening: 
             "the chat template begins an answer with other words when it is generated than when it is learnt"
             + (" with its reasoning" if thought else "") + f". {ANOTHER}"
         )  # fmt: skip
-    answer = reasoning.joined(thought, words) + tail
-    return answer.removeprefix(f"{reasoning.OPEN}\n") if begun else answer
+    return _within(opening, reasoning.joined(thought, words) + tail)
 
 
 def _closed(tokenizer: Any, prompt: Messages, beside: Beside) -> str:

@@ -24,6 +24,7 @@ CALL: dict[str, Any] = {
     "role": "assistant", "content": "",
     "tool_calls": [{"id": "call00001", "type": "function", "function": {"name": NAME, "arguments": {"where": VALUE}}}],
 }  # fmt: skip
+PYTHON = str({"where": VALUE})  # how a template that writes whatever it is given (InternLM's) writes a mapping
 REPLY = {"role": "tool", "content": SAID, "name": NAME, "tool_call_id": "call00001"}
 TOOL: dict[str, Any] = {
     "type": "function",
@@ -64,13 +65,13 @@ def _find_shape(tokenizer: Any) -> Shape:
     fields = ("reasoning_content", "thinking", "reasoning", "content")
     said = {**TOLD, "reasoning_content": THOUGHT}
     thoughts = next((f for f in fields if THOUGHT in _try(tokenizer, [ASKED, said], Shape(f), SAID)), None)
-    calls = None
+    written = []
     for as_json, no_words in ((False, ""), (True, ""), (False, None), (True, None)):
         shape = Shape(thoughts, True, as_json, no_words)
         text = _try(tokenizer, [ASKED, CALL], shape, VALUE)
         if NAME in text and f'\\"{VALUE}' not in text:
-            calls = shape
-            break
+            written.append((PYTHON in text, shape))
+    calls = min(written, key=lambda one: one[0], default=(False, None))[1]
     tools = VALUE in _try(tokenizer, [ASKED], Shape(thoughts), NAME, tools=[TOOL])
     calls = calls or Shape(thoughts, False)
     return Shape(thoughts, calls.calls, calls.as_json, calls.no_words, tools)
