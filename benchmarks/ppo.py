@@ -12,9 +12,11 @@ the process held above what it held before any model was loaded (on a GPU: `torc
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import runpy
 import statistics
 import subprocess
 import sys
@@ -67,9 +69,14 @@ def prepare(name: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
     if name == "nano-lora" and not (ROOT / NANO / "reward-lora" / "run.json").is_file():
         flags = dict(model_name_or_path=NANO / "sft", dataset_name=NANO / "rank", output_dir=NANO / "reward-lora",
                      use_peft=True, lora_r=16, learning_rate=2e-3)  # fmt: skip
-        extra = [x for k, v in flags.items() for x in (f"--{k}", str(v))]
-        run([sys.executable, "recipes/reward.py", "--config", "recipes/nano/reward.yaml", *extra])
+        run([sys.executable, "recipes/reward.py", "--config", "recipes/nano/reward.yaml", *command_line(flags)])
     return case["flags"]
+
+
+def command_line(flags: dict[str, Any]) -> list[str]:
+    """Settings as a recipe's command line."""
+    words = ((f"--{k}", *map(str, v if isinstance(v, list) else [v])) for k, v in flags.items())
+    return [word for part in words for word in part]
 
 
 def run(command: list[str]) -> None:
@@ -113,7 +120,10 @@ def random_checkpoints(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     with torch.device("cuda" if gpu else "cpu"):
         policy = AutoModelForCausalLM.from_config(config)
     policy.save_pretrained(where / "policy")
-    scorer: Any = AutoModelForSequenceClassification.from_pretrained(where / "policy", num_labels=1)
+    del policy
+    scorer: Any = AutoModelForSequenceClassification.from_pretrained(
+        where / "policy", num_labels=1, device_map="cuda" if gpu else "cpu"
+    )
     if lora:
         adapter = LoraConfig(task_type="SEQ_CLS", r=16, target_modules="all-linear")
         scorer = get_peft_model(scorer, adapter)
@@ -131,7 +141,8 @@ def random_checkpoints(case: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def side(flags: dict[str, Any], engine: str, updates: int, result: Path) -> None:
     """One side, in this process: the recipe's own steps, timed. Writes seconds of each update and the peak."""
-    import deepspeed  # noqa: F401  both sides load it sooner or later; here, before memory counts
+    with contextlib.suppress(ImportError):
+        import deepspeed  # noqa: F401  both sides load it sooner or later; here, before memory counts
     import psutil
     import torch
     from transformers import TrainerCallback, set_seed
@@ -146,16 +157,13 @@ def side(flags: dict[str, Any], engine: str, updates: int, result: Path) -> None
     from align.run.parse import parse
     from align.train import loop
 
-    sys.path.insert(0, str(ROOT / "recipes"))
-    import ppo as recipe
-
+    recipe = runpy.run_path(str(ROOT / "recipes/ppo.py"))
     with tempfile.TemporaryDirectory() as out:
         given = flags | dict(engine=engine, output_dir=out, max_steps=updates, save_strategy="no", seed=0,
                              num_sample_generations=0, disable_tqdm=True, max_too_long=1)  # fmt: skip
-        argv = [x for k, v in given.items() for x in (f"--{k}", str(v))]
         run_args, data_args, model_args, args = parse(
-            BatchArguments, DataArguments, ModelConfig, PPOArguments, nano=None, defaults=recipe.DEFAULTS,
-            lora_defaults=recipe.LORA_DEFAULTS, argv=argv,
+            BatchArguments, DataArguments, ModelConfig, PPOArguments, nano=None, defaults=recipe["DEFAULTS"],
+            lora_defaults=recipe["LORA_DEFAULTS"], argv=command_line(given),
         )  # fmt: skip
         launch.check()
         set_seed(0)
@@ -230,6 +238,13 @@ def machine() -> dict[str, Any]:
     name = torch.cuda.get_device_name() if gpu else platform.processor() or platform.machine()
     return dict(device=name, cores=os.cpu_count(), matrix_tflops=rate / 1e12, torch=torch.__version__,
                 python=platform.python_version())  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide how fast it is."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate", "datasets")}
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -406,6 +406,18 @@ def test_a_warm_up_is_not_a_policy_that_learns_nothing(bases, tmp_path):
             trainer.train()
 
 
+def test_a_reward_adapter_that_adds_nothing_is_not_a_policy_that_learns_nothing(bases, tmp_path, reward_adapter):
+    """Its B matrices are zero, as those of a fresh adapter, and nobody trains them."""
+    from safetensors.torch import load_file, save_file
+
+    zero = tmp_path / "zero"
+    shutil.copytree(reward_adapter[0], zero)
+    held = load_file(zero / "adapter_model.safetensors")
+    save_file({n: w * 0 if "lora_B" in n else w for n, w in held.items()}, zero / "adapter_model.safetensors")
+    callbacks = [NoUpdate()]
+    trainer_of(bases[False], tmp_path / "run", rollouts=2, callbacks=callbacks, reward_model_path=str(zero)).train()
+
+
 def test_named_held_out_rewards_are_evaluated(bases, tmp_path):
     """Without --eval_strategy, and in a run shorter than eval_steps."""
     trainer = trainer_of(bases[False], tmp_path, held_out=True, rollouts=1, eval_reward_funcs=["a.py:b"], eval_steps=10)

@@ -7,10 +7,7 @@ unknown keys with the nearest right one, values of the wrong type, combinations 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +16,6 @@ from align.run.arguments import DataArguments
 from align.run.checks import limits, resumed
 from align.run.errors import ConfigError, fail
 from align.run.flags import Flags
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL pings its maker at every trainer; not from here
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # the reason for using its PPO is in pyproject.toml
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-# Said at every start of a machine without a GPU; our own first lines name the device
-logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
-# TRL 1.12 sets the old name; transformers 5.23 warns of it at every start
-warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

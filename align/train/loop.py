@@ -50,7 +50,7 @@ class Recorder(TrainerCallback):
 
 
 class NoUpdate(TrainerCallback):
-    """After the first step every LoRA B matrix must have moved away from zero (it starts there).
+    """After the first step every LoRA B matrix that is trained must have moved away from zero (it starts there).
 
     Args:
         later: steps in which not all of them learn, for example while PPO's critic warms up.
@@ -62,7 +62,8 @@ class NoUpdate(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step != self.at or model is None:
             return
-        still = [n for n, p in model.named_parameters() if ".lora_B." in n and p.numel() and not p.detach().any()]
+        trained = [(n, p) for n, p in model.named_parameters() if ".lora_B." in n and p.requires_grad]
+        still = [n for n, p in trained if p.numel() and not p.detach().any()]
         if still:
             raise RunError(
                 f"{len(still)} LoRA matrices received no gradient, the first: {still[0]}; either nothing differed that "
