@@ -306,6 +306,17 @@ def test_runs_of_one_adapter_share_the_files_of_its_merged_weights(base, tmp_pat
     assert not torch.allclose(logits(made(fourth)), logits(made(third)), atol=1e-3)
 
 
+def test_what_is_drawn_next_does_not_depend_on_who_wrote_the_base(base, tmp_path):
+    """The second run links what the first has merged, a resumed one finds it: both draw the same head."""
+    add_adapter(base, tmp_path / "sft")
+    drawn = []
+    for run in ("a", "b", "b"):
+        torch.manual_seed(0)
+        checkpoints.resolve_parent(str(tmp_path / "sft"), str(tmp_path / "arms" / run))
+        drawn.append(torch.rand(1).item())
+    assert len(set(drawn)) == 1
+
+
 def test_where_there_are_no_links_the_files_are_copied(base, tmp_path, monkeypatch):
     expected = add_adapter(base, tmp_path / "sft")
     checkpoints.resolve_parent(str(tmp_path / "sft"), str(tmp_path / "arms/a"))

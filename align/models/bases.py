@@ -47,6 +47,7 @@ def write(
     Returns:
         A line that says what was done.
     """
+    import torch
     from filelock import FileLock
 
     key = _key(path, adapter, revision, tokenizer)
@@ -62,7 +63,8 @@ def write(
                 _link(file, part / file.name)
             said += f" (the same files as in {found})"
         else:
-            _make(path, adapter, revision, tokenizer_of, tokenizer, part)
+            with torch.random.fork_rng(devices=[]):  # a head that is drawn later must not depend on who wrote the base
+                _make(path, adapter, revision, tokenizer_of, tokenizer, part)
             (part / NOTE).write_text(json.dumps({"parent": path, "key": key}) + "\n")
         part.rename(target)
     return said
