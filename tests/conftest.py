@@ -145,6 +145,8 @@ def stage_arguments(stage: str, world: Path) -> list[str]:
         "dpo": [*base, "--dataset_name", str(world / "pairs"), "--max_length", "64", *SMALL],
         "ppo": [*base, "--reward_model_path", str(world / "rm"), "--dataset_name", str(world / "prompts"),
                 "--response_length", "6", "--num_ppo_epochs", "2", "--num_mini_batches", "1", *SMALL],
+        "rloo": [*base, "--reward_model_path", str(world / "rm"), "--dataset_name", str(world / "prompts"),
+                 "--max_completion_length", "6", *SMALL],
     }[stage]  # fmt: skip
 
 

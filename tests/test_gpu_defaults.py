@@ -157,6 +157,26 @@ def test_dpo_and_its_reference(train, how, world):
     assert (bare_logits(policy) - reference).abs().max() > 1e-3, "the policy has moved"
 
 
+@pytest.mark.parametrize("how", ["full", "lora", pytest.param("dora", marks=SLOW)])
+def test_rloo_and_its_reference(train, how, world):
+    """As DPO's: the KL of its reward is to the parent, after steps that move the policy too."""
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.utils import use_adapter
+
+    done = train("rloo", *GPU, *HOWS[how], "--learning_rate", "1e-2")
+    check_run(done, "rloo")
+    trainer = done.trainer
+    parent = AutoModelForCausalLM.from_pretrained(world / "base", dtype=next(iter(done.frozen), torch.float32)).float()
+    policy = trainer.accelerator.unwrap_model(trainer.model).eval()
+    if how == "full":
+        reference = bare_logits(trainer.accelerator.unwrap_model(trainer.ref_model).float())
+    else:
+        with use_adapter(policy, None):
+            reference = bare_logits(policy.float())
+    torch.testing.assert_close(reference, bare_logits(parent.eval()), atol=1e-5, rtol=1e-4)
+    assert (bare_logits(policy) - reference).abs().max() > 1e-3, "the policy has moved"
+
+
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
 @pytest.mark.parametrize("how", ["lora", pytest.param("full", marks=SLOW)])
 def test_tied_embeddings(train, tied, stage, how):
@@ -168,7 +188,7 @@ def test_tied_embeddings_with_their_head_trained(train, tied, how):
     check_run(train("dpo", *GPU, *HOWS[how], base=tied), "dpo")
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "pretrain"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "rloo", "pretrain"])
 @pytest.mark.parametrize("how", ["full", "lora", pytest.param("dora", marks=SLOW)])
 @pytest.mark.parametrize("precision", [[], pytest.param(["--bf16", "true"], marks=SLOW)], ids=["fp32", "bf16"])
 def test_checkpointing_changes_nothing(train, stage, how, precision):

@@ -440,6 +440,37 @@ def test_columns_that_are_not_read_are_named_once():
     assert list(made) == found and made.names == ["id", "messages[].stamp", "question", "topic"]
 
 
+THIRD = {"role": "assistant", "content": "Lima, of course."}
+
+
+@pytest.mark.parametrize(
+    ("row", "unread"),
+    [
+        ({"messages": [*ASK, THIRD], "chosen": A, "rejected": B}, True),
+        ({"messages": [*ASK, THIRD], "chosen": TELL, "rejected": LIE}, True),
+        ({"messages": [*ASK, *TELL, *BEFORE], "chosen": ASK + TELL, "rejected": ASK + LIE}, True),
+        ({"messages": [*ASK, *TELL], "chosen": A, "rejected": B}, False),
+        ({"messages": [*BEFORE, *ASK], "chosen": A, "rejected": B}, False),
+    ],
+)
+def test_a_pair_says_which_answer_of_its_conversation_it_does_not_read(row, unread):
+    """What is compared is chosen and rejected; a further answer is left out, and named."""
+    made = schemas.preference(row, "f")
+    assert (made["prompt"][-1:], made["chosen"], made["rejected"], made["drop"]) == (ASK, TELL, LIE, "")
+    names = ["messages[] (an answer beside chosen and rejected)"] if unread else []
+    assert made["origin"].get("unread", []) == names
+
+
+@pytest.mark.parametrize("schema", ["sft", "preference", "prompt"])
+@pytest.mark.parametrize("rank", [None, 0])
+def test_messages_of_trees_are_told_what_they_are(schema, rank):
+    row = {"message_id": "b", "parent_id": "a", "text": A, "role": "assistant", "lang": "en", "rank": rank}
+    wanted = "the lower rank" if schema == "preference" else "the path as messages"
+    with pytest.raises(DataError, match=f"single messages of trees.*parent_id says which.*{wanted}"):
+        schemas.MAKERS[schema](row, "f, row 1", "auto")
+    assert schemas.text_row(row, "f")["text"] == A
+
+
 def test_ranking_rows_as_prompts_lose_the_completions_and_what_was_said_of_them():
     row = {"prompt": Q, "completions": [A, B], "ranking": [1, 2], "annotator": "ann", "kind": "person", "time": "now",
            "verdict": "ranked", "repeat": False, "item": "1", "stopped": [True, True], "lengths": [3, 3],

@@ -71,6 +71,7 @@ def _holds_turns(row: Reading, name: str) -> bool:
 def own(row: Reading) -> Prompt | None:
     """The prompt that a row's own columns hold, whatever `chosen` and `rejected` may begin with; None for none."""
     said = conversation(row)
+    row.said = said or []
     return question(row) if said is None else turns.without_switches(turns.before_the_answer(said))
 
 

@@ -23,6 +23,8 @@ MATTERS = re.compile(
     r"|(.*_)?tools?|tool_calls|functions?|function_calls?",
     re.IGNORECASE,
 )
+# One message a row, as OpenAssistant publishes its trees
+TREE = {"message_id", "parent_id", "text", "role"}
 MARKS = re.compile(r"#{2,3} ?(Human|User|Instruction|Input)\b|\b(USER|Human|User):|<\|im_start\|>|\[INST\]|<\|user\|>")
 
 
@@ -66,6 +68,15 @@ def refuse_undecided(columns: list[str], names: Iterable[str]) -> None:
 def way_on(row: dict[str, Any], schema: str) -> str:
     """What to do about a row whose columns fit no form, as the end of a message."""
     said = {name: value for name, value in row.items() if value is not None} or row
+    if set(row) >= TREE:
+        kinds = {
+            "preference": "two answers to one message as its chosen (the lower rank) and rejected, the path as prompt"
+        }
+        return (
+            "These are single messages of trees, and parent_id says which message each answers: follow it from an "
+            f"answer up to the root, and write {kinds.get(schema, 'the path as messages (role, content)')} "
+            "(docs/data.md shows how)"
+        )
     deciding = [name for name in said if DECIDES.fullmatch(name)]
     if schema == "preference" and deciding:
         return (

@@ -21,6 +21,7 @@ class Reading:
     prompt_format: str = "auto"
     origin: dict[str, list[str]] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)  # of messages, that nothing reads
+    said: Messages = field(default_factory=list)  # the conversation that its prompt was taken from
 
     def has(self, name: str) -> bool:
         """Does the row say anything in this column? Files give every row every column, so null is no word."""

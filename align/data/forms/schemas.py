@@ -150,6 +150,7 @@ def preference(raw: dict, where: str, prompt_format: str = "auto") -> dict:
     if not {*asked.PAIR} <= {*raw} or not any(map(row.has, asked.PAIR)):
         raise _no_form(row, "preference")
     prompt, chosen, rejected, drop = sides.pair(row)
+    sides.name_other_answers(row, prompt, chosen, rejected)
     out: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     # where only some rows have a column, the others ask for no margin, and weigh as one
     out |= {name: row.number(name) if row.has(name) else usual for name, usual in OPTIONAL.items() if name in raw}

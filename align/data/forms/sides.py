@@ -46,6 +46,14 @@ def pair(row: Reading) -> tuple[Prompt, Any, Any, str]:
     return _of_messages(row, prompt, chosen, rejected)
 
 
+def name_other_answers(row: Reading, prompt: Prompt, chosen: Any, rejected: Any) -> None:
+    """Note as not read what the row's conversation holds beside a pair: an answer that is neither side's."""
+    sides = [some for some in (prompt, chosen, rejected) if not isinstance(some, str)]
+    read = {turn["content"].strip() for some in sides for turn in some}
+    if any(turn["role"] == "assistant" and turn["content"].strip() not in read for turn in row.said):
+        row.keys.add(f"{row.origin['messages'][0]}[] (an answer beside chosen and rejected)")
+
+
 def turned(row: Reading, answer: str) -> str:
     """A text that continues a string prompt, as what the assistant says: without the blank that keeps the two apart."""
     if isinstance(row.row.get("prompt"), str) and answer[:1] == " " and answer[1:2].strip():
