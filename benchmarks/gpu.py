@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -75,6 +76,7 @@ class Session:
     def __init__(self, args: argparse.Namespace, folder: Path):
         self.folder, self.output = folder, Path(args.output)
         self.ends = time.monotonic() + 60 * args.minutes
+        self.settings: dict[str, str] = {}  # of the environment
         self.found: dict[str, Any] = dict(minutes=args.minutes, tiny=args.tiny, machine={}, checks={}, cases={})
 
     def left(self) -> float:
@@ -91,7 +93,7 @@ class Session:
         if self.left() < LEAST:
             return dict(status="not run", said="the time was up")
         began = time.monotonic()
-        settings = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        settings = os.environ | {"HF_HUB_OFFLINE": "1"} | self.settings
         try:
             done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=self.left())
         except subprocess.TimeoutExpired:
@@ -138,8 +140,10 @@ def check(session: Session, tiny: bool, together: int) -> None:
         print(f"  {name:<20} {row['status']:<8} {row.get('seconds', 0):6.1f} s", flush=True)
         session.keep()
 
+    session.settings = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // together))}
     with ThreadPoolExecutor(together) as pool:
         list(pool.map(run, commands))
+    session.settings = {}
 
 
 def timed(session: Session, name: str, tiny: bool, sides: list[str]) -> None:
@@ -162,7 +166,7 @@ def timed(session: Session, name: str, tiny: bool, sides: list[str]) -> None:
                 needed = row["tokens_per_second"] * gpu_cases.flops_per_token(case["stage"], case, shape)
                 row["of_matrix_rate"] = needed / rate / 1e12
             if case["stage"] == "ppo":
-                row["episodes_per_second"] = case["episodes"] / sorted(row["seconds"])[len(row["seconds"]) // 2]
+                row["episodes_per_second"] = case["episodes"] / statistics.median(row["seconds"])
                 row["peak"] = row.pop("peak_bytes")
         rows[side] = row
         session.keep()

@@ -12,9 +12,11 @@ from collections import Counter
 
 import pytest
 from conftest import ROOT, make_tokenizer, write_rows
-from datatrove.data import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+pytest.importorskip("datatrove", reason="pip install -e '.[clean]'")
+from datatrove.data import Document
 
 from align.clean.review.decisions import Decisions
 from align.clean.rules import decontaminate

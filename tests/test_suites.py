@@ -146,7 +146,7 @@ def test_bad_bytes_cost_their_row(tmp_path):
 
 UNREADABLE = {
     "empty.jsonl": b"", "empty.json": b"", "empty.csv": b"", "none.json": b"[]", "only_a_header.csv": b"prompt,label\n",
-    "broken.json": b"[{", "object.json": b"{}", "s.txt": b"a", "no_gzip.csv.gz": b"prompt,label", "cut.csv.gz": gzip.compress(b"prompt" * 99)[:-9],
+    "broken.json": b"[{", "object.json": b"{}", "s.txt": b"a", "no_gzip.csv.gz": b"prompt,label", "cut.csv.gz": gzip.compress(b"prompt" * 99, mtime=0)[:-9],
     "utf16.csv": "prompt,label\na,safe".encode("utf-16"), "other.jsonl": b'{"text": "x"}',
     "ambiguous.jsonl": b'{"prompt": "a", "label": "safe"}\n{"prompt": "b", "answer": "c"}',
     "one_side.jsonl": b'{"prompt": "a", "label": "safe"}',
