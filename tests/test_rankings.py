@@ -149,7 +149,7 @@ def test_a_split_by_prompt_is_near_the_asked_size_and_seeded():
     assert again[0] == again[1] != again[2]
 
 
-@pytest.mark.parametrize("kind", ["rankings", "pairs", "implicit pairs", "prompts"])
+@pytest.mark.parametrize("kind", ["rankings", "pairs", "implicit pairs", "prompts", "prompts beside a text"])
 def test_no_prompt_is_on_both_sides_of_test_split_size(kind, tmp_path, tokenizer):
     asked = [f"what is {n % 10}" for n in range(60)]
     make = {
@@ -159,12 +159,17 @@ def test_no_prompt_is_on_both_sides_of_test_split_size(kind, tmp_path, tokenizer
             side: f"\n\nHuman: {q}\n\nAssistant: {side} {n}" for side in ("chosen", "rejected")
         },
         "prompts": lambda q, n: {"prompt": q, "other": n},
+        "prompts beside a text": lambda q, n: {
+            "instruction": q,
+            "output": f"a{n}",
+            "text": f"{q} {n}",
+        },  # as Alpaca has
     }[kind]
     path = write_rows(tmp_path / "x.jsonl", [make(q, n) for n, q in enumerate(asked)])
     args = DataArguments(dataset_name=str(path), test_split_size=0.2)
-    schema = "prompt" if kind == "prompts" else "preference"
+    schema = "prompt" if kind.startswith("prompts") else "preference"
     splits = prepare.rows(args, schema, tokenizer, max_length=None, seed=0)
-    name = "input_ids" if kind == "prompts" else "prompt_ids"
+    name = "input_ids" if schema == "prompt" else "prompt_ids"
     sides = [{tuple(ids) for ids in part[name]} for part in (splits.train, splits.test)]
     assert len(splits.test) == 12 and not sides[0] & sides[1]
     again = prepare.rows(args, schema, tokenizer, max_length=None, seed=1)

@@ -748,3 +748,89 @@ def test_messages_may_be_json_in_a_text():
     assert demonstration({"messages": json.dumps(ASK + TELL)})["messages"] == ASK + TELL
     with pytest.raises(DataError, match=r"row 1.messages: expected JSON, got '\[oh"):
         demonstration({"messages": "[oh"})
+
+
+# ---------------------------------------------------------------------------------- what goes with a question, or against it
+
+
+@pytest.mark.parametrize("name", ["question", "query", "instruction", "user", "input"])
+def test_the_context_of_a_question_is_asked_with_it(name):
+    """Questions about a table or a passage (sql-create-context, SQuAD) cannot be answered without it."""
+    row, asks = (
+        {name: "How many?", "context": "CREATE TABLE a"},
+        {"role": "user", "content": "How many?\n\nCREATE TABLE a"},
+    )
+    made = demonstration({**row, "answer": A})
+    assert made["messages"] == [asks, *TELL] and "unread" not in made["origin"]
+    assert schemas.prompt(row, "f")["prompt"] == [asks]
+    assert schemas.preference({**row, "chosen": A, "rejected": B}, "f")["prompt"] == [asks]
+    for nothing in ("", None, []):
+        assert demonstration({**row, "context": nothing, "answer": A})["messages"] == [
+            {**asks, "content": "How many?"},
+            *TELL,
+        ]
+    with pytest.raises(
+        DataError, match="row 1.context: expected text that goes with .*, got dict .*--columns context=other"
+    ):
+        schemas.prompt({**row, "context": {"contexts": ["a"]}}, "f, row 1")
+
+
+RENDERED = f"### Instruction:\n{Q}\n### Output:\n{A}"
+
+
+@pytest.mark.parametrize("name", ["instruction", "question", "query"])
+@pytest.mark.parametrize("answer", ["output", "answer", "response"])
+def test_a_prompt_beside_the_question_that_was_answered_is_not_taken_for_it(name, answer):
+    """It may hold the answer, as in python_code_instructions_18k_alpaca: to be copied is all that would be learnt."""
+    with pytest.raises(DataError, match=rf"row 1: prompt .* is not what is asked in {name} .*--columns prompt=other"):
+        schemas.sft({"prompt": RENDERED, name: Q, answer: A}, "f, row 1")
+    made = schemas.sft({"other": RENDERED, name: Q, answer: A}, "f")
+    assert made["messages"] == ASK + TELL
+    same = demonstration({"prompt": Q, name: f"{Q} ", answer: A})
+    assert (same["prompt"], same["completion"]) == (Q, A) and same["origin"]["prompt"] == ["prompt", name]
+    assert demonstration({"prompt": RENDERED, name: Q, "completion": B})["completion"] == B  # of the prompt, as in TRL
+    assert demonstration({"prompt": ASK, name: "Else?", answer: A})["messages"] == ASK + TELL
+
+
+def test_an_input_beside_a_prompt_is_read_with_it_or_not_meant():
+    row = {"prompt": "Name the capital.", "input": "Peru", "output": A}
+    with pytest.raises(DataError, match="row 1: prompt and input both hold words; --columns prompt=instruction"):
+        schemas.sft(row, "f, row 1")
+    assert demonstration({"instruction": row["prompt"], "input": "Peru", "output": A})["messages"] == [
+        {"role": "user", "content": "Name the capital.\n\nPeru"}, *TELL,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", ["completion", "response", "output"])
+def test_the_blank_after_a_transcripts_prompt_is_no_part_of_any_answer(answer):
+    """Else SFT would learn " It is Lima." where DPO and the reward model, of the same set, learn "It is Lima."."""
+    row = {"prompt": f"\n\nHuman: {Q}\n\nAssistant:"}
+    assert demonstration({**row, answer: f" {A}"})["messages"] == ASK + TELL
+    assert schemas.preference({**row, "chosen": f" {A}", "rejected": f" {B}"}, "f")["chosen"] == TELL
+
+
+@pytest.mark.parametrize("name", ["completion", "answer", "output"])
+def test_messages_may_stand_as_json_in_any_column_that_takes_them(name):
+    row = {"prompt": json.dumps(SYSTEM + ASK)}
+    assert demonstration({**row, name: json.dumps(TELL)})["messages"] == SYSTEM + ASK + TELL
+    pair = schemas.preference({**row, "chosen": json.dumps(TELL), "rejected": json.dumps(LIE)}, "f")
+    assert (pair["prompt"], pair["chosen"], pair["rejected"]) == (SYSTEM + ASK, TELL, LIE)
+    assert schemas.prompt(row, "f")["prompt"] == SYSTEM + ASK
+    for words in ('[{"role": "admin", "content": "x"}]', '[{"name": "f"}]', "[1] and [2]"):  # an answer that is JSON
+        assert demonstration({"question": Q, name: words})["messages"][-1]["content"] == words
+    with pytest.raises(DataError, match=r"row 1.prompt: begins like messages and is no JSON .*; write them as JSON"):
+        schemas.prompt({"prompt": str(ASK)}, "f, row 1")
+
+
+@pytest.mark.parametrize("name", ["solution", "response", "instruction", "context", "is_safe", "rationale", "prefix"])
+def test_other_questions_and_answers_that_are_not_read_stand_apart_unless_they_say_the_same(name):
+    made = demonstration({"messages": ASK + TELL, name: "Other words."})
+    assert made["origin"]["matter"] == [name]
+    if name in ("solution", "response"):
+        again = demonstration({"messages": ASK + TELL, name: f"{A}\n"})
+        assert again["origin"]["unread"] == [name] and again["origin"]["matter"] == []
+
+
+def test_a_list_of_texts_is_told_why_it_is_no_conversation():
+    with pytest.raises(DataError, match=r"row 1.prompt\[0\]: expected .*, got str 'Hi'; of a list of texts nobody"):
+        schemas.prompt({"prompt": ["Hi", "Why?"]}, "f, row 1")

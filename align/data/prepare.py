@@ -71,7 +71,8 @@ def tokenise(
     from align.data import lines
 
     made = lines.of_rows(_tokenised(rows, schema, partial(encode or ENCODERS[schema], tokenizer), max_length, report))
-    report.not_read += [f"chat_template_kwargs.{name}" for name in chat.not_read(tokenizer, sorted(report.settings))]
+    lost = [f"chat_template_kwargs.{name}" for name in chat.not_read(tokenizer, sorted(report.settings))]
+    report.not_read, report.matter = report.not_read + lost, report.matter + lost
     return made
 
 

@@ -164,7 +164,7 @@ def _halves(rows: Any, args: DataArguments, seed: int) -> tuple[Any, Any]:
     size = int(args.test_split_size) if args.test_split_size >= 1 else args.test_split_size
     try:
         named = schemas.rename(rows, args.columns)
-        if "text" in (named.column_names or []):
+        if "text" in (named.column_names or []) and _prompt_of(next(iter(named), {}), "none") == "none":
             halves = rows.train_test_split(test_size=size, seed=seed)
             return halves["train"], halves["test"]
         keys = [_prompt_of(row, f"{args.dataset_name}, row {number + 1}") for number, row in enumerate(named)]

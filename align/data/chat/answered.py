@@ -37,7 +37,7 @@ def answered(tokenizer: Any, messages: Messages, beside: Beside, opening: str) -
 def _within(opening: str, answer: str) -> str:
     """An answer after a prompt that has opened its thoughts: not opened once more, closed at once where there are none.
 
-    Nemotron Nano 2's template writes `<think>` in the prompt and before an answer, and whatever the words are behind it.
+    Nemotron Nano 2's template writes `<think>` in the prompt and before an answer, and then whatever the words are.
     """
     mark, words = reasoning.opened_by(opening), answer.lstrip()
     if mark and words.startswith(mark):

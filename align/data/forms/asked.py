@@ -21,6 +21,7 @@ Prompt = str | Messages
 TURNS = ("messages", "conversations", "conversation")
 QUESTIONS = ("question", "instruction", "query", "user", "input")
 SYSTEM = ("system", "system_prompt")
+BESIDE_A_QUESTION = {"instruction": ("input", "context")}  # what it is asked of; with other questions, the context
 ANSWERS = ("completion", "answer", "output", "response", "assistant")
 PAIR = ("chosen", "rejected")
 # All that a prompt may be made of, or that says whether it is plain text.
@@ -93,10 +94,14 @@ def question(row: Reading) -> Prompt | None:
         way = f"--columns {name}=messages reads turns" if beside.holds_turns(value) else "write its words into a column"
         raise DataError(f"{row.at(name)}: expected text, got {turns.told(value)}; {way}")
     asked = row.text("prompt", name)
-    if name == "instruction":
-        more = row.first(("input", "context"))
-        if more and row.row[more]:
-            asked += f"\n\n{row.text('prompt', more)}"
+    more = row.first(BESIDE_A_QUESTION.get(name, ("context",) if name != "prompt" else ()))
+    if more and row.row[more]:
+        if isinstance(row.row[more], (list, dict)):
+            raise DataError(
+                f"{row.at(more)}: expected text that goes with {name}, got {turns.told(row.row[more])}; write its "
+                f"words into a column, or take it out of the way: --columns {more}={beside.ASIDE}"
+            )
+        asked += f"\n\n{row.text('prompt', more)}"
     if row.prompt_format == "text":
         for other in (*SYSTEM, "history", "tools", "chat_template_kwargs"):
             if row.row.get(other) and row.row[other] not in ("[]", "{}"):

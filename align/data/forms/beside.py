@@ -20,7 +20,8 @@ DECIDES = re.compile(
 )
 MATTERS = re.compile(
     r"labels?(_.*)?|.*preference.*|.*winner.*|chat_template_kwargs(\..*)?|(.*_)?(reasoning|thinking|thoughts?)(_content|_trajectories)?|(.*_)?cot"
-    r"|(.*_)?tools?|tool_calls|functions?|function_calls?",
+    r"|(.*_)?tools?|tool_calls|functions?|function_calls?|contexts?|documents?|passages?|solutions?|rationales?|prefix"
+    r"|instruction|question|query|input|completion|answer|output|response|is_(safe|correct|good|bad)",
     re.IGNORECASE,
 )
 # One message a row, as OpenAssistant publishes its trees
@@ -41,7 +42,7 @@ def matters(name: str, value: Any) -> bool:
 
 def not_read(names: Iterable[str], matter: Iterable[str]) -> list[str]:
     """Lines about what was not read: what may matter apart from the rest."""
-    loud = sorted({*matter} | {name for name in names if matters(name, None)})
+    loud = sorted({*matter})
     rest = [name for name in names if name not in loud]
     lines = [f"look: not read, and often part of what is learnt: {', '.join(loud)}"] if loud else []
     return lines + ([f"not read: {', '.join(rest)}"] if rest else [])

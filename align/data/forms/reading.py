@@ -11,6 +11,8 @@ from align.data.forms import beside, turns
 from align.data.forms.turns import Messages
 from align.run.errors import DataError
 
+MAY_BE_MESSAGES = ("prompt", "completion", "answer", "output", "response", "assistant", "chosen", "rejected")
+
 
 @dataclass
 class Reading:
@@ -21,7 +23,13 @@ class Reading:
     prompt_format: str = "auto"
     origin: dict[str, list[str]] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)  # of messages, that nothing reads
+    texts: set[str] = field(default_factory=set)  # that were read, without the blanks around them
     said: Messages = field(default_factory=list)  # the conversation that its prompt was taken from
+
+    def __post_init__(self) -> None:
+        """Messages that stand as JSON in a text, as in CSV, are messages."""
+        texts = {name: self.row[name] for name in MAY_BE_MESSAGES if isinstance(self.row.get(name), str)}
+        self.row = self.row | {name: turns.written(value, self.at(name)) for name, value in texts.items()}
 
     def has(self, name: str) -> bool:
         """Does the row say anything in this column? Files give every row every column, so null is no word."""
@@ -45,7 +53,9 @@ class Reading:
     def text(self, part: str, name: str) -> str:
         """A column that holds words."""
         self.note(part, name)
-        return turns.words(self.row.get(name), self.at(name))
+        value = turns.words(self.row.get(name), self.at(name))
+        self.texts.add(value.strip())
+        return value
 
     def messages(self, part: str, name: str) -> Messages:
         """A column that holds messages, or one."""
@@ -55,6 +65,7 @@ class Reading:
             value = turns.decoded(value, self.at(name))
         said = turns.messages([value] if isinstance(value, dict) else value, self.at(name), keys)
         self.keys |= {f"{name}[].{key}" for key in keys}
+        self.texts |= {turn["content"].strip() for turn in said}
         return said
 
     def side(self, part: str, name: str) -> str | Messages:
@@ -66,8 +77,8 @@ class Reading:
             value = ""
         if not isinstance(value, str):
             return turns.without_switches(self.messages(part, name))
+        text = self.text(part, name) if value else ""
         self.note(part, name)
-        text = turns.words(value, self.at(name))
         return turns.transcript(text) if turns.is_transcript(text) and self.prompt_format != "text" else text
 
     def number(self, name: str) -> float:
@@ -85,5 +96,8 @@ class Reading:
         return said - read | self.keys
 
     def matter(self) -> list[str]:
-        """Those of the unread that are often part of what is learnt."""
-        return sorted(name for name in self.unread() if beside.matters(name, self.row.get(name)))
+        """Those of the unread that are often part of what is learnt, and say what nothing else said."""
+        unread = (name for name in self.unread() if beside.matters(name, self.row.get(name)))
+        return sorted(
+            n for n in unread if not isinstance(self.row.get(n), str) or self.row[n].strip() not in self.texts
+        )

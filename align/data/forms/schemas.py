@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from align.data import text
 from align.data.forms import asked, beside, sides, turns
 from align.data.forms.reading import Reading
 from align.data.forms.turns import Messages
@@ -99,7 +100,7 @@ def sft(raw: dict, where: str, prompt_format: str = "auto") -> dict:
     if said is None:
         return _answered(row)
     name = _answer_column(row)
-    if name and isinstance(raw[name], str) and said and said[-1]["role"] in ("user", "tool"):
+    if name and isinstance(row.row[name], str) and said and said[-1]["role"] in ("user", "tool"):
         said = [*said, *turns.assistant(row.text("answer", name))]
     said = asked.with_reasoning(row, said)
     return _made(row, {"messages": said}, _unlearnable(said))
@@ -110,6 +111,7 @@ def _answered(row: Reading) -> dict:
     prompt, name = asked.question(row), _answer_column(row)
     if prompt is None or name is None:
         raise _no_form(row, "sft")
+    _refuse_two_questions(row, prompt, name)
     answer = row.side("answer", name)
     bad = name == "completion" and isinstance(row.row.get("label"), bool) and not row.row["label"]
     if name == "completion" and isinstance(row.row.get("label"), bool):
@@ -120,11 +122,34 @@ def _answered(row: Reading) -> dict:
     if isinstance(prompt, str):
         raise DataError(f"{row.where}: prompt and completion must both be text or both be messages")
     if isinstance(answer, str):
-        answer = turns.assistant(sides.turned(row, answer) if name == "completion" else answer)
+        answer = turns.assistant(sides.turned(row, answer))
     said = asked.with_reasoning(row, [*turns.without_switches(prompt), *answer])
     if prompt and prompt[-1]["role"] == "assistant":
         return _made(row, {"messages": said}, "whose prompt ends with the assistant's turn")
     return _made(row, {"messages": said}, _unlearnable(said) or (sides.BAD if bad else ""))
+
+
+def _refuse_two_questions(row: Reading, prompt: asked.Prompt, answer: str) -> None:
+    """Refuse a text in `prompt` beside another question in a column of its own: one of them is what was answered.
+
+    A `completion` is that of `prompt`. Other answers may be of either: `prompt` may be a whole example as it was
+    rendered, answer included, or what made a model write the question. The same question is noted as read.
+    """
+    if answer == "completion" or row.origin["prompt"][0] != "prompt" or not isinstance(row.row["prompt"], str):
+        return
+    for name in ("question", "instruction", "query", "input"):
+        if not isinstance(row.row.get(name), str) or not row.row[name]:
+            continue
+        said = turns.user(row.row[name])
+        if asked.agrees(text.user_side(prompt), said):
+            row.note("prompt", name)
+        elif name != "input":
+            raise asked.contradiction(row, "prompt", prompt, name, said)
+        else:
+            raise DataError(
+                f"{row.where}: prompt and input both hold words; --columns prompt=instruction reads one after the "
+                f"other, input={beside.ASIDE} takes it out of the way"
+            )
 
 
 def _answer_column(row: Reading) -> str | None:

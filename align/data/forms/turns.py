@@ -27,6 +27,7 @@ NO_THOUGHTS = {
 }  # fmt: skip
 SWITCHES = ("learn", "weight", "train", "training", "loss")  # OpenAI's is weight; the others are trainers'
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+_MESSAGES = re.compile(r"\s*\[\s*\{\s*[\"'](role|from|content|value)[\"']\s*:")
 READ = {"role", "from", "content", "value", "name", "tool_call_id", "tool_calls", "function_call", *REASONING}
 
 
@@ -68,9 +69,26 @@ def messages(value: Any, where: str, unread: set[str] | None = None) -> Messages
     return [_turn(message, f"{where}[{number}]", unread) for number, message in enumerate(value)]
 
 
+def written(value: str, where: str) -> Any:
+    """A text, or the messages of which it is the JSON: a table has no other way to hold them.
+
+    Raises:
+        DataError: for messages as Python prints them.
+    """
+    if not _MESSAGES.match(value):
+        return value
+    try:
+        found = json.loads(value)
+    except json.JSONDecodeError:
+        raise DataError(f"{where}: begins like messages and is no JSON ({value[:60]!r}); write them as JSON") from None
+    roles = {str(one.get("role", one.get("from"))).lower() if isinstance(one, dict) else None for one in found}
+    return found if roles <= {*ROLES, *NAMES} else value
+
+
 def _turn(message: Any, where: str, unread: set[str] | None) -> dict[str, Any]:
     if not isinstance(message, dict):
-        raise DataError(f"{where}: expected {{role, content}}, got {told(message)}")
+        way = "; of a list of texts nobody can tell who says which" if isinstance(message, str) else ""
+        raise DataError(f"{where}: expected {{role, content}}, got {told(message)}{way}")
     said = {key: value for key, value in message.items() if value is not None}
     source = said.get("role", said.get("from"))
     role = NAMES.get(str(source).lower(), str(source).lower())  # some sets write User and Chatbot
