@@ -7,7 +7,7 @@
 First the checks, several at once: each recipe as people launch it, with a GPU's defaults (bf16, checkpointing,
 evaluation), on a small model with a vocabulary of 150,000 tokens. Then training of Llama shapes of 1 B and 8 B with
 random weights, in bf16, against TRL's own trainers of the installed version, each side in a process of its own: the
-median of its steps after the first three. Results are written as they come; a case that fails or takes too long does
+median of its steps after the first three; of PPO, one rollout after the first. Results are written as they come; a case that fails or takes too long does
 not stop the rest. Nothing comes from a hub; benchmarks/gpu-needs.txt names what a CUDA machine with torch,
 transformers, accelerate and peft lacks.
 """
@@ -32,7 +32,7 @@ from gpu_cases import LORA, ROOT, SHAPES
 
 LEAST = 15  # seconds under which nothing more is begun
 TRAINING = dict(steps=10, words=512)
-ROLLOUT = dict(prompt=512, updates=3)
+ROLLOUT = dict(prompt=512, updates=2)
 TIMED: dict[str, dict[str, Any]] = {  # most informative first
     "sft-1b-lora": TRAINING | dict(stage="sft", shape="1b", how=LORA, batch=8),
     "ppo-1b-lora": ROLLOUT | dict(stage="ppo", shape="1b", how=LORA, batch=16, episodes=64, answer=256),
@@ -160,8 +160,9 @@ def timed(session: Session, name: str, tiny: bool, sides: list[str]) -> None:
     rate = session.found["machine"].get("matrix_tflops")
     for side in sides:
         row = session.inner(dict(do="side", case=case, side=side, made=made))
+        row["wall"] = row.pop("seconds", None)
         if found := row.pop("found", None):
-            row |= found
+            row |= found  # its `seconds` are those of each step
             if "tokens_per_second" in row and rate:
                 needed = row["tokens_per_second"] * gpu_cases.flops_per_token(case["stage"], case, shape)
                 row["of_matrix_rate"] = needed / rate / 1e12
