@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pytest
-from conftest import ROOT, conversations, write_rows
+from conftest import ROOT, WORDS, conversations, write_rows
 
 from align.data import folders, lines, load, prepare, splits
 from align.data.forms import normal
@@ -300,6 +301,15 @@ def test_a_mixture_of_unlike_parts_keeps_every_column(tmp_path):
     assert {"prompt": chat, "completion": chat, "category": "c"} in found
 
 
+def test_shares_of_parts_that_have_one_unlike_column(tmp_path):
+    """A table of messages beside JSON, each of which is shuffled and cut before the two are made alike."""
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    datasets.Dataset.from_list([{"messages": chat}] * 4).to_parquet(tmp_path / "a.parquet")
+    write_rows(tmp_path / "b.jsonl", [{"messages": chat}] * 4)
+    entries = [{"path": str(tmp_path / name), "fraction": 0.5} for name in ("a.parquet", "b.jsonl")]
+    assert load.load(DataArguments(datasets=entries), "train", seed=0)["messages"][:] == [chat] * 8
+
+
 def test_an_entry_of_a_mixture_may_name_its_split(tmp_path):
     write_rows(tmp_path / "a/train_sft.jsonl", TEXT)
     write_rows(tmp_path / "a/test_sft.jsonl", TEXT[:1])
@@ -434,6 +444,31 @@ def test_no_cache_gives_the_rows_of_older_code(tmp_path):
     assert run("old") == "['one', 'two']\n" and run("new") == "['new', 'new']\n"
     write_rows(path, [{"text": "six"}, {"text": "ten"}])
     assert run("old") == "['six', 'ten']\n"
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.txt", "x.txt.gz", "x.arrow", "x.jsonl"])
+def test_another_file_of_the_same_name_length_and_date_is_another_file(name, tmp_path):
+    """As rsync, `cp -p` and tar leave it."""
+    file = tmp_path / name
+    for word in ("one", "six"):
+        rows = datasets.Dataset.from_list([{"text": word}])
+        if name == "x.parquet":
+            rows.to_parquet(file)
+        elif name == "x.arrow":
+            with pa.OSFile(str(file), "wb") as out, pa.ipc.new_stream(out, rows.data.table.schema) as stream:
+                stream.write_table(rows.data.table)
+        else:
+            told = json.dumps({"text": word}) if name == "x.jsonl" else word
+            file.write_bytes(gzip.compress(told.encode()) if name.endswith("gz") else told.encode())
+        os.utime(file, (10**9, 10**9))
+        assert load.load(DataArguments(dataset_name=str(file)), "train", seed=0)["text"][:] == [word]
+
+
+def test_nothing_is_written_beside_what_is_read(tmp_path):
+    datasets.Dataset.from_list([{"text": word} for word in WORDS]).save_to_disk(tmp_path / "saved")
+    before = sorted(tmp_path.rglob("*"))
+    args = DataArguments(dataset_name=str(tmp_path / "saved"), test_split_size=0.2)
+    assert len(splits.read(args, seed=0)["test"]) == 5 and sorted(tmp_path.rglob("*")) == before
 
 
 def test_recipes_that_sample_share_one_limit_of_the_prompt():

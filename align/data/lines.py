@@ -238,4 +238,6 @@ def alike(parts: list[Dataset]) -> list[Dataset]:
 
 def rewritten(part: Dataset, name: str, change: Callable[[Any], Any] = lambda value: value) -> Dataset:
     """A data set of which one column is kept as JSON text, each value changed where that is asked for."""
-    return part.remove_columns(name).add_column(name, _as_text(map(change, part[name])), feature=Written())
+    texts, beside = _as_text(map(change, part[name])), f"{name} as text"
+    wider = part.add_column(beside, texts, feature=Written())  # first: a table without columns forgets its rows
+    return wider.remove_columns(name).rename_column(beside, name)

@@ -10,6 +10,7 @@ from typing import Any
 
 from align.data import folders, merged
 from align.data.forms import asked, schemas
+from align.run import lineage
 from align.run.arguments import DataArguments
 from align.run.errors import DataError
 
@@ -88,6 +89,7 @@ def _read(name: str, config: str | None, split: str, stream: bool, args: DataArg
     import datasets
 
     datasets.disable_progress_bars()  # one bar a run: the training's, not each file's
+    datasets.disable_caching()  # shuffling what `save_to_disk` wrote would leave files in the user's folder
     path = Path(name)
     if not path.exists():
         return _from_hub(name, config, split, stream)
@@ -109,8 +111,12 @@ def _read(name: str, config: str | None, split: str, stream: bool, args: DataArg
             return datasets.IterableDataset.from_generator(lines.rows_of, gen_kwargs={"files": files})
         return lines.read(files, WORDS | {pair.partition("=")[0] for pair in args.columns})
     options = {"sample_by": args.sample_by} if kind == "text" else {}
+    # `datasets` keeps its copy of a file by path and date; another one under both (rsync, cp -p, tar) differs in ctime
+    now = lineage.digest([[str(file), (told := file.stat()).st_size, told.st_ctime_ns] for file in files])
     try:
-        return datasets.load_dataset(kind, data_files=[*map(str, files)], split="train", streaming=stream, **options)
+        return datasets.load_dataset(
+            kind, now[:16], data_files=[*map(str, files)], split="train", streaming=stream, **options
+        )
     except Exception as error:  # pyarrow and the readers each have their own; the cause's sentence is the useful one
         raise DataError(f"{name} cannot be read: {error.__cause__ or error}") from error
 
