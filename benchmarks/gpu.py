@@ -7,9 +7,9 @@
 First the checks, several at once: each recipe as people launch it, with a GPU's defaults (bf16, checkpointing,
 evaluation), on a small model with a vocabulary of 150,000 tokens. Then training of Llama shapes of 1 B and 8 B with
 random weights, in bf16, against TRL's own trainers of the installed version, each side in a process of its own: the
-median of its steps after the first three; of PPO, one rollout after the first. Results are written as they come; a case that fails or takes too long does
-not stop the rest. Nothing comes from a hub; benchmarks/gpu-needs.txt names what a CUDA machine with torch,
-transformers, accelerate and peft lacks.
+median of its steps after the first three; of PPO, one rollout after the first. Results are written as they come; a
+case that fails or takes too long does not stop the rest. Nothing comes from a hub; benchmarks/gpu-needs.txt names what
+a CUDA machine with torch, transformers, accelerate and peft lacks.
 """
 
 from __future__ import annotations
