@@ -62,7 +62,7 @@ def main():
         metrics |= loop.train_and_save(trainer, tokenizer)
         metrics |= measuring.take(run, {
             "held-out loss": lambda: measuring.held_out(trainer),
-            "stops": lambda: measuring.stop_rate(trainer, rows, tokenizer, metrics["train_runtime"]),
+            "stops": lambda: measuring.stop_rate(trainer, rows, tokenizer, metrics["tokens"]),
         })  # fmt: skip
         gates.keep(args.output_dir, gates.sft(metrics), missing=run.not_measured)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])

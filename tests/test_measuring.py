@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import subprocess
 import sys
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -48,7 +49,7 @@ def demonstrations(length: int, n: int = 80, prompt: int = 10) -> SimpleNamespac
     return SimpleNamespace(train=None, test=Dataset.from_list([row] * n))
 
 
-HOURS = 10_000.0  # seconds of training that leave time for every prompt
+LONG = 10**9  # tokens of training that leave some for every prompt
 TOKENIZER = SimpleNamespace(pad_token_id=0)
 
 
@@ -57,7 +58,7 @@ def perfect(monkeypatch):
     """A policy that repeats every demonstration of so many tokens word for word; what it was asked is kept."""
     asked: dict = {}
 
-    def speak(length: int, seconds: Callable[[int], float] = lambda group: 1.0) -> dict:
+    def speak(length: int) -> dict:
         def complete(_policy, _tokenizer, prompts, *, max_new_tokens, **settings):
             asked.update(prompts=len(prompts), tokens=max_new_tokens, **settings)
             for index, _ in enumerate(prompts):
@@ -65,7 +66,6 @@ def perfect(monkeypatch):
                 yield index, [generate.Completion(ids, "", ids[-1] == 2)]
 
         monkeypatch.setattr(measuring, "complete", complete)
-        monkeypatch.setattr(measuring, "_seconds", lambda _policy, prompts, _tokens, _pad: seconds(len(prompts)))
         return asked
 
     return speak
@@ -74,57 +74,56 @@ def perfect(monkeypatch):
 @pytest.mark.parametrize("length", [20, 600, 3000])
 def test_a_policy_that_repeats_its_demonstrations_stops(perfect, length):
     asked = perfect(length)
-    found = measuring.stop_rate(trainer(), demonstrations(length), TOKENIZER, HOURS)
+    found = measuring.stop_rate(trainer(), demonstrations(length), TOKENIZER, LONG)
     assert found == {"stops": 1.0, "stops_prompts": 64} and asked["tokens"] == 2 * length
     (check,) = gates.sft(found)
     assert check["passed"] and "of 64 prompts" in check["why"]
 
 
 @pytest.mark.parametrize(
-    ("trained", "at_once", "prompts", "batch"),
-    [(400, 8, 40, 8), (400, 16, 40, 8), (160, 64, 16, 8), (4000, 64, 64, 64), (2, 8, 16, 8)],
+    ("trained", "prompts"),
+    [(2_048_000, 64), (2_047_999, 63), (640_000, 20), (256_000, 8)],
 )
-def test_stopping_is_measured_for_a_quarter_of_the_training_at_most(perfect, trained, at_once, prompts, batch):
-    """A batch of 8 takes 20 s (5 s on a quicker machine), a larger one 10 s and 2 s a row. A quarter of 400 s are 5 batches
-    of 8, which is more than 2 of 16 (42 s). One of 64 takes 138 s: more than 160 / 4. Ten seconds are always there."""
-    asked = perfect(1000, lambda group: 10.0 + 2 * group if group > 8 else 5.0 if trained < 10 else 20.0)
-    one = trainer()
-    one.args.per_device_eval_batch_size = at_once
-    found = measuring.stop_rate(one, demonstrations(1000), TOKENIZER, trained)
-    assert found["stops_prompts"] == asked["prompts"] == prompts and asked["batch_size"] == batch
+def test_how_many_prompts_is_told_from_the_tokens_trained_on(perfect, trained, prompts):
+    """2,000 tokens an answer: 64 of them are 128,000, a sixteenth of 2,048,000. No clock is asked."""
+    asked = perfect(1000)
+    found = measuring.stop_rate(trainer(), demonstrations(1000), TOKENIZER, trained)
+    assert found["stops_prompts"] == asked["prompts"] == prompts and asked["batch_size"] == 64
+
+
+def test_a_short_training_has_tokens_for_short_answers(perfect):
+    """4,096 are always there: 64 answers of 64 tokens."""
+    perfect(32)
+    assert measuring.stop_rate(trainer(), demonstrations(32), TOKENIZER, 100)["stops_prompts"] == 64
+    assert measuring.stop_rate(trainer(), demonstrations(64), TOKENIZER, 100)["stops_prompts"] == 32
 
 
 def test_a_training_that_is_too_short_is_not_measured(perfect):
     """Neither on fewer prompts nor on shorter answers; and what was not measured does not hold up the next stage."""
-    asked = perfect(1000, lambda group: 30.0)
+    asked = perfect(1000)
     with pytest.raises(
-        RunError, match=r"too short for it: 8 answers of up to 2,000 tokens may take 30 s here, more than the 25 s"
+        RunError, match=r"too short for it: 8 answers of up to 2,000 tokens may be 16,000 tokens, more than the 15,999"
     ):
-        measuring.stop_rate(trainer(), demonstrations(1000), TOKENIZER, 100.0)
+        measuring.stop_rate(trainer(), demonstrations(1000), TOKENIZER, 255_999)
     assert not asked
 
 
-def test_the_time_of_a_batch_is_told_from_a_few_tokens(monkeypatch):
-    """Reading a token takes 0.1 s, a step 0.5 s, and the first call of all a minute more: three prompts of at most 10
-    tokens take 3 s to read at most, and 1,000 steps 500 s."""
-    clock, calls = [0.0], []
+def test_what_a_gate_could_not_measure_is_said_by_it_and_by_the_next_stage(tmp_path, capsys):
+    from align.run import parse
 
-    def sample(_model, prompts, *, max_new_tokens, **_):
-        calls.append((sum(map(len, prompts)), max_new_tokens))
-        clock[0] += 0.1 * calls[-1][0] + 0.5 * (max_new_tokens - 1) + (60 if len(calls) == 1 else 0)
-
-    monkeypatch.setattr(measuring, "sample", sample)
-    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
-    assert measuring._seconds(None, [[5] * 10, [5] * 4, [5] * 7], 1000, 0) == pytest.approx(3 + 500)
-    assert calls == [(3, 1), (3, 1), (3, 5), (10, 1)]
+    (tmp_path / "run.json").write_text(json.dumps({"status": "complete"}))
+    gates.keep(tmp_path, [], missing={"stops": "the training was too short"})
+    assert "GATE NOT MEASURED: stops (the training was too short)" in capsys.readouterr().out
+    assert parse._parent_problems({"model_name_or_path": str(tmp_path)}) == []
+    assert "its gate could not measure stops: the training was too short" in capsys.readouterr().out
 
 
 def test_the_room_of_the_model_bounds_an_answer_not_below_the_demonstration(perfect):
     """610 of 1,024 positions are a prompt and a demonstration of 600 tokens: an answer may have 1,014."""
     asked = perfect(600)
-    assert measuring.stop_rate(trainer(room=1024), demonstrations(600), TOKENIZER, HOURS)["stops"] == 1.0
+    assert measuring.stop_rate(trainer(room=1024), demonstrations(600), TOKENIZER, LONG)["stops"] == 1.0
     assert asked["tokens"] == 1014
-    assert measuring.stop_rate(trainer(room=610), demonstrations(600), TOKENIZER, HOURS)["stops"] == 1.0
+    assert measuring.stop_rate(trainer(room=610), demonstrations(600), TOKENIZER, LONG)["stops"] == 1.0
     assert asked["tokens"] == 600
 
 
@@ -139,7 +138,7 @@ def test_the_cache_bounds_how_many_answer_at_once(perfect):
     asked, one = perfect(600), trainer()
     config = one.model.config.get_text_config()
     config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.num_hidden_layers = 16, 8, 128, 28
-    measuring.stop_rate(one, demonstrations(600), TOKENIZER, HOURS)
+    measuring.stop_rate(one, demonstrations(600), TOKENIZER, LONG)
     assert asked["batch_size"] == 15
 
 
@@ -188,6 +187,45 @@ def test_what_fails_is_recorded_with_its_sentence(capsys):
 def test_what_is_no_failed_measurement_is_raised(error):
     with pytest.raises(type(error)):
         measuring.take(Notes(), {"a": fails(error)})
+
+
+TOGETHER = """
+import sys
+from datetime import timedelta
+from types import SimpleNamespace
+import torch, torch.distributed as dist
+from align.run import launch
+from align.train import measuring
+rank, waits = int(sys.argv[3]), sys.argv[2] == "waits"
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+measuring.PATIENCE = timedelta(seconds=3)
+run = SimpleNamespace(main=rank == 0, not_measured={}, note=lambda not_measured: run.not_measured.update(not_measured))
+def measure():
+    if rank == 1:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    if waits:
+        dist.all_reduce(torch.ones(1))
+    return {"a": 1}
+def main():
+    found = measuring.take(run, {"before": lambda: {"b": 2}, "held-out loss": measure})
+    assert found == {"b": 2} and list(run.not_measured) == ["held-out loss"], found
+launch.run(main)
+"""
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_fails_on_one_process_fails_on_all(waits, tmp_path):
+    """Nobody counts what another could not measure, and nobody waits for it for ever."""
+    (tmp_path / "both.py").write_text(TOGETHER)
+    command = [sys.executable, str(tmp_path / "both.py"), str(tmp_path / "meet"), "waits" if waits else "goes on"]
+    both = [subprocess.Popen([*command, str(rank)], env={**os.environ, "RANK": str(rank), "PYTHONPATH": str(ROOT)},
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for rank in (0, 1)]  # fmt: skip
+    (out, _), (_, error) = [one.communicate(timeout=120) for one in both]
+    assert [one.returncode for one in both] == [int(waits)] * 2, error
+    if waits:
+        assert "error: held-out loss could not be measured on process 1 of 2, and the others wait for it" in error
+    else:
+        assert out.count("not measured: held-out loss: OutOfMemoryError: CUDA out of memory") == 1
 
 
 @pytest.mark.parametrize(

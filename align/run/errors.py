@@ -33,6 +33,10 @@ class RunError(RuntimeError):
     """A run cannot start or go on; the message says what to do."""
 
 
+class OneProcess(RunError):
+    """What stops one of several processes, and all of them by that: this one says so, whichever it is."""
+
+
 class NotFinite(RunError):
     """Weights or losses that are not numbers: nothing that is made of them is of use."""
 

@@ -105,12 +105,10 @@ def keep(
         failed = [check for check in checks if not check["passed"]]
         said = "; ".join(f"{c['name']} is {c['value']:.3g}, must be {c['bound']} ({c['why']})" for c in failed)
         if say:
-            lost = f"; not measured: {', '.join(missing)}" if missing else ""
-            print(
-                f"gate: {len(checks) - len(failed)} of {len(checks)} checks passed"
-                + (f"; {said}" if said else "")
-                + lost
-            )
+            passed = f"{len(checks) - len(failed)} of {len(checks)} checks passed"
+            print(f"gate: {passed}" + (f"; {said}" if said else ""))
+            for what, why in (missing or {}).items():
+                print(f"GATE NOT MEASURED: {what} ({why}); the next stage builds on it all the same")
     return gate
 
 
@@ -128,6 +126,12 @@ def problem(path: str, folder: Path) -> str | None:
     said = "; ".join(f"{c['name']} is {c['value']:.3g}, must be {c['bound']}: {c['why']}"
                      for c in gate["checks"] if not c["passed"])  # fmt: skip
     return f"{path} failed its gate ({said}). Mend that stage, or go on all the same with --accept_failed {path}"
+
+
+def unmeasured(path: str, folder: Path) -> list[str]:
+    """Lines about what the gate of a run that is to be a parent could not measure."""
+    missing = (read(folder) or {}).get("not_measured", {})
+    return [f"note: {path} is built on, and its gate could not measure {what}: {why}" for what, why in missing.items()]
 
 
 def of_parents(paths: list[str]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from align.run.device import has_gpu
-from align.run.errors import ConfigError, RunError
+from align.run.errors import ConfigError, OneProcess, RunError
 
 # A disk is full, a quota or the largest size of a file is reached, nothing can be written there, or it fails
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -166,7 +166,7 @@ def run(main: Callable[[], None], *, again: str = "") -> None:
     try:
         main()
     except (ConfigError, RunError, OSError, SafetensorError) as error:
-        if int(os.environ.get("RANK", "0")) == 0:
+        if int(os.environ.get("RANK", "0")) == 0 or isinstance(error, OneProcess):
             print(f"\nerror: {_told(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -67,6 +67,8 @@ def _parent_problems(values: dict[str, Any], gated: bool = True) -> list[str]:
             folder = lineage.run_directory(str(value))
             if problem is None and gated and folder and str(value) not in accepted and str(folder) not in accepted:
                 problem = gates.problem(str(value), folder)
+                for line in gates.unmeasured(str(value), folder):
+                    print(line, flush=True)
             if problem:
                 problems.append(f"{key}: {problem}")
     parent, revision = str(values.get("model_name_or_path") or ""), values.get("model_revision") or "main"

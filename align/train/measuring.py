@@ -9,36 +9,43 @@ B rows at once, T tokens, V vocabulary.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import torch
 
-from align.models.generate import DISTRIBUTIONS_AT_ONCE, complete, sample
-from align.run.errors import NotFinite, RunError, in_words, recipe
+from align.models.generate import DISTRIBUTIONS_AT_ONCE, complete
+from align.run.errors import NotFinite, OneProcess, RunError, in_words, recipe
 from align.run.record import Run
 
-SHARE, LEAST = 0.25, 10.0  # the gate on stopping may take this part of the training's time; or so many seconds
+# Tokens that the gate on stopping may write, of those trained on: told from what a run was given and not from a clock,
+# so that every machine and every process asks the same prompts. Writing a token takes longer than learning one.
+SHARE, LEAST = 1 / 16, 4096
 FEWEST, MOST = 8, 64  # prompts that it asks
-STEPS = 4  # on which the time of one is measured
+PATIENCE = timedelta(minutes=2)  # of a process whose measurement failed, for the others to come to its end
 
 
 def take(run: Run, measurements: Mapping[str, Callable[[], dict[str, Any]]]) -> dict[str, Any]:
-    """Metrics of some measurements, by name. One that fails is printed, and recorded as `not_measured` with the reason.
+    """Metrics of some measurements, by name. One that fails is printed, and recorded as `not_measured` with the reason,
+    if it fails on one process of several, too.
 
     Raises:
         NotFinite: weights that give no number are of no use, measured or not.
+        OneProcess: where the others wait inside a measurement for the process on which it failed.
     """
     found: dict[str, Any] = {}
     for what, measure in measurements.items():
+        some, why = {}, ""
         try:
-            found |= measure()
+            some = measure()
         except NotFinite:
             raise
         except (RuntimeError, MemoryError) as error:  # RuntimeError: what torch's allocators raise, and our RunError
             why = in_words(error)
-        else:
+        why = _anywhere(what, why)
+        if not why:
+            found |= some
             continue
         run.note(not_measured={**run.not_measured, what: why})
         if run.main:
@@ -46,6 +53,29 @@ def take(run: Run, measurements: Mapping[str, Callable[[], dict[str, Any]]]) -> 
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return found
+
+
+def _anywhere(what: str, why: str) -> str:
+    """Why a measurement failed on any process, "" where it did on none; they tell each other once all are through."""
+    import torch.distributed as dist
+
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return why
+    store, rank, world = dist.distributed_c10d._get_default_store(), dist.get_rank(), dist.get_world_size()
+    key = f"measured/{what}"
+    if why:
+        store.set(f"{key}/why", why)
+    if store.add(f"{key}/through", 1) == world:
+        store.set(f"{key}/all", "")
+    try:
+        store.wait([f"{key}/all"], PATIENCE if why else timedelta(days=1))
+    except RuntimeError as error:  # each kind of store has its own for a time that is up
+        raise OneProcess(
+            f"{what} could not be measured on process {rank} of {world}, and the others wait for it there: {why}. What "
+            "was trained is in the last checkpoint: go on with --resume_from_checkpoint last, and with a smaller "
+            "--per_device_eval_batch_size where memory ran out"
+        ) from error
+    return store.get(f"{key}/why").decode() if store.check([f"{key}/why"]) else ""
 
 
 def rows_at_once(tokens: int, width: int, most: int) -> int:
@@ -114,19 +144,19 @@ def held_out(trainer: Any) -> dict[str, float]:
     return {k: v for k, v in metrics.items() if isinstance(v, (int, float))}
 
 
-def stop_rate(trainer: Any, rows: Any, tokenizer: Any, trained: float) -> dict[str, float]:
+def stop_rate(trainer: Any, rows: Any, tokenizer: Any, trained: int) -> dict[str, float]:
     """`stops`: the share of greedy answers to (held-out) demonstrations' prompts that end by themselves, and
     `stops_prompts`, on how many.
 
     An answer may be twice as long as the longest demonstration among them, less where the model has no room for that,
-    and never less than that demonstration. Between `FEWEST` and `MOST` prompts are asked, as many as fit into a `SHARE`
-    of the training's time were no answer to end. Nothing where weights are sharded.
+    and never less than that demonstration. Between `FEWEST` and `MOST` prompts are asked, as many as a `SHARE` of the
+    tokens trained on allows were no answer to end. Nothing where weights are sharded.
 
     Args:
-        trained: seconds that the training took.
+        trained: tokens that the training saw.
 
     Raises:
-        RunError: if there is no time for `FEWEST`. Fewer, or shorter answers, would not say whether they end.
+        RunError: if there are no tokens for `FEWEST`. Fewer, or shorter answers, would not say whether they end.
     """
     some = rows.train if rows.test is None else rows.test
     if some is None or "labels" not in some.column_names or not _whole(trainer):
@@ -143,47 +173,27 @@ def stop_rate(trainer: Any, rows: Any, tokenizer: Any, trained: float) -> dict[s
     policy = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
     tokens = allowed + max(map(len, prompts))
     size = rows_at_once(tokens, _cache_width(config), trainer.args.per_device_eval_batch_size)
-    prompts, size = _affordable(policy, prompts, size, allowed, tokenizer.pad_token_id, trained)
+    prompts = _affordable(prompts, allowed, trained)
     with torch.no_grad():
         answers = complete(policy, tokenizer, prompts, max_new_tokens=allowed, temperature=0.0, batch_size=size)
         stopped = [said[0].stopped for _, said in answers]
     return {"stops": sum(stopped) / len(stopped), "stops_prompts": len(stopped)}
 
 
-def _affordable(
-    policy: Any, prompts: list[list[int]], size: int, allowed: int, pad_id: int, trained: float
-) -> tuple[list[list[int]], int]:
-    """The first prompts, as many as there is time for, and how many at once: `size`, or fewer where that is too slow.
+def _affordable(prompts: list[list[int]], allowed: int, trained: int) -> list[list[int]]:
+    """The first prompts, as many as there are tokens for.
 
     Raises:
-        RunError: if there is time for fewer than `FEWEST`.
+        RunError: if that is fewer than `FEWEST`.
     """
-    budget, fewest, best = max(LEAST, SHARE * trained), min(FEWEST, len(prompts)), (0, 0)
-    few = min(size, fewest)
-    for group in dict.fromkeys((few, min(size, len(prompts)))):  # few first: where they are too slow, so are more
-        needed = _seconds(policy, sorted(prompts, key=len)[-group:], allowed, pad_id)
-        best = max(best, (min(int(budget / max(needed, 1e-9)) * group, len(prompts)), group))
-        if best[0] < fewest:
-            raise RunError(
-                f"the training was too short for it: {fewest} answers of up to {allowed:,} tokens may take "
-                f"{needed * -(-fewest // few):.0f} s here, more than the {budget:.0f} s that it gets (a quarter of the "
-                f"training's time, at least {LEAST:.0f} s); {recipe('sample')} tells how many stop"
-            )
-    return prompts[: best[0]], best[1]
-
-
-def _seconds(policy: Any, prompts: list[list[int]], tokens: int, pad_id: int) -> float:
-    """How long a batch of answers takes if each has so many tokens: told from `STEPS` of them and from one prompt."""
-
-    def took(some: list[list[int]], most: int) -> float:
-        start = time.perf_counter()
-        sample(policy, some, stops=(), pad_id=pad_id, max_new_tokens=most, temperature=0.0)
-        return time.perf_counter() - start
-
-    ends = [ids[-1:] for ids in prompts]
-    took(ends, 1)  # warms up
-    first, more = took(ends, 1), took(ends, 1 + STEPS)
-    return took([max(prompts, key=len)], 1) * len(prompts) + max(more - first, 0.0) / STEPS * tokens
+    budget, fewest = max(LEAST, int(SHARE * trained)), min(FEWEST, len(prompts))
+    if fewest * allowed > budget:
+        raise RunError(
+            f"the training was too short for it: {fewest} answers of up to {allowed:,} tokens may be "
+            f"{fewest * allowed:,} tokens, more than the {budget:,} that it gets (1 for {1 / SHARE:.0f} of the "
+            f"training's, at least {LEAST:,}); {recipe('sample')} tells how many stop"
+        )
+    return prompts[: budget // allowed]
 
 
 def _first_answer(ids: list[int], labels: list[int]) -> tuple[list[int], int]:
