@@ -345,6 +345,27 @@ def test_a_thought_that_prompt_and_answer_both_open_is_opened_once_and_closed():
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(("blank", "after"), [("", ""), ("\n\n", "\n\n")])
+def test_a_thought_goes_into_the_empty_one_that_a_template_writes_into_every_answer(blank, after):
+    """Kimi K2 Thinking's keeps the thoughts of calls only: `<think></think>` stood before those of the row."""
+    text = (
+        "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' %}<think>BLANK</think>AFTER{% endif %}"
+        "{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    tokenizer = bare(text.replace("BLANK", blank).replace("AFTER", after), ["<|user|>", "<|assistant|>", "<|end|>"])
+    chat.set_up_tokenizer(tokenizer)
+    (made,) = chat.encode_messages(tokenizer, [ASK, told("a cat", reasoning_content=THOUGHT)])
+    half = blank[: len(blank) // 2]
+    assert learnt(tokenizer, made) == f"<think>{half}{THOUGHT}{half}</think>{after}a cat<|end|>"
+    empty = f"<think>{blank}</think>{after}a cat<|end|>"
+    (made,) = chat.encode_messages(tokenizer, [ASK, told("a cat")])
+    assert learnt(tokenizer, made) == empty
+    later = [ASK, told("a cat", reasoning_content=THOUGHT), user("who"), told("the bird", reasoning_content="no")]
+    made = chat.encode_messages(tokenizer, later)[1]
+    assert f"<|assistant|>{empty}<|user|>who" in tokenizer.decode(made.input_ids)  # as generation sees the earlier turn
+    assert learnt(tokenizer, made) == f"<think>{half}no{half}</think>{after}the bird<|end|>"
+
+
 @pytest.mark.parametrize("between", ["", "<|end|><|Assistant|>"])
 def test_a_call_that_does_not_follow_the_prompt_is_put_there_or_refused_and_never_cut(between):
     """Where a made answer follows the prompt, a call need not: what stood so far along was learnt, from its middle."""

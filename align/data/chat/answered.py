@@ -100,8 +100,14 @@ def _with_thoughts(tokenizer: Any, messages: Messages, beside: Beside, opening: 
     if thought and asked.endswith(reasoning.CLOSE):
         raise TemplateError(_closed(tokenizer, messages[:-1], beside))
     before, shut, between = head.rpartition(reasoning.CLOSE)
-    instead = shut and not between.strip() and f"{packed(before).removesuffix(reasoning.OPEN)}{reasoning.OPEN}" == asked
-    if instead:  # DeepSeek V3.1: finished answers stand after `</think>`, in the place of the `<think>` of a prompt
+    begins = packed(before).removesuffix(reasoning.OPEN) if shut and not between.strip() else None
+    if thought and begins == asked:  # Kimi K2 Thinking: a thought without words stands before every finished answer
+        blank = before[len(before.rstrip()) :]
+        half = blank[: len(blank) // 2]
+        return f"{reasoning.OPEN}{half}{thought}{half}{reasoning.CLOSE}{between}{words}{tail}"
+    if (
+        begins is not None and f"{begins}{reasoning.OPEN}" == asked
+    ):  # DeepSeek V3.1: finished answers stand after `</think>`, in the place of the `<think>` of a prompt
         blank = opening[len(opening.rstrip()) :]
         return f"{thought}{blank}{reasoning.CLOSE}{between}{words}{tail}"
     begun = asked[len(packed(head)) :] if found and asked.startswith(packed(head)) else None

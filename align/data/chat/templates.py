@@ -51,6 +51,7 @@ class Shape:
     tools: bool = True  # are the tools that a row offers written?
 
 
+_EMPTY = re.compile(rf"{reasoning.OPEN}\s*{reasoning.CLOSE}\s*{SAID}")
 _shapes: dict[str, Shape] = {}
 
 
@@ -65,6 +66,8 @@ def _find_shape(tokenizer: Any) -> Shape:
     fields = ("reasoning_content", "thinking", "reasoning", "content")
     said = {**TOLD, "reasoning_content": THOUGHT}
     thoughts = next((f for f in fields if THOUGHT in _try(tokenizer, [ASKED, said], Shape(f), SAID)), None)
+    if thoughts == "content" and _EMPTY.search(_try(tokenizer, [ASKED, TOLD], Shape(None), SAID)):
+        thoughts = None  # beside the one that the template writes itself there would be two
     written = []
     for as_json, no_words in ((False, ""), (True, ""), (False, None), (True, None)):
         shape = Shape(thoughts, True, as_json, no_words)
