@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # exact to the last digit, so on a CPU everywhere; a GPU has benchmarks/gpu.py
 
 import pytest
 from hypothesis import settings
