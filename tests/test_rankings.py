@@ -10,7 +10,8 @@ import pytest
 import torch
 from conftest import losses, make_checkpoint, make_tokenizer, run_recipe, stage_arguments, write_rows
 
-from align.data import pairs, prepare, splits
+from align.data import load, pairs, prepare, splits
+from align.data.forms import normal
 from align.data.pairs import Pairing
 from align.run.arguments import DataArguments, PairArguments
 from align.run.errors import DataError
@@ -134,6 +135,25 @@ def test_ties_only_is_an_error_that_says_why():
         pairs.of_rankings([row([1, 1, 1, 1]), row(None, verdict="skip")], "x")
     with pytest.raises(DataError, match="x: no row ranks anything.*2 rankings, 1 skipped, 1 all bad without ranks"):
         pairs.of_rankings([row(None, verdict="skip"), row(None, verdict="all_bad")], "x")
+
+
+@pytest.mark.parametrize("given", [[5, 3, 2], [0, 1, 2], [-1, -2, -3]])
+def test_scores_are_no_ranks(given):
+    """Of scores the highest is best: read as ranks, every pair would teach the opposite."""
+    with pytest.raises(
+        DataError, match=r"x, row 1.ranking: 1 is best, and nothing is ranked 1 in .*write ranks instead"
+    ):
+        pairs.of_rankings([row(given)], "x")
+
+
+@pytest.mark.parametrize("name", ["ratings", "scores", "overall_score", "all_rm_scores", "rewards"])
+def test_a_column_of_scores_cannot_be_called_ranking(name, tmp_path):
+    rows = [{"instruction": "q", "generations": ["a", "b"], name: [2, 1]}]
+    loaded = load.load(DataArguments(dataset_name=str(write_rows(tmp_path / "x.jsonl", rows))), "train", seed=0)
+    with pytest.raises(
+        DataError, match=f"--columns {name}=ranking: in a ranking 1 is the best, and of scores the highest"
+    ):
+        normal.normalise(loaded, "preference", "x", ["generations=completions", f"{name}=ranking"])
 
 
 # ------------------------------------------------------------------------------------------------------------ splits

@@ -84,6 +84,11 @@ def check(row: dict, where: str) -> None:
         raise DataError(f"{where}: {len(completions)} completions need as many ranks, got {ranking!r}")
     if not all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranking):
         raise DataError(f"{where}.ranking: expected whole numbers (1 is best), got {ranking!r}")
+    if ranking and min(ranking) != 1:
+        raise DataError(
+            f"{where}.ranking: 1 is best, and nothing is ranked 1 in {ranking!r}; of scores the highest is best, so "
+            "write ranks instead"
+        )
 
 
 def ranked(

@@ -18,6 +18,7 @@ DECIDES = re.compile(
     r"|(score|rating)s?_[012ab]",
     re.IGNORECASE,
 )
+SCORES = re.compile(r"scor|rating|reward|grade", re.IGNORECASE)
 MATTERS = re.compile(
     r"labels?(_.*)?|.*preference.*|.*winner.*|chat_template_kwargs(\..*)?|(.*_)?(reasoning|thinking|thoughts?)(_content|_trajectories)?|(.*_)?cot"
     r"|(.*_)?tools?|tool_calls|functions?|function_calls?|contexts?|documents?|passages?|solutions?|rationales?|prefix"
@@ -56,6 +57,11 @@ def refuse_undecided(columns: list[str], names: Iterable[str]) -> None:
         names: all columns after it.
     """
     mapped = [(pair, *pair.split("=", 1)) for pair in columns]
+    if scores := next((pair for pair, theirs, ours in mapped if ours == "ranking" and SCORES.search(theirs)), None):
+        raise DataError(
+            f"--columns {scores}: in a ranking 1 is the best, and of scores the highest: every pair would be the wrong "
+            "way round. Write ranks instead"
+        )
     sides = [pair for pair, theirs, ours in mapped if ours in ("chosen", "rejected") and theirs != ours]
     deciding = [name for name in names if DECIDES.fullmatch(name)]
     if sides and deciding:
