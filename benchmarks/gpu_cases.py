@@ -71,7 +71,9 @@ def write_rows(where: Path, paths: dict[str, str], vocab: int, words: int) -> No
             asked, answers = said(words - 1), [said(words - 1) for _ in range(2)]  # each message ends in a stop token
             turns = [{"role": "user", "content": asked}]
             chosen, rejected = ([{"role": "assistant", "content": answer}] for answer in answers)
-            chats.write(json.dumps(dict(messages=turns + chosen)) + "\n")
+            chats.write(
+                json.dumps(dict(prompt=turns, completion=chosen)) + "\n"
+            )  # in this form TRL learns answers alone
             pairs.write(json.dumps(dict(prompt=turns, chosen=chosen, rejected=rejected)) + "\n")
             prompts.write(json.dumps(dict(prompt=turns)) + "\n")
     with open(paths["texts"], "w") as texts:
