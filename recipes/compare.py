@@ -30,7 +30,7 @@ def main():
     launch.check(REFUSED)
     sft = args.model_name_or_path
     program.check_models(args)
-    tokenizer = checkpoints.load_tokenizer(sft, date=data_args.template_date)
+    tokenizer = checkpoints.load_tokenizer(sft, date=program.template_date(args, data_args))
     rows, report = prompts(data_args, tokenizer, args)
     rows, leaks = program.held_out(rows, data_args, args)
     runs = arms.plan(args, data_args, Path(__file__).parent)

@@ -55,7 +55,7 @@ def main():
     config = resolved(run_args, data_args, pair_args, model_args, args)
     with record.start("dpo", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
         roles = {"model": parent, "reference": parent, **data_args.parents()}
-        run.note(parents=lineage.parents(roles), data=rows.as_dict())
+        run.note(parents=lineage.parents(roles, model_args.model_revision), data=rows.as_dict())
         weights = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
         needs_reference = not model_args.use_peft and not args.precompute_ref_log_probs
         trainer = loop.build(

@@ -65,7 +65,7 @@ def main():
     config, resume = resolved(run_args, data_args, model_args, args), launch.resumes(args)
     with record.start("ppo", args.output_dir, config, overwrite=run_args.overwrite, resume=resume) as run:
         roles = dict(model=parent, reference=parent, **args.parents(), **data_args.parents())
-        run.note(parents=lineage.parents(roles), data=rows.as_dict())
+        run.note(parents=lineage.parents(roles, model_args.model_revision), data=rows.as_dict())
         base = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
         callbacks = loop.callbacks(run, later=args.value_warmup_rollouts)
         trainer = make_trainer(base, args, steps, model_args, tokenizer, rows, callbacks=callbacks)

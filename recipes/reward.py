@@ -55,7 +55,8 @@ def main():
     with record.start(
         "reward", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)
     ) as run:
-        run.note(parents=lineage.parents({"model": parent, **data_args.parents()}), data=rows.as_dict())
+        roles = {"model": parent, **data_args.parents()}
+        run.note(parents=lineage.parents(roles, model_args.model_revision), data=rows.as_dict())
         args.chat_template_path = None  # it is in the tokenizer now
         set_seed(args.seed)  # the score head is drawn here
         weights = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)

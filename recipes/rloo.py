@@ -60,7 +60,7 @@ def main():
     config, resume = resolved(run_args, data_args, model_args, reward_args, args), launch.resumes(args)
     with record.start("rloo", args.output_dir, config, overwrite=run_args.overwrite, resume=resume) as run:
         roles = dict(model=parent, reference=parent, reward_model=judge, **data_args.parents())
-        run.note(parents=lineage.parents(roles), data=rows.as_dict())
+        run.note(parents=lineage.parents(roles, model_args.model_revision), data=rows.as_dict())
         weights = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
         policy = checkpoints.load_policy(weights, model_args, tokenizer)
         scorer = scorers.of_checkpoint(judge, tokenizer, batch_size=args.per_device_train_batch_size)

@@ -48,7 +48,8 @@ def main():
 
     config = resolved(run_args, data_args, model_args, args)
     with record.start("sft", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
-        run.note(parents=lineage.parents({"model": parent, **data_args.parents()}), data=rows.as_dict())
+        roles = {"model": parent, **data_args.parents()}
+        run.note(parents=lineage.parents(roles, model_args.model_revision), data=rows.as_dict())
         args.chat_template_path = None  # it is in the tokenizer now
         args.dataset_kwargs = None if args.packing else {"skip_prepare_dataset": True}
         weights = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)

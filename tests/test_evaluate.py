@@ -227,6 +227,12 @@ def test_a_clear_winner_is_named_and_the_best_setting_is_chosen_on_the_other_hal
     assert "PPO, kl_coef 0.2 wins 0.0% of the time against DPO, beta 0.1" in said.sentences[0]
 
 
+def test_half_is_not_more_often_than_not(tmp_path):
+    setting = fake_result(fake_setting("ppo", 0.1, [[0.0] * 60], tmp=tmp_path))
+    tied = replace(setting, runs=tuple(replace(run, win_rate=0.5) for run in setting.runs))
+    assert " 0 of 1 runs win more often than not" in verdict._against_sft(setting.method, [tied])
+
+
 def test_one_seed_and_few_prompts_claim_little(tmp_path):
     made = [
         fake_setting("ppo", 0.1, [[-1.0] * 60], tmp=tmp_path),
@@ -475,6 +481,30 @@ def test_a_parent_that_failed_its_gate_is_refused_unless_it_is_named(tmp_path):
     assert "failed its gate (stops is 0.62, must be >= 0.9" in problem and f"--accept_failed {run}" in problem
     assert parse._parent_problems({"model_name_or_path": run, "accept_failed": [run]}) == []
     assert parse._parent_problems({"model_name_or_path": run}, gated=False) == []
+
+
+def test_all_arms_of_a_comparison_have_one_date_on_whatever_day_they_are_made(tmp_path):
+    """The SFT model is on the hub, and its template reads today's date: the first start says which one."""
+    from align.compare import arms, program
+    from align.compare.config import CompareConfig
+    from align.run.arguments import DataArguments
+
+    (tmp_path / "dpo.yaml").write_text("max_length: 8")
+    args = CompareConfig(model_name_or_path="owner/base", reward_model_path="owner/rm", rankings="owner/pairs", output_dir=str(tmp_path / "out"),
+                         ppo_config=str(tmp_path / "dpo.yaml"), dpo_config=str(tmp_path / "dpo.yaml"), seeds=[0],
+                         kl_coefs=[0.1], betas=[0.1])  # fmt: skip
+    data = DataArguments(dataset_name="owner/prompts")
+    assert program.template_date(args, data) is None  # today
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run.json").write_text(json.dumps({"config": {"template_date": "2026-11-01"}}))
+    assert program.template_date(args, data) == "2026-11-01"
+    args.overwrite = True
+    assert program.template_date(args, data) is None
+    data.template_date = "2026-11-02"  # as reading the prompts leaves it
+    assert program.template_date(args, data) == "2026-11-02"
+    planned = arms.plan(args, data, tmp_path)
+    assert [arm.recipe for arm in planned] == ["ppo", "dpo"]
+    assert [arm.config["template_date"] for arm in planned] == ["2026-11-02"] * 2
 
 
 @pytest.mark.parametrize(

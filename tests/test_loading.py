@@ -546,3 +546,22 @@ def test_rows_are_written_as_they_were_read(tmp_path):
     ]
     lines.write(lines.read([write_rows(tmp_path / "a.jsonl", rows)], ()), tmp_path / "b.jsonl")
     assert [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()] == rows
+
+
+def test_rows_from_the_hub_are_recorded_with_their_commit(monkeypatch):
+    """By the addresses that their files were read from; kept through renamed columns and a cut."""
+    commit = "0123456789abcdef" * 2 + "01234567"
+
+    def load_dataset(*_, split, **__):
+        rows = datasets.Dataset.from_list([{"a": f"Q{n}", "b": "x"} for n in range(4)])
+        rows.info.download_checksums = {f"hf://datasets/owner/rows@{commit}/{split}.parquet": {"num_bytes": 1}}
+        return rows
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    from conftest import make_tokenizer
+
+    tokenizer = make_tokenizer()
+    named = DataArguments(dataset_name="owner/rows", columns=["a=prompt"], max_train_rows=3)
+    done = prepare.rows(named, "prompt", tokenizer, max_length=64, seed=0).as_dict()
+    assert done["train"]["commits"] == done["test"]["commits"] == [commit] and done["train"]["rows_in"] == 3
+    assert splits.commits(datasets.Dataset.from_list([{"a": "x"}])) == []

@@ -255,6 +255,47 @@ def test_a_function_goes_by_its_file_and_nothing_is_run(tmp_path, monkeypatch):
     assert hashes(**asked)["reward_func_0"] != found["reward_func_0"]
 
 
+def test_what_a_function_s_file_imports_of_ours_is_in_its_hash(tmp_path, monkeypatch):
+    """Beside it, on the path, in a package, or imported by what it imports; what is installed is in `versions`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "more"))
+    files = {
+        "grade.py": "import json, torch, helps, tools.rules as r\nfrom align.nano import grade\ndef good(): pass",
+        "helps.py": "from tools import words",
+        "more/far.py": "x = 1",
+        "tools/__init__.py": "",
+        "tools/rules.py": "from . import deep\nfrom .deep import y\nimport far, helps",
+        "tools/words.py": "",
+        "tools/deep.py": "y = 1",
+        "aside.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = {hashes(reward_func="grade.py:good")["reward_func"]}
+    for name in sorted(files.keys() - {"aside.py"}):
+        (tmp_path / name).write_text(files[name] + "\n# changed")
+        found.add(hashes(reward_func="grade.py:good")["reward_func"])
+    assert len(found) == len(files)
+    (tmp_path / "aside.py").write_text("# changed")
+    assert hashes(reward_func="grade.py:good")["reward_func"] in found
+
+
+def test_a_model_on_the_hub_goes_by_the_commit_that_was_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cache, main, tag = tmp_path / "models--owner--base", "a" * 40, "b" * 40
+    for folder in (cache / "refs", cache / "snapshots" / main, cache / "snapshots" / tag):
+        folder.mkdir(parents=True)
+    (cache / "refs/main").write_text(main)
+    (cache / "refs/v2").write_text(tag)
+    roles = {"model": "owner/base", "reference": "owner/base/", "reward_model": "owner/base", "data": "owner/rows"}
+    assert hashes(**roles) == {"model": main, "reference": main, "reward_model": main, "data": None}
+    for revision in ("v2", tag):
+        found = {role: entry["hash"] for role, entry in lineage.parents(roles, revision).items()}
+        assert found == {"model": tag, "reference": tag, "reward_model": main, "data": None}
+    assert lineage.parents(roles, "gone")["model"]["hash"] is None
+
+
 def test_spellings_of_one_path_are_one_parent(tmp_path, monkeypatch):
     run = lay(tmp_path / "runs/sft", run_json=json.dumps({"status": "complete", "hash": "h"}), model_st="w")
     lay(tmp_path / "runs/other", model_st="w")

@@ -119,7 +119,10 @@ def _planned(
     unsaid = asdict(DataArguments())  # what is not said here is the arm's own YAML's to say
     said = {key: value for key, value in asdict(prompts).items() if value != unsaid[key]}
     if recipe == "dpo":
-        settings |= {"dataset_name": args.rankings, **{key: said[key] for key in said if key == "prompt_format"}}
+        settings |= {
+            "dataset_name": args.rankings,
+            **{key: said[key] for key in said if key in ("prompt_format", "template_date")},
+        }
     else:
         settings |= said
         settings |= {"reward_model_path": args.reward_model_path}

@@ -13,7 +13,7 @@ from align.compare.comparison import BestOfN, ComparisonResults, SettingResult, 
 from align.compare.config import CompareConfig
 from align.compare.page import page
 from align.compare.verdict import best_settings, gold_is_trained_on, halves, verdict
-from align.data import splits
+from align.data import chat, splits
 from align.evaluate import policy
 from align.evaluate.held_out import check
 from align.evaluate.policy import Bench, Rows
@@ -32,6 +32,19 @@ def parents(args: CompareConfig, prompts: DataArguments) -> dict[str, Any]:
     """What every arm has in common."""
     roles = {"model": args.model_name_or_path, "reward_model": args.reward_model_path, "rankings": args.rankings}
     return lineage.parents({**roles, **prompts.parents()})
+
+
+def template_date(args: CompareConfig, data: DataArguments) -> str | None:
+    """For an SFT model whose template reads today's date: one for all arms and prompts, on whatever day they are made.
+
+    The one that is given, an earlier start's of this comparison, or the taken arms'; today's for the first
+    start. A date that the model has already is nobody else's to say.
+    """
+    if chat.pinned_in(str(args.model_name_or_path)):
+        return data.template_date
+    before = {} if args.overwrite else lineage.read_record(str(args.output_dir)) or {}
+    earlier = (before.get("config") or {}).get("template_date")
+    return data.template_date or earlier or next(filter(None, map(chat.pinned_in, args.take)), None)
 
 
 def check_models(args: CompareConfig) -> None:

@@ -20,7 +20,7 @@ from align.data.chat import reasoning
 from align.data.forms.normal import normalise
 from align.data.overlap import prompts
 from align.data.pairs import Pairing
-from align.data.splits import Report, Splits, check_dropped, fingerprint, read
+from align.data.splits import Report, Splits, check_dropped, commits, fingerprint, read
 from align.run.arguments import DataArguments, PairArguments
 from align.run.errors import DataError
 
@@ -139,7 +139,7 @@ def rows(
         if some is None:
             continue
         source = f"{args.dataset_name or 'mixture'} ({name})"
-        reports[name] = report = Report(source)
+        reports[name] = report = Report(source, commits=commits(some))
         how = _pairing(pairing or PairArguments(), name)
         normal = normalise(some, schema, source, args.columns, how, report, prompt_format=args.prompt_format)
         if args.preview:

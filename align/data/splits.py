@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from align.data import load, pairs
 from align.data.forms import beside, schemas, sides
 from align.run.arguments import DataArguments
 from align.run.errors import DataError
+
+_AT_A_COMMIT = re.compile(r"hf://datasets/[^@]+@([0-9a-f]{40})/")
 
 
 @dataclass
@@ -26,6 +29,7 @@ class Report:
     rows_out: int = 0
     examples: int = 0  # more than rows where a template renders the earlier turns of a conversation otherwise
     fingerprint: str = ""
+    commits: list[str] = field(default_factory=list)  # of hub data sets
     first: dict[str, str] = field(default_factory=dict)  # the first row dropped for each reason, shortened
     rankings: Counter[str] = field(default_factory=Counter)  # read, pairs made, and what gave none, by reason
     too_long: int = 0
@@ -54,6 +58,7 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         optional = {
+            "commits": self.commits,
             "rankings": dict(self.rankings),
             "too_long": self.too_long,
             "prompts": dict(self.forms),
@@ -68,6 +73,12 @@ class Report:
             "fingerprint": self.fingerprint,
             **{name: value for name, value in optional.items() if value},
         }
+
+
+def commits(rows: Any) -> list[str]:
+    """The commits of the hub's data sets that rows were read from, by the addresses of their files; none for others."""
+    found = (_AT_A_COMMIT.match(address) for address in rows.info.download_checksums or {})
+    return sorted({match[1] for match in found if match})
 
 
 def fingerprint(rows: Any) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import json
+import sys
+import sysconfig
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from align.run.errors import recipe
+from align.run.errors import HERE, LIBRARIES, recipe
 
 # What is read of a model: weights, settings, tokenizer, template
 MODEL_FILES = (
@@ -158,11 +161,15 @@ def digest(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def parents(paths: dict[str, str | None]) -> dict[str, dict[str, Any]]:
+def parents(paths: dict[str, str | None], revision: str = "main") -> dict[str, dict[str, Any]]:
     """Parents by role (`model`, `reward_model`, `data`, …): where they are and what they were, by hash.
 
     A run's own folder goes by the hash in its record; a checkpoint, the best policy or a file inside it by its own; a
-    function (`file.py:name`, `package.module:name`) by that of its file.
+    function (`file.py:name`, `package.module:name`) by that of its file and of what that imports; a model on the hub by
+    the commit that was read. Of rows from the hub `run.json` has the commit under `data`, beside their fingerprint.
+
+    Args:
+        revision: of `model` and `reference`, where they are on the hub.
     """
     found: dict[str, dict[str, Any]] = {}
     for role, path in paths.items():
@@ -177,8 +184,10 @@ def parents(paths: dict[str, str | None]) -> dict[str, dict[str, Any]]:
         elif place.is_dir():
             entry["hash"] = hash_files(place)
         else:
-            file = place if place.is_file() else _source(path)
-            entry["hash"] = identity(str(file)) if file else None
+            file = place if place.is_file() else None
+            source = None if file else _source(path)
+            commit = _commit(path, revision if role in ("model", "reference") else "main")
+            entry["hash"] = identity(str(file)) if file else _hash_code(source) if source else commit
         found[role] = entry
     return found
 
@@ -198,6 +207,55 @@ def _source(function: str) -> Path | None:
     except (ImportError, ValueError):  # not the name of a module
         return None
     return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
+
+
+def _hash_code(file: Path) -> str:
+    """The hash of a file of Python; where it imports others of ours (nothing installed), of all of them."""
+    found, waiting = [], [file]
+    while waiting:
+        one = waiting.pop()
+        if one in found:
+            continue
+        found.append(one)
+        try:
+            nodes = [*ast.walk(ast.parse(one.read_bytes()))]
+        except (SyntaxError, ValueError):  # to be told when it is run
+            continue
+        waiting += [other for node in nodes for other in _imported(node, one.parent)]
+    own, *others = (identity(str(one)) for one in found)
+    return digest([own, *sorted(others)]) if others else own
+
+
+def _imported(node: ast.AST, folder: Path) -> list[Path]:
+    """The files that a statement of a file in `folder` imports, but for those of libraries and of this one."""
+    if not isinstance(node, (ast.Import, ast.ImportFrom)):
+        return []
+    level = node.level if isinstance(node, ast.ImportFrom) else 0
+    names = [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        names = [".".join(filter(None, [node.module, name])) for name in names if name != "*"] or [node.module or ""]
+    found = []
+    for name in names:
+        where: Any = [str([folder, *folder.parents][level - 1])] if level else [str(folder), *sys.path]
+        for part in name.split("."):
+            spec = PathFinder.find_spec(part, where) if part and where else None
+            if spec and spec.origin:
+                found.append(Path(spec.origin))
+            where = spec.submodule_search_locations if spec else None
+    standard = sysconfig.get_paths()["stdlib"]
+    return [file for file in found if file.suffix == ".py" and LIBRARIES not in file.parts
+            and not file.is_relative_to(standard) and not file.is_relative_to(HERE)]  # fmt: skip
+
+
+def _commit(name: str, revision: str) -> str | None:
+    """The commit of a model on the hub that is in the cache under this revision; None where none is."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE) / f"models--{name.rstrip('/').replace('/', '--')}"
+    known = cache / "refs" / revision
+    if known.is_file():
+        return known.read_text().strip()
+    return revision if (cache / "snapshots" / revision).is_dir() else None
 
 
 def identity(path: str) -> str:
