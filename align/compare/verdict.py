@@ -126,8 +126,7 @@ def _against_sft(method: str, settings: Sequence[SettingResult]) -> str:
     if not rates:
         return f"{method}: no run could be judged{tail}."
     span = f"{min(rates):.1%}" if len(rates) == 1 else f"{min(rates):.1%} to {max(rates):.1%}"
-    below = sum(rate < 0.5 for rate in rates)
-    won = f"{len(rates) - below} of {len(rates)} runs"
+    won = f"{sum(rate > 0.5 for rate in rates)} of {len(rates)} runs"
     return f"{method}: {won} win more often than not against the SFT model ({span}{tail})."
 
 

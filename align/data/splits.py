@@ -42,6 +42,8 @@ class Report:
     settings: set[str] = field(default_factory=set)  # names in the rows' chat_template_kwargs
 
     def __str__(self) -> str:
+        if not self.rows_in:
+            return f"{self.source}: rows are read as they arrive, and not counted"
         reasons = [f"{count:,} {reason}" for reason, count in self.dropped.items()]
         reasons += [f"{self.too_long:,} longer than {self.limit:,} tokens"] if self.too_long else []
         ranked = f"{pairs.describe(self.rankings)}; " if self.rankings else ""

@@ -174,9 +174,18 @@ def corpus(args: DataArguments, tokenizer: Any, *, length: int, seed: int, strea
 
 
 def _stream_blocks(rows: Any, tokenizer: Any, length: int) -> Iterator[dict[str, list[int]]]:
+    """The stream's blocks, over and over, for `max_steps` ends a run.
+
+    A Trainer that began the stream anew would wait for ever where one pass has fewer batches than a step accumulates.
+    """
     if torch.utils.data.get_worker_info() is not None:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive the fork: a worker would wait for ever
-    yield from pack(_token_ids((row["text"] for row in rows), tokenizer), length)
+    blocks = pack(_token_ids((row["text"] for row in rows), tokenizer), length)
+    while (block := next(blocks, None)) is not None:
+        yield block
+        yield from blocks
+        blocks = pack(_token_ids((row["text"] for row in rows), tokenizer), length)
+    raise errors.DataError(f"the stream has fewer than max_length={length} tokens in all; lower --max_length")
 
 
 def _packed_bytes(blocks: list[dict[str, list[int]]], tokenizer: Any) -> int:
