@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup browser demo compare seeds check format test matrix checkpoints clean
+.PHONY: setup browser demo compare seeds lint check format test matrix checkpoints clean
 
 setup: $(VENV)/.done
 
@@ -29,10 +29,12 @@ demo: setup ## the whole road on a laptop's CPU: raw text, cleaned, pretraining,
 seeds: setup ## the demo for seeds 0, 1 and 2, and the mean
 	HF_HUB_OFFLINE=1 $(BIN)/python -m align.nano.seeds
 
-check: setup ## format, lint, types, fast tests
+lint: setup ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check: lint ## and the fast tests
 	$(PYTEST) -m "not slow and not matrix"
 
 format: setup

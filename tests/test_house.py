@@ -270,3 +270,14 @@ def test_nothing_private_is_named():
     kept = ["README.md", "LOG.md", "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt", "Makefile", "pyproject.toml"]
     for path in [*MODULES, *RECIPES, *(ROOT / "docs").glob("*.md"), *(ROOT / name for name in kept)]:
         assert not re.search(r"/work/|/root/|/tmp/bash|pypi\.|10\.\d+\.\d+\.\d+", path.read_text()), path
+
+
+def test_ci_lints_and_runs_every_test_once():
+    """The last thing that it prints is pytest's summary, and no test runs twice."""
+    steps = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line.startswith("make ")]
+    typed = subprocess.run(["make", "-n", *[s.split()[1] for s in steps]], cwd=ROOT, capture_output=True, text=True)
+    commands = typed.stdout.splitlines()
+    (tests,) = (line for line in commands if "-m pytest" in line)
+    assert commands[-1] == tests and '-m "not matrix"' in tests
+    for tool in ("ruff format --check", "ruff check", "mypy"):
+        assert any(tool in line for line in commands), tool
