@@ -139,11 +139,12 @@ def reward_adapter(bases, tmp_path_factory):
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize(
     ("value_model", "lora"),
-    [("head", True), ("adapter", True), ("full", True), ("head", False), ("full", False)],
+    [("head", True), ("adapter", True), ("full", True), ("head", False), ("full", False), ("adapter", "dora")],
 )
 def test_checkpointing_changes_no_gradient(bases, value_model, lora, packed, autocast):
     """What is computed again in the backward pass runs through the adapter that the forward pass ran through."""
-    both = built(bases[False], value_model, use_peft=lora, dtype="bfloat16" if autocast and lora else "float32")
+    dtype = "bfloat16" if autocast and lora else "float32"
+    both = built(bases[False], value_model, use_peft=bool(lora), use_dora=lora == "dora", dtype=dtype)
     checkpoints.assert_trained_in_fp32(both)
     move(both)
     gradients, passes = [], []

@@ -91,8 +91,8 @@ def write_labels(figure: Figure, ax: Axes, texts: Sequence[Label], bars: Sequenc
             note.set_in_layout(False)
             box = note.get_window_extent()
             fits = inside.x0 <= box.x0 and box.x1 <= inside.x1 + 6 and inside.y0 <= box.y0 and box.y1 <= inside.y1 + 6
-            cost = _crossed(box, bars)
-            if fits and not _crossed(box, taken) and (best is None or cost < best[0]):
+            cost = _crossed(box, bars) if fits and not _crossed(box, taken) else None
+            if cost is not None and (best is None or cost < best[0]):
                 if best is not None:
                     best[1].remove()
                 best = (cost, note)
