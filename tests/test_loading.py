@@ -237,6 +237,33 @@ def test_a_card_says_which_files_are_which_split(tmp_path):
         read(tmp_path)
 
 
+def test_a_card_may_name_the_folder_of_a_configuration(tmp_path):
+    """Else all folders would be one train split, or the reader would fail; patterns are taken from there."""
+    for name in ("main", "other"):
+        write_rows(tmp_path / name / "train.jsonl", [{"text": name}])
+        write_rows(tmp_path / name / "test-00000-of-00001.jsonl", [{"text": f"{name} held"}])
+    head = "---\nconfigs:\n- config_name: main\n  data_dir: main\n- config_name: other\n  data_dir: other\n"
+    (tmp_path / "README.md").write_text(f"{head}---\n")
+    with pytest.raises(DataError, match="has the configurations main, other: choose one with --dataset_config"):
+        read(tmp_path)
+    for name in ("main", "other"):
+        assert texts(tmp_path, dataset_config=name) == [name]
+        assert texts(tmp_path, "test", dataset_config=name) == [f"{name} held"]
+    (tmp_path / "README.md").write_text(f"{head}  data_files: test-*\n---\n")
+    assert texts(tmp_path, dataset_config="other") == ["other held"]
+
+
+def test_a_card_without_a_train_split_says_which_it_has(tmp_path):
+    write_rows(tmp_path / "a.jsonl", TEXT)
+    files = "- split: train_sft\n    path: a.jsonl\n  - split: test_sft\n    path: a.jsonl"
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n  {files}\n---\n")
+    with pytest.raises(
+        DataError, match="no split train; its card has train_sft, test_sft: --dataset_train_split train_sft"
+    ):
+        read(tmp_path)
+    assert texts(tmp_path, "train_sft") == ["one", "two"] and read(tmp_path, "test") is None
+
+
 @pytest.mark.parametrize("content", ["[]", "\n\n", "{}\n{}\n"])
 def test_a_file_without_rows_is_one_sentence(content, tmp_path, tokenizer):
     (tmp_path / "x.json").write_text(content)

@@ -122,8 +122,10 @@ def kind_of(files: list[Path], where: str) -> str:
     return next(iter(kinds))
 
 
-def card(folder: Path, config: str | None) -> dict[str, list[Path]] | None:
+def card(folder: Path, config: str | None) -> dict[str, list[Path]] | Path | None:
     """The files of each split as the card of a data set (README.md, as the hub reads it) names them; None without.
+
+    Where a configuration names its folder only (`data_dir`), it is that folder, whose files' names say their splits.
 
     Raises:
         DataError: several configurations and none chosen, one that is not there, or files that are not.
@@ -134,8 +136,8 @@ def card(folder: Path, config: str | None) -> dict[str, list[Path]] | None:
         known = ((yaml.safe_load(head[1]) or {}).get("configs") if head else None) or []
     except (yaml.YAMLError, AttributeError) as error:
         raise DataError(f"{file}: what stands between its first two lines of --- is not YAML") from error
-    configs = {str(one.get("config_name", "default")): one.get("data_files") for one in known}
-    if not any(configs.values()):
+    configs = {str(one.get("config_name", "default")): one for one in known}
+    if not any(one.get("data_files") or one.get("data_dir") for one in known):
         return None
     usual = [one for one in known if one.get("default")] or [
         one for one in known if one.get("config_name") == "default"
@@ -143,13 +145,16 @@ def card(folder: Path, config: str | None) -> dict[str, list[Path]] | None:
     name = config or (str(usual[0]["config_name"]) if usual else next(iter(configs)) if len(configs) == 1 else None)
     if name not in configs:
         raise DataError(f"{folder} has the configurations {', '.join(configs)}: choose one with --dataset_config")
-    given = configs[name] if isinstance(configs[name], list) else [configs[name]]
+    base, given = folder / (configs[name].get("data_dir") or ""), configs[name].get("data_files")
+    if not given:
+        return base
+    given = given if isinstance(given, list) else [given]
     if not all(isinstance(one, dict) for one in given):
         given = [{"split": "train", "path": given}]
     found = {}
     for one in given:
         patterns = one["path"] if isinstance(one["path"], list) else [one["path"]]
-        found[str(one["split"])] = files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+        found[str(one["split"])] = files = sorted({path for pattern in patterns for path in base.glob(pattern)})
         if not files:
             raise DataError(
                 f"{folder}: its card names {', '.join(patterns)} for {one['split']}, and no such file is there"

@@ -142,8 +142,15 @@ def _files(path: Path, config: str | None, split: str) -> list[Path] | None:
 
     Of a folder, a configuration is what its card says, or else a folder below.
     """
-    if path.is_dir() and (card := folders.card(path, config)) is not None:
+    card = folders.card(path, config) if path.is_dir() else None
+    if isinstance(card, dict):
+        if split == "train" and split not in card:
+            raise DataError(
+                f"{path} has no split train; its card has {', '.join(card)}: --dataset_train_split {[*card][0]}"
+            )
         return card.get(split)
+    if card is not None:
+        return folders.files_of(card, split)
     if config is not None and not (path / config).is_dir():
         raise DataError(
             f"{path} has no folder {config}: of what is here, a configuration is a folder; leave --dataset_config out"
