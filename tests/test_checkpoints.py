@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from importlib.resources import files
 
@@ -716,6 +717,26 @@ def test_a_models_kl_to_itself_is_nought_in_whatever_form(base, tmp_path, dtype)
     prompts, said = [[5, 6], [7]], [[8, 9, 10], [11, 12]]
     found = generate.sequence_statistics(policy, one.reference, prompts, said, pad_id=0)
     assert found["kl"].tolist() == [0.0, 0.0] and torch.equal(found["logps"], found["ref_logps"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_kl_of_rounding_alone_is_reported(base, tmp_path, dtype):
+    """A run that starts from an adapter and does not move has its weights merged: in bf16 they are other ones."""
+    add_adapter(base, tmp_path / "sft")
+    still = checkpoints.resolve_parent(str(tmp_path / "sft"), str(tmp_path / "run"))
+    one = bench(tmp_path / "sft", dtype)
+    said = generate.complete(
+        one.reference, one.tokenizer, one.prompts, max_new_tokens=8, temperature=1.0, batch_size=64
+    )
+    ids = [found[0].ids for _, found in said]
+    found = generate.sequence_statistics(one.load(still), one.reference, one.prompts, ids, pad_id=0)
+    kl = found["kl"].item()
+    if dtype == "float32":
+        assert kl == pytest.approx(0, abs=1e-6) and one.rounding() == []
+    else:
+        said = float(re.search(r"is (\S+) nats a sequence", one.rounding()[0])[1])
+        assert kl > 1e-6 and said == pytest.approx(kl, rel=0.5)
+    assert bench(base, dtype).rounding() == []
 
 
 def test_an_adapter_in_bf16_keeps_its_small_changes(base, tmp_path):

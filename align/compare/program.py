@@ -116,7 +116,7 @@ def compare(arms: list[Arm], bench: Bench, judge: JudgeConfig) -> ComparisonResu
     if endpoint is not None:
         said = endpoint.summary()
         endpoint.close()
-    return replace(found, notes=(*_notes(args, done), *([said] if said else [])))
+    return replace(found, notes=(*_notes(args, done), *bench.rounding(), *([said] if said else [])))
 
 
 def finished(arms: list[Arm]) -> list[Arm]:

@@ -68,7 +68,7 @@ def evaluate(
     results = EvaluationResults(
         models=models,
         gates=read(tuple[Gate, ...], checked),
-        notes=(said,) if said else (),
+        notes=(*bench.rounding(), *((said,) if said else ())),
         reward_model=extras.reward_model(args) if both else None,
     )
     return results, measured

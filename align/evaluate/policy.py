@@ -25,7 +25,7 @@ from align.data import splits, text
 from align.evaluate.config import MeasureArguments
 from align.evaluate.measures.texts import distinct, repetition
 from align.evaluate.results import Sampled
-from align.models import checkpoints, generate, scorers
+from align.models import adapters, checkpoints, generate, scorers
 from align.run import lineage
 from align.run.errors import ConfigError, RunError
 from align.stats import Estimate
@@ -33,6 +33,7 @@ from align.train import reward
 
 Rows = list[dict[str, Any]]
 SCORES = ("reward", "gold")
+FEW = 16  # prompts that show what rounding makes
 
 
 class Bench:
@@ -80,6 +81,27 @@ class Bench:
         )  # fmt: skip
         by_prompt = dict(found)
         return [by_prompt[i] for i in range(len(self.prompts))]
+
+    def rounding(self) -> list[str]:
+        """A note on the KL that rounding alone makes where the reference is an adapter in less than fp32.
+
+        It lies beside its base, while a run that started from it has both merged. Measured on `FEW` prompts.
+        """
+        if self.args.dtype == "float32" or not adapters.is_adapter(self.reference_path):
+            return []
+        merged = checkpoints.load_trained(self.reference_path, self.tokenizer, dtype=torch.float32)
+        some, size = self.prompts[:FEW], self.args.per_device_eval_batch_size
+        settings: dict[str, Any] = {"temperature": self.args.temperature, "batch_size": size}
+        answers = dict(generate.complete(self.reference, self.tokenizer, some, max_new_tokens=self.args.max_new_tokens,
+                                         seed=self.args.seed, **settings))  # fmt: skip
+        said = [answers[i][0].ids for i in range(len(some))]
+        found = generate.sequence_statistics(
+            merged.to(self.reference.dtype), self.reference, some, said, pad_id=self.tokenizer.pad_token_id, **settings
+        )
+        return [
+            f"Rounding alone: in {self.args.dtype} the reference, an adapter, is {found['kl'].mean():.2g} nats a "
+            "sequence from itself merged, as runs that start from it have it; a KL of that size says nothing."
+        ]
 
     def answer_ids(self, completion: generate.Completion) -> list[int]:
         """The tokens of the answer alone: all that was sampled, unless the model reasoned first."""

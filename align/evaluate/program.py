@@ -102,7 +102,7 @@ def setup(args: MeasureArguments, run: dict[str, Any], facts: list[list[str]], p
         f"temperature {args.temperature:g}, at most {args.max_new_tokens} tokens, {args.num_generations} a prompt"
     )
     rows = [*facts, ["sampling", sampling, f"seed {args.seed}"]]
-    rows.append(["precision", f"{args.dtype}, policies and reference alike: a model's KL to itself is 0", ""])
+    rows.append(["precision", f"{args.dtype}, policies and reference alike", ""])
     if args.reward_model_path:
         rows.append(["reward model", args.reward_model_path, short_hash(args.reward_model_path)])
     gold = args.gold_func or args.gold_model_path
