@@ -295,6 +295,16 @@ def test_implicit_rewards_have_an_interval_over_prompts(monkeypatch):
     assert found.high - found.low > 0.4  # Wilson's of 60 pairs: 0.23
 
 
+def test_five_answers_that_all_stop_are_no_certainty():
+    """Wilson's interval of 5 of 5 begins at 0.566."""
+    from align.evaluate import policy
+
+    measured = dict(completion="a b", stopped=True, tokens=2, length=2, kl=0.0, entropy=1.0, repetition=0.0)
+    found = policy.summary([{"index": p, **measured} for p in range(5) for _ in range(3)]).stops
+    assert (found.value, found.n, found.prompts, found.high) == (1.0, 15, 5, 1.0)
+    assert found.low == pytest.approx(0.566, abs=1e-3)
+
+
 def test_yes_or_no_grades_have_an_interval_over_prompts():
     from align.evaluate import policy
 

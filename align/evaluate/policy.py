@@ -202,11 +202,13 @@ def summary(rows: Rows) -> Sampled:
     def mean(key: str) -> Estimate | None:
         return stats.mean(by_prompt(rows, key)) if key in rows[0] else None
 
+    # of a handful of prompts that all stop, a bootstrap would be certain
+    stops = reward.by_prompt(torch.tensor([float(row["stopped"]) for row in rows]), [row["index"] for row in rows])
     return Sampled(
         reward=mean("reward"), gold=mean("gold"), kl=mean("kl"),
         kl_per_token=stats.ratio(by_prompt(rows, "kl"), tokens),
         entropy=stats.ratio(by_prompt(rows, "entropy"), tokens),
-        length=mean("length"), stops=mean("stopped"), distinct_1=varied(1), distinct_2=varied(2),
+        length=mean("length"), stops=stops, distinct_1=varied(1), distinct_2=varied(2),
         repetition=mean("repetition"), n=len(tokens),
     )  # fmt: skip
 
