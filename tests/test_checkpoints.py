@@ -6,10 +6,12 @@ import json
 import re
 import shutil
 from importlib.resources import files
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import conversations, losses, make_checkpoint, make_tokenizer, pairs, run_recipe, write_rows
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoConfig,
@@ -533,6 +535,8 @@ def test_more_than_an_encoder_can_read_is_refused(tmp_path, kind, room):
     own = checkpoints.load_tokenizer(str(tmp_path / "rm"))
     scorer = checkpoints.load_trained(str(tmp_path / "rm"), own, reward_model=True)
     assert generate.scores(scorer, [[5] * room], pad_id=0).isfinite().all()
+    rows = SimpleNamespace(train=Dataset.from_dict({"input_ids": [[5] * (room + 1)]}), test=None)
+    assert f"give --max_length {room} " in preflight._room(scorer.config, rows, 0)[0]
     with pytest.raises(RunError, match=f"has {room + 1} tokens, and the reward model .*rm reads {room}"):
         generate.scores(scorer, [[5] * (room + 1), [5]], pad_id=0)
 

@@ -11,6 +11,7 @@ from typing import Any
 from align.models import layout
 from align.run.errors import ConfigError, RunError, recipe
 
+ROOM = ("max_position_embeddings", "n_positions", "max_sequence_length")
 Shapes = dict[str, tuple[int, ...]]
 INDEXES = {
     "model.safetensors.index.json": "model.safetensors",
@@ -149,18 +150,23 @@ def new_parts(path: str, revision: str = "main") -> list[str]:
     return list(dict.fromkeys([*behind_trunk(model), *(name for name in inside if name == "pooler")]))
 
 
+def positions(config: Any) -> int | None:
+    """How many tokens a model has positions for; None where nothing says so."""
+    room = next((value for name in ROOM if (value := getattr(config, name, None))), None)
+    if room is not None and "roberta" in config.model_type:
+        room -= config.pad_token_id + 1  # it counts from there
+    return room
+
+
 def check_length(model: Any, longest: int) -> None:
     """An encoder has an embedding for each position, and none beyond: BERT's are 512.
 
     Raises:
         RunError: for a sequence that has more tokens.
     """
-    config = model.config
-    room = getattr(config, "max_position_embeddings", None)
+    config, room = model.config, positions(model.config)
     if room is None or not encodes(model) or not getattr(config, "position_biased_input", True):
         return
-    if "roberta" in config.model_type:
-        room -= config.pad_token_id + 1  # it counts from there
     if longest > room:
         raise RunError(
             f"a prompt with its answer has {longest} tokens, and the reward model {config.name_or_path} reads {room}; "

@@ -13,7 +13,6 @@ from align.run.errors import fail, one_sentence
 from align.train import logits
 
 BY_LAYER = ("galore", "apollo", "lomo")  # optimizers that are made of a model's layers
-ROOM = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
 
 def check(
@@ -97,7 +96,7 @@ def _optimizer(args: Any, model: Any) -> None:
 
 def _room(config: Any, rows: Any, answer: int) -> list[str]:
     """No row, with what is sampled after it, may be longer than the model has positions for."""
-    room = next((value for name in ROOM if (value := getattr(config, name, None))), None)
+    room = heads.positions(config)
     if room is None:
         return []
     longest = max((_longest(split) for split in (rows.train, rows.test) if hasattr(split, "__len__")), default=0)
