@@ -275,7 +275,9 @@ def test_nothing_private_is_named():
 def test_ci_checks_and_ends_with_all_tests():
     """The last thing that it prints is pytest's summary."""
     steps = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line.startswith("make ")]
-    typed = subprocess.run(["make", "-n", *[s.split()[1] for s in steps]], cwd=ROOT, capture_output=True, text=True)
+    typed = subprocess.run(
+        ["make", "--no-print-directory", "-n", *[s.split()[1] for s in steps]], cwd=ROOT, capture_output=True, text=True
+    )
     commands = typed.stdout.splitlines()
     assert "make check" in steps and "-m pytest" in commands[-1] and '-m "not matrix"' in commands[-1]
     for tool in ("ruff format --check", "ruff check", "mypy"):
