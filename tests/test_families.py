@@ -445,10 +445,10 @@ def adapter(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     with torch.no_grad():
         logits = made(torch.tensor([[5, 6, 7, 8, 9]])).logits
-    return {"folder": (base, tmp_path / "adapter"), "hub": ("tiny/base", "tiny/adapter")}, logits
+    return dict(zip(ADAPTERS, ((base, tmp_path / "adapter"), ("tiny/base", "tiny/adapter")), strict=True)), logits
 
 
-@pytest.mark.parametrize("kind", ["folder", "hub"])
+@pytest.mark.parametrize("kind", ["folder", "id on the hub"])
 def test_an_adapter_made_elsewhere_is_a_parent(kind, adapter, tmp_path):
     """Training without a learning rate leaves the adapter's own function, not its base's; evaluation sees it as well."""
     from transformers import AutoModelForCausalLM
@@ -497,12 +497,14 @@ def reward_model(kind: str, folder: Path) -> Path:
     return made
 
 
+ADAPTERS = ("folder", "id on the hub")
 REWARDS = ("one output", "one output, .bin", "two outputs", "encoder")
 
 
 # ------------------------------------------------------------------------------------------------------- the table
 
 FAST = ("qwen3", "gemma-3-1b", "gpt-2")  # thinking; windows and byte fallback; one special token and no template
+TABLES = {"family": tuple(FAMILIES), "adapter made elsewhere": ADAPTERS, "reward model": REWARDS}
 WINDOWS = ("gemma-2", "gemma-3-1b", "gemma-3-4b", "phi-3", "gpt-oss")  # shorter than the sequences here
 PAGE = ROOT / "docs" / "checkpoints.md"
 WRITES = os.environ.get("FAMILIES_WRITE") == "1"
@@ -522,12 +524,11 @@ def known() -> dict[str, dict[str, str]]:
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")
     ]
-    names = [row for row in rows if row[0] in (*FAMILIES, *REWARDS)]
-    heads = {row[0]: row[1:] for row in rows if row[0] in ("family", "reward model")}
+    heads = {row[0]: row[1:] for row in rows if row[0] in TABLES}
     return {
         row[0]: {column: cell if cell == "yes" else notes[cell] for column, cell in zip(
-            heads["family" if row[0] in FAMILIES else "reward model"], row[1:], strict=True)}
-        for row in names
+            heads[next(head for head, names in TABLES.items() if row[0] in names)], row[1:], strict=True)}
+        for row in rows if any(row[0] in names for names in TABLES.values())
     }  # fmt: skip
 
 
@@ -547,8 +548,9 @@ def compare(name: str, found: dict[str, str]) -> None:
 
     text, _, _ = PAGE.read_text().partition("| family |")
     notes = "\n".join(f"- **{letter}** {text}" for text, letter in letters.items())
-    scorers = table("reward model", REWARDS, ("PPO", "eval"))
-    PAGE.write_text(f"{text}{table('family', tuple(FAMILIES), COLUMNS)}\n\n{scorers}\n\n{notes}\n")
+    columns = dict(zip(TABLES, (COLUMNS, ("SFT", *STAGES), ("PPO", "eval")), strict=True))
+    tables = [table(head, names, columns[head]) for head, names in TABLES.items()]
+    PAGE.write_text("\n\n".join([f"{text}{tables[0]}", *tables[1:], f"{notes}\n"]))
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -571,6 +573,25 @@ def test_what_is_learnt_of_a_family_is_what_it_would_generate(name, tmp_path):
     one = Twin(name, tmp_path)
     for kind in DEMONSTRATIONS:
         assert one.ends(lambda kind=kind: check_rows(one, kind)) == known()[name][kind], kind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_an_adapter_made_elsewhere_goes_through_every_recipe(kind, adapter, tmp_path):
+    """As the parent of each: DPO starts at ln 2 from it, PPO at a KL of 0, and its perplexity is its own."""
+    from peft import AutoPeftModelForCausalLM
+
+    made, one = adapter[0][kind][1], Twin("llama-3.1", tmp_path / "twin")
+    whole = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").merge_and_unload()
+    whole.save_pretrained(one.at("sft"))  # by PEFT alone, to compare perplexities with
+    checkpoints.load_tokenizer(str(one.base)).save_pretrained(one.at("sft"))
+    one.parent = lambda: made
+
+    def learnt() -> None:
+        one.train("sft", "again", made, "SFT")
+        check_saved(one, one.at("again"))
+
+    compare(kind, {"SFT": one.ends(learnt)} | {column: one.cell(column) for column in STAGES})
 
 
 @pytest.mark.slow
