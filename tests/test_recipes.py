@@ -332,3 +332,20 @@ def test_sampling_resumes_and_becomes_a_data_set(world, tmp_path):
     run_recipe("sample", *arguments, "--output_dir", str(tmp_path / "b"), "--resume_from_checkpoint", "last")
     assert (tmp_path / "b/data/train.jsonl").read_text() == whole
     assert json.loads((tmp_path / "b/run.json").read_text())["metrics"]["completions"] == 2 * (48 + 16)
+
+
+@pytest.mark.parametrize(
+    ("before", "launcher", "threads"),
+    [({}, [], "all"), ({"OMP_NUM_THREADS": "1"}, [], 1), ({}, ["--num_cpu_threads_per_process", "1"], 1)],
+    ids=["unsaid", "by the environment", "by the launcher's flag"],
+)
+def test_a_launcher_does_not_hold_training_back_to_one_core(tmp_path, before, launcher, threads):
+    """`accelerate launch` without a config file sets OMP_NUM_THREADS=1."""
+    from align.run.device import cores
+
+    program = tmp_path / "program.py"
+    program.write_text("import torch\nfrom align.run import launch\nlaunch.check()\nprint(torch.get_num_threads())")
+    settings = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | before
+    command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, str(program)]
+    done = subprocess.run(command, cwd=ROOT, env=settings | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout.split()[-1] == str(cores() if threads == "all" else threads), done.stderr

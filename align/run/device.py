@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from typing import Any
+
+# What accelerate and torchrun leave in the environment of the processes that they start
+LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 
 
 def has_gpu() -> bool:
@@ -11,6 +15,41 @@ def has_gpu() -> bool:
     import torch
 
     return torch.accelerator.is_available() and torch.accelerator.current_accelerator().type != "cpu"
+
+
+def share_cores() -> None:
+    """Give torch this process's share of the cores, where a launcher has set a number of threads that nobody asked for.
+
+    `accelerate launch` without a config file, and torchrun, set `OMP_NUM_THREADS=1`: training would use one core. What
+    the user set, in the launcher's own environment or on its command line, holds.
+    """
+    if "OMP_NUM_THREADS" not in os.environ or not any(name in os.environ for name in LAUNCHED):
+        return
+    import psutil
+    import torch
+
+    try:
+        for above in psutil.Process().parents():
+            settings = above.environ()
+            if not any(name in settings for name in LAUNCHED):
+                break  # the launcher itself
+        else:
+            return
+        if "OMP_NUM_THREADS" in settings or any(
+            "num_cpu_threads" in word.replace("-", "_") for word in above.cmdline()
+        ):
+            return
+    except psutil.Error:  # another user's process, or one that has ended
+        return
+    torch.set_num_threads(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def cores() -> int:
+    """Of this machine, or those that this process is held to; one where two threads share it."""
+    import psutil
+
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(mine, psutil.cpu_count(logical=False) or mine)
 
 
 def defaults(known: list[str], given: dict[str, Any]) -> dict[str, Any]:

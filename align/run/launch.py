@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from align.run.device import has_gpu
+from align.run.device import has_gpu, share_cores
 from align.run.errors import ConfigError, OneProcess, RunError
 
 # A disk is full, a quota or the largest size of a file is reached, nothing can be written there, or it fails
@@ -95,6 +95,7 @@ def check(refused: Mapping[str, str] | None = None) -> None:
     from accelerate.utils import DistributedType
 
     transformers.utils.logging.disable_progress_bar()  # one bar a run: the training's, not each file's
+    share_cores()
     state = PartialState(cpu=not has_gpu())
     if _ASKED[1] == "fsdp2" and state.distributed_type == DistributedType.MULTI_CPU:
         # accelerate promotes only GPU-like types to FSDP (AcceleratorState.__init__ leaves MULTI_CPU out, and trains

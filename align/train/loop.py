@@ -74,6 +74,7 @@ class NoUpdate(TrainerCallback):
 
 def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: str, plan: Any = None) -> None:
     """Print and record how this run will go: device, processes, batch (or PPO's plan), parameters, rows."""
+    import torch
     from accelerate import PartialState
 
     state = PartialState()
@@ -95,9 +96,10 @@ def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: 
         return
     checkpointing = "gradient checkpointing" if args.gradient_checkpointing else "no checkpointing"
     autocast = ", bf16 autocast" if args.bf16 else ""
+    threads = f" ({torch.get_num_threads()} threads)" if state.device.type == "cpu" else ""
     print(
         f"{recipe} from {parent} to {args.output_dir}, seed {args.seed}\n"
-        f"  device    {state.device}, {facts['dtype']}{autocast}, attention {config._attn_implementation}, "
+        f"  device    {state.device}{threads}, {facts['dtype']}{autocast}, attention {config._attn_implementation}, "
         f"{checkpointing}\n  processes {processes}\n"
         f"  model     {config.model_type}, {total:,} parameters, {trainable:,} trainable ({trainable / total:.1%})\n"
         f"{rows}" + (f"\n{plan}" if plan else ""),

@@ -264,7 +264,7 @@ def _bind(host: str, port: int) -> socket.socket:
         raise RunError(
             f"--host {host}: no such address; 127.0.0.1 is this machine only, 0.0.0.0 every network"
         ) from error
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sends at once on such alone
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(where)
