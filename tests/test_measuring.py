@@ -311,3 +311,26 @@ def test_yes_or_no_grades_have_an_interval_over_prompts():
     rows = [{"index": p, "rates": {"kind": p < 5}} for p in range(10) for _ in range(8)]
     found = policy.rates(rows)["kind"]
     assert found.value == 0.5 and (found.n, found.prompts) == (80, 10) and found.high - found.low > 0.5
+
+
+def test_a_log_file_gets_lines_instead_of_a_bar(monkeypatch, capsys):
+    """Of a bar every drawing would stay: 40 KB for half a minute."""
+    from types import SimpleNamespace as Some
+
+    from align.train import progress
+
+    clock = iter([100.0, 129.0, 130.5, 130.5, 150.0, 161.0, 161.0, 4000.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    lines, state = progress.Lines(), Some(global_step=10, max_steps=2000, is_world_process_zero=True)
+    lines.on_train_begin(None, state, None)  # goes on after step 10
+    for step, loss in ((20, 2.0), (71, 1.5), (80, 1.25), (132, 1.125)):
+        state.global_step = step
+        lines.on_log(None, state, None, logs={"loss": loss, "grad_norm": 9.0})
+        lines.on_step_end(None, state, None)
+    state.global_step = 2000
+    lines.on_train_end(None, state, None)
+    assert capsys.readouterr().err.splitlines() == [
+        "step 71 of 2,000, 0:30 so far, about 16:04 left, loss 1.5",  # 30.5 s for 61 steps, half a second each: 964.5 s
+        "step 132 of 2,000, 1:01 so far, about 15:34 left, loss 1.12",
+        "step 2,000 of 2,000, 1:05:00 so far, loss 1.12",
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,9 @@ def _sample_missing(
     remaining = (len(rows) - len(done)) // state.num_processes
     with part.open("a") as stream:
         stream.write("\n")  # ends the line that a kill may have cut
-        for index, completions in tqdm(batches, total=remaining, desc="prompts", disable=not state.is_main_process):
+        pace = 0.1 if sys.stderr.isatty() else 30.0  # in a log file each drawing stays
+        off = not state.is_main_process
+        for index, completions in tqdm(batches, total=remaining, desc="prompts", mininterval=pace, disable=off):
             line = {
                 "index": index,
                 "completions": [c.text for c in completions],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,7 @@ from align.models import checkpoints, weights
 from align.run import launch
 from align.run.errors import NotFinite, RunError, one_sentence
 from align.run.record import Run
-from align.train import measuring
-
-
-class Progress(ProgressCallback):
-    """The usual progress bar with its ETA; logged numbers go behind the bar instead of breaking it into lines."""
-
-    SHOWN = ("loss", "rewards/margins", "accuracy", "objective/scores", "objective/kl", "rollout/length",
-             "rollout/eos_rate", "eps", "eval_loss")  # fmt: skip
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.training_bar is not None and logs:
-            shown = {k.split("/")[-1]: f"{float(logs[k]):.3g}" for k in self.SHOWN if k in logs}
-            if shown:
-                self.training_bar.set_postfix(shown)
+from align.train import measuring, progress
 
 
 class Recorder(TrainerCallback):
@@ -138,11 +126,10 @@ def callbacks(run: Run, *, later: int = 0) -> list[TrainerCallback]:
 
 def tidy(trainer: Any) -> None:
     """Replace transformers' progress output by ours."""
-    trainer.remove_callback(Progress)
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
+    for theirs in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(theirs)
     if not trainer.args.disable_tqdm:
-        trainer.add_callback(Progress)
+        trainer.add_callback(progress.Bar if sys.stderr.isatty() else progress.Lines)
 
 
 def last_checkpoint(args: Any) -> str | None:

@@ -1,0 +1,65 @@
+"""How far a training is: a bar on a terminal; elsewhere (a log file, CI) a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ProgressCallback
+
+SHOWN = ("loss", "rewards/margins", "accuracy", "objective/scores", "objective/kl", "rollout/length",
+         "rollout/eos_rate", "eps", "eval_loss")  # fmt: skip
+EVERY = 30.0  # seconds between two lines
+
+
+def shown(logs: dict[str, Any]) -> dict[str, str]:
+    """Of what was logged, the few numbers that say how it goes, by short names."""
+    return {name.split("/")[-1]: f"{float(logs[name]):.3g}" for name in SHOWN if name in logs}
+
+
+class Bar(ProgressCallback):
+    """The usual progress bar with its ETA; logged numbers go behind the bar instead of breaking it into lines."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and (found := shown(logs or {})):
+            self.training_bar.set_postfix(found)
+
+
+class Lines(TrainerCallback):
+    """A line every `EVERY` seconds, and one at the end: step, time left, the last numbers."""
+
+    began = told = 0.0  # on the clock
+    first = 0  # step; more than 0 where a run goes on
+    last: dict[str, str]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = self.told = time.monotonic()
+        self.first, self.last = state.global_step, {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self.last |= shown(logs or {})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        ends = state.global_step >= state.max_steps  # and is told with its last numbers
+        if state.is_world_process_zero and not ends and time.monotonic() - self.told >= EVERY:
+            self._tell(state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self._tell(state)
+
+    def _tell(self, state: Any) -> None:
+        self.told = time.monotonic()
+        spent, done, left = self.told - self.began, state.global_step - self.first, state.max_steps - state.global_step
+        when = f"{_clock(spent)} so far"
+        if done and left > 0:
+            when += f", about {_clock(spent / done * left)} left"
+        numbers = "".join(f", {name} {value}" for name, value in self.last.items())
+        print(f"step {state.global_step:,} of {state.max_steps:,}, {when}{numbers}", file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
