@@ -321,7 +321,7 @@ def test_a_log_file_gets_lines_instead_of_a_bar(monkeypatch, capsys):
 
     clock = iter([100.0, 129.0, 130.5, 130.5, 150.0, 161.0, 161.0, 4000.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    lines, state = progress.Lines(), Some(global_step=10, max_steps=2000, is_world_process_zero=True)
+    lines, state = progress.LogLines(), Some(global_step=10, max_steps=2000, is_world_process_zero=True)
     lines.on_train_begin(None, state, None)  # goes on after step 10
     for step, loss in ((20, 2.0), (71, 1.5), (80, 1.25), (132, 1.125)):
         state.global_step = step

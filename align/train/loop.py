@@ -129,7 +129,7 @@ def tidy(trainer: Any) -> None:
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
     if not trainer.args.disable_tqdm:
-        trainer.add_callback(progress.Bar if sys.stderr.isatty() else progress.Lines)
+        trainer.add_callback(progress.Bar if sys.stderr.isatty() else progress.LogLines)
 
 
 def last_checkpoint(args: Any) -> str | None:

@@ -27,7 +27,7 @@ class Bar(ProgressCallback):
             self.training_bar.set_postfix(found)
 
 
-class Lines(TrainerCallback):
+class LogLines(TrainerCallback):
     """A line every `EVERY` seconds, and one at the end: step, time left, the last numbers."""
 
     began = told = 0.0  # on the clock
