@@ -258,7 +258,8 @@ def lora_config(model_args: Any, *, reward_model: bool = False) -> Any:
 
     path, revision = adapters.whole_below(model_args.model_name_or_path, model_args.model_revision)
     new = heads.new_parts(path, revision) if reward_model else []
-    apart = rf"(.*\.)?({'|'.join(new)})(\..*)?" if new else None
+    # PEFT leaves `score` out by itself, and warns where there is nothing else to leave out
+    apart = rf"(.*\.)?({'|'.join(new)})(\..*)?" if set(new) - {"score"} else None
     return LoraConfig(
         task_type="SEQ_CLS" if reward_model else "CAUSAL_LM",
         r=model_args.lora_r,
