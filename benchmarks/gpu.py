@@ -214,7 +214,7 @@ def main() -> None:
             try:
                 check(session, args.tiny, args.together)
             except RuntimeError as error:
-                session.found["checks"] = dict(error=str(error))
+                session.found["checks"]["files"] = dict(status="failed", said=str(error))
         for name in args.only:
             if name != "checks":
                 timed(session, name, args.tiny, args.sides)

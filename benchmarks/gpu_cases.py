@@ -225,11 +225,11 @@ def flops_per_token(stage: str, case: dict[str, Any], shape: dict[str, Any]) -> 
 
     2 a weight and token forward, 2 for the gradient of what comes in, 2 for the weights' (not under LoRA); attention's
     scores and sums, half of them under the causal mask; DPO's reference is one more pass forward. Embeddings are looked
-    up and do not count; a reward model has no output layer.
+    up and do not count; a reward model has no output layer, and SFT needs it for the answers alone, half of the tokens.
     """
     hidden, layers, heads = shape["hidden_size"], shape["layers"], shape["heads"]
     wide = hidden * hidden * (2 + 2 * shape["kv"] / heads) + 3 * hidden * shape["mlp"]
-    weights = layers * wide + (0 if stage == "reward" else hidden * shape["vocab"])
+    weights = layers * wide + hidden * shape["vocab"] * {"reward": 0, "sft": 0.5}.get(stage, 1)
     attention = 2 * layers * 2 * case["words"] * hidden
     passes = (2 if case["how"] else 3) + (1 if stage == "dpo" else 0)
     return passes * (2 * weights + attention)

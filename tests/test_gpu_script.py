@@ -20,8 +20,8 @@ def test_operations_of_a_token_by_hand():
     attention = 2 * (10 / 2) * 2 * 2 * 4
     count = gpu_cases.flops_per_token
     assert count("reward", dict(how={}, words=5), shape) == 3 * (2 * weights + attention)
-    assert count("sft", dict(how={}, words=5), shape) == 3 * (2 * (weights + 40) + attention)
-    assert count("sft", dict(how={"use_peft": True}, words=5), shape) == 2 * (2 * (weights + 40) + attention)
+    assert count("sft", dict(how={}, words=5), shape) == 3 * (2 * (weights + 20) + attention)
+    assert count("sft", dict(how={"use_peft": True}, words=5), shape) == 2 * (2 * (weights + 20) + attention)
     assert count("dpo", dict(how={"use_peft": True}, words=5), shape) == 3 * (2 * (weights + 40) + attention)
 
 
@@ -33,7 +33,7 @@ def test_the_weights_that_are_counted_are_the_models(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(made["policy"])
     matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)  # the embeddings are the output layer
     attention = 2 * shape["layers"] * 2 * 8 * shape["hidden_size"]
-    assert gpu_cases.flops_per_token("sft", dict(how={}, words=8), shape) == 3 * (2 * matrices + attention)
+    assert gpu_cases.flops_per_token("dpo", dict(how={}, words=8), shape) == 4 * (2 * matrices + attention)
 
 
 def test_every_check_has_flags_that_its_recipe_takes(tmp_path, monkeypatch):
