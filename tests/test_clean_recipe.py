@@ -264,7 +264,6 @@ def test_reviewers_decisions_win_on_the_next_run(world, tmp_path):
 def test_people_say_which_near_duplicates_are_copies(tmp_path):
     """Each is shown beside what was kept; no copy: neither goes for the other. A copy goes as long as the other one stays,
     whatever the setting. Other rules rule on both as ever, and are not graded by it."""
-    from align.clean.review.decisions import Decisions
     from align.clean.review.queue import Queue
 
     ones = [page(seed) for seed in range(4)]
@@ -285,7 +284,7 @@ def test_people_say_which_near_duplicates_are_copies(tmp_path):
         beside = "".join(piece["text"] for piece in queue.show(pair)["beside"]["pieces"])
         assert beside == f"{ones[others.index(removed)]} Write to <email>."  # as it is in the corpus
     assert sorted(pairs) == sorted(others)
-    decisions = Decisions(queue.decisions_path)
+    decisions = queue.decisions()
     for text, decision in zip(others, ("keep", "drop", "drop"), strict=False):
         decisions.add(pairs[text], decision, reviewer="ann", rule="near_duplicates")
     assert clean("--overwrite") == [ones[0], others[0], *ones[1:]]
@@ -494,17 +493,19 @@ def test_a_run_says_what_it_compared_its_documents_with(tmp_path, monkeypatch):
         near = step(tmp_path / "run", "near-duplicates")
         assert near["cites"] == "MinHash, 8-grams, 14 buckets of 8 hashes"
         monkeypatch.chdir(tmp_path)
-        assert Queue("run").decisions_path == local
+        assert Queue("run").elsewhere == str(local) and Queue("run").decisions(str(local)).version == first.version
+        with pytest.raises(RunError, match="lacks 1 of the decisions"):  # what the record names is never opened
+            Queue("run").decisions()
     finally:
         local.unlink(missing_ok=True)
     (tmp_path / "run").rename(tmp_path / "moved")
     with pytest.raises(RunError, match=r"lacks 1 of the decisions that moved was made with.*cp moved/decisions\.jsonl"):
-        _ = Queue("moved").decisions_path
+        Queue("moved").decisions()
     copy = tmp_path / "moved-decisions.jsonl"  # the two moved together
     copy.write_bytes((tmp_path / "moved/decisions.jsonl").read_bytes())
-    assert Queue("moved").decisions_path == copy
+    assert Queue("moved").decisions().path == copy
     Decisions(copy).undo("0" * 16, reviewer="ann")  # taken back is not lacking
-    assert Queue("moved").decisions_path == copy
+    assert Queue("moved").decisions().path == copy
 
 
 def test_papers_are_cited_for_their_own_settings_only():

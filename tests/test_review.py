@@ -155,10 +155,41 @@ def test_folders_without_a_queue_say_what_to_name(tmp_path):
         Queue(tmp_path / "c")
 
 
-def test_decisions_are_where_the_run_says(tmp_path):
-    assert Queue(make_run(tmp_path / "a", [])).decisions_path == tmp_path / "a-decisions.jsonl"
-    run = make_run(tmp_path / "b", [], config={"decisions": "kept/mine.jsonl"})
-    assert Queue(run).decisions_path == Path("kept/mine.jsonl")
+def test_decisions_are_beside_the_run_or_where_the_user_says(tmp_path):
+    """Whatever its record says: whoever made the folder wrote that."""
+    assert Queue(make_run(tmp_path / "a", [])).decisions().path == tmp_path / "a-decisions.jsonl"
+    run = make_run(tmp_path / "b", [], config={"decisions": str(tmp_path / "diary.txt")})
+    queue = Queue(run)
+    assert queue.decisions().path == tmp_path / "b-decisions.jsonl" and queue.elsewhere == str(tmp_path / "diary.txt")
+    assert queue.decisions(str(tmp_path / "mine.jsonl")).path == tmp_path / "mine.jsonl"
+
+
+@pytest.mark.parametrize("content", ["dear diary", "dear diary\n", '{"a": 1}\n', "[" * 200_000, '{"id": "1", "decis'])
+def test_a_file_without_one_decision_is_never_written_to(tmp_path, content):
+    file = tmp_path / "diary.txt"
+    file.write_text(content)
+    with pytest.raises(RunError, match="diary.txt"):
+        Decisions(file).add("1", "keep", reviewer="ann")
+    empty = Decisions(tmp_path / "new.jsonl")
+    file.rename(tmp_path / "new.jsonl")  # put there after the page was opened
+    with pytest.raises(RunError, match="new.jsonl"):
+        empty.add("1", "keep", reviewer="ann")
+    assert (tmp_path / "new.jsonl").read_text() == content
+
+
+@pytest.mark.parametrize("plant", ["symlink_to", "hardlink_to"])
+def test_decisions_are_not_written_through_a_planted_name(tmp_path, plant):
+    kept = Decisions(tmp_path / "kept.jsonl")
+    kept.add("1", "keep", reviewer="ann")
+    before = kept.path.read_bytes()
+    getattr(tmp_path / "run-decisions.jsonl", plant)(kept.path)
+    with pytest.raises(RunError, match="is a link|second name"):
+        Decisions(tmp_path / "run-decisions.jsonl").add("2", "drop", reviewer="ann")
+    (tmp_path / "run-decisions.jsonl").unlink()
+    (tmp_path / "run-decisions.jsonl").symlink_to(tmp_path / "nothing.jsonl")
+    with pytest.raises(RunError, match="link"):
+        Decisions(tmp_path / "run-decisions.jsonl").add("2", "drop", reviewer="ann")
+    assert kept.path.read_bytes() == before and not (tmp_path / "nothing.jsonl").exists()
 
 
 class Said(dict):

@@ -132,7 +132,7 @@ class CleanConfig:
     def decisions_path(self) -> Path:
         """Where the reviewers' decisions are: beside the run, so that `--overwrite` does not take them."""
         if self.decisions:
-            return Path(self.decisions).expanduser().absolute()
+            return Path(self.decisions).expanduser().resolve()
         return Path(f"{Path(str(self.output_dir)).resolve()}-decisions.jsonl")
 
 

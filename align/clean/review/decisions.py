@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from align.clean.rules.personal import veil
 from align.run.errors import RunError
+from align.run.received import files
 
 Decision = Literal["keep", "drop"]
 HEAD = 200  # characters of a document that its decision repeats, so that the file can be read by itself
@@ -27,7 +28,10 @@ PATIENCE = 5.0  # seconds to wait for another program's addition, which takes mi
 
 
 class Decisions:
-    """The decisions that hold, in memory, and the file behind them. A file that is not there yet holds none."""
+    """The decisions that hold, in memory, and the file behind them. A file that is not there yet holds none.
+
+    A file that holds anything else is never written to: it must be new, or have a line that is a decision.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -59,15 +63,18 @@ class Decisions:
             RunError: where the file cannot be read, or a line in it is no decision.
         """
         try:
-            found = self.path.stat() if self.path.exists() else None
-            size, file = (found.st_size, found.st_ino) if found else (0, 0)
-            if size < self._read or file != self._file:  # new, or replaced by a merge or by hand
-                self.rows, self.seen, self._read, self._line, self._file = {}, set(), 0, 0, file
-            if size == self._read:
-                return
-            with self.path.open("rb") as stream:
+            with files.opened(self.path) as stream:
+                found = os.fstat(stream.fileno())
+                if found.st_size < self._read or found.st_ino != self._file:  # new, or replaced by a merge or by hand
+                    self._forget(found.st_ino)
+                if found.st_size == self._read:
+                    return
                 stream.seek(self._read)
-                whole, _, cut = stream.read().rpartition(b"\n")
+                whole, _, cut = stream.readall().rpartition(b"\n")
+        except FileNotFoundError:
+            if self.path.is_symlink():
+                raise RunError(f"decisions {self.path}: a link to nothing; take it away") from None
+            return self._forget(0)
         except OSError as error:
             raise RunError(f"decisions {self.path} cannot be read: {error.strerror}") from error
         for line in whole.split(b"\n") if whole else []:
@@ -77,6 +84,14 @@ class Decisions:
         row = _parse(cut)  # written by hand, without the last line's end; read again when it has one
         if row is not None:
             self._hold(row)
+        if not self.seen:
+            raise RunError(
+                f"{self.path} holds no decision, so it is not a file of decisions and nothing is written to it; name "
+                "another, or take it away"
+            )
+
+    def _forget(self, file: int) -> None:
+        self.rows, self.seen, self._read, self._line, self._file = {}, set(), 0, 0, file
 
     def add(
         self,
@@ -113,7 +128,9 @@ class Decisions:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             new = not self.path.exists()
-            with self.path.open("ab+", buffering=0) as stream, _locked(stream, self.path):
+            if not new:
+                self.refresh()  # what is there by now is looked at before it is opened for writing
+            with files.appended(self.path) as stream, _locked(stream, self.path):
                 _repair(stream)
                 start = stream.seek(0, os.SEEK_END)
                 try:
@@ -161,7 +178,7 @@ class Decisions:
 def _parse(line: bytes) -> dict[str, Any] | None:
     """A line as a decision; None where it is none."""
     try:
-        row = json.loads(line)
+        row = files.parsed(line)
     except ValueError:  # not JSON, or not UTF-8
         return None
     if not isinstance(row, dict) or not isinstance(row.get("id"), str):

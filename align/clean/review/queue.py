@@ -7,6 +7,7 @@ shuffled order that is the same every time: what was reviewed so far is a random
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from align.clean.review.decisions import Decisions
 from align.report.untrusted import apart, encodable, merge
 from align.run.errors import RunError, recipe
 from align.run.lineage import read_record
+from align.run.received import files
 
 WHOLE = 6_000  # characters: a document up to here, two pages, is shown whole
 LEAD = 200  # of a longer one: characters from its beginning,
@@ -58,7 +60,8 @@ class Queue:
         if record.get("recipe") != "clean" or record.get("status") != "complete":
             told = f"it is a {record.get('recipe')} run, {record.get('status')}"
             raise RunError(f"{run} is no finished cleaning run: {told}; run {recipe('clean')} to its end")
-        self._recorded = record.get("config", {}).get("decisions")
+        recorded = (record.get("config") or {}).get("decisions")
+        self.elsewhere = recorded if recorded and Path(str(recorded)) != self.beside else None  # said, and never opened
         self.documents: dict[str, list[dict[str, Any]]] = {}
         for file in sorted((self.run / "review").glob("*.jsonl")):
             self._index(file)
@@ -70,34 +73,38 @@ class Queue:
         self.rules = Counter(row["rule"] for rows in self.documents.values() for row in rows if row["rule"])
 
     @property
-    def decisions_path(self) -> Path:
-        """Where the reviewers' decisions are: where the run says, or beside it where both were moved together.
+    def beside(self) -> Path:
+        """The run's own file of decisions, `<run>-decisions.jsonl`. What the record says of another is what whoever
+        made the run says, and decides nothing."""
+        return Path(f"{self.run.resolve()}-decisions.jsonl")
+
+    def decisions(self, given: str | None = None) -> Decisions:
+        """The decisions in the file that the user names, or else in the run's own beside it.
 
         Raises:
-            RunError: where that file lacks decisions that the run was made with.
+            RunError: where that file holds something else, or lacks decisions that the run was made with.
         """
-        beside = Path(f"{self.run.resolve()}-decisions.jsonl")
-        path = Path(self._recorded or beside)
-        path = beside if beside.exists() and not path.exists() else path
+        found = Decisions(Path(given).resolve() if given else self.beside)
         own = self.run / "decisions.jsonl"
-        if lacking := len(Decisions(own).seen - Decisions(path).seen) if own.exists() else 0:
+        if lacking := len(Decisions(own).seen - found.seen) if not given and own.exists() else 0:
+            path = self.beside
             back = f"cp {own} {path}" if not path.exists() else f"cat {own} {path} > all.jsonl"
             raise RunError(
                 f"{path} lacks {lacking:,} of the decisions that {self.run} was made with: was it or the run moved? "
                 f"Name the file that has them, --decisions …, or take the run's copy: {back}"
             )
-        return path
+        return found
 
     def _index(self, file: Path) -> None:
-        with file.open("rb") as stream:
+        with io.BufferedReader(files.opened(file)) as stream:
             at = 0
             for number, line in enumerate(stream, 1):
                 try:
-                    row = json.loads(line)
+                    row = files.parsed(line)
                     text = row.pop("text")
                     row.pop("beside", None)
-                    row.update(length=len(text), rule=row.get("rule") or "", _at=(file, at))
-                    self.documents.setdefault(row["id"], []).append(row)
+                    row.update(length=len(text), rule=str(row.get("rule") or ""), why=str(row["why"]), _at=(file, at))
+                    self.documents.setdefault(f"{row['id']:s}", []).append(row)
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise RunError(
                         f"{file}, line {number} is no row of a review queue ({error!r}); clean again"

@@ -21,7 +21,8 @@ from align.clean.review.grades import quality
 from align.clean.review.queue import Queue
 from align.run.errors import RunError
 from align.run.parse import parse
-from align.web.server import Problem, ServeArguments, application, get, post, serve
+from align.web.server import Problem, ServeArguments, application, get, post
+from align.web.serving import serve
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -39,7 +40,7 @@ class ReviewArguments(ServeArguments):
     source: str | None = field(default=None, metadata={"help": "The output_dir of a finished cleaning run."})
     reviewer: str = field(default="", metadata={"help": "Name for the decisions file; the login name by default."})
     decisions: str | None = field(
-        default=None, metadata={"help": "Another decisions file than the run's own (run.json says which that is)."}
+        default=None, metadata={"help": "Another decisions file than the run's own, <run>-decisions.jsonl beside it."}
     )
 
 
@@ -164,7 +165,7 @@ def app(review: Review, args: ServeArguments) -> Starlette:
 
     routes = [get("/api/next", following), get("/api/state", state), get("/api/part", part)]
     routes += [post("/api/decide", decide), post("/api/undo", undo)]
-    return application(routes, page=PAGE, token=args.token, host=args.host)
+    return application(routes, args, page=PAGE, what=review.decisions.path)
 
 
 def main(argv: list[str]) -> None:
@@ -180,7 +181,9 @@ def main(argv: list[str]) -> None:
         raise RunError(
             f"{args.source}: nothing waits for review; its rules were sure, and --audit 0 asked for no samples"
         )
-    decisions = Decisions(args.decisions or queue.decisions_path)
+    decisions = queue.decisions(args.decisions)
+    if queue.elsewhere and not args.decisions:
+        print(f"note: the run was made with the decisions in {queue.elsewhere}; if they are yours, give --decisions")
     review = Review(queue, decisions, args.reviewer or _login())
     left = sum(decisions.of(document) is None for document in queue.documents)
     told = f"{left:,} of {len(queue):,} documents wait; {review.reviewer}'s decisions go to {decisions.path}"

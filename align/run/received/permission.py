@@ -1,0 +1,35 @@
+"""May a checkpoint's own code run? Only where the user's command says so: `--trust_remote_code`.
+
+Said once, when the command line has been read, and passed on by name to everything that loads a model, a tokenizer or
+its settings: left out, transformers asks at the keyboard, and takes a `y` from there.
+"""
+
+from __future__ import annotations
+
+import os
+
+FLAG = "trust_remote_code"
+_given = {FLAG: False}
+
+
+def give(allowed: bool) -> None:
+    """What the user's command says. A record of a parent, or of an earlier run, is never asked."""
+    _given[FLAG] = allowed
+    if allowed and os.environ.get("RANK", "0") == "0":
+        print("--trust_remote_code: code that comes with a checkpoint runs with your rights", flush=True)
+
+
+def code() -> dict[str, bool]:
+    """The argument for `from_pretrained`."""
+    return dict(_given)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of a loader's error; of one that asks for a checkpoint's code, what to do about it."""
+    said = str(error).strip()
+    if FLAG in said:
+        return (
+            "it comes with code of its own, which is not run; read that code, and if you trust it give "
+            "--trust_remote_code true"
+        )
+    return said.splitlines()[0] if said else type(error).__name__
