@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ settings.load_profile("fixed")
 # Programs that the tests interrupt inherit what a shell set for jobs in its background: to ignore Ctrl-C
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+STATE = tempfile.TemporaryDirectory()  # pages keep their tokens among the user's own files
+os.environ["XDG_STATE_HOME"] = STATE.name
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = [
     "the",

@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 from align.run.errors import ConfigError, RunError
-from align.web import guard, server
-from align.web.server import Problem, ServeArguments, application, get, post, role
+from align.web import guard, server, serving, sessions
+from align.web.server import Problem, ServeArguments, application, get, post, session
 
 pytest.importorskip("starlette", reason="starlette is not installed")
 from starlette.testclient import TestClient
@@ -47,13 +48,21 @@ def broken(request, body):
     raise KeyError("bug")
 
 
-def client(page, host="127.0.0.1", token=None, base="http://127.0.0.1:7860", **more):
+def client(page, base="http://127.0.0.1:7860", token="0123456789ab", manager=False, what=None, **more):
+    """The page, entered with `token` where there is one."""
     routes = [
-        get("/api/role", lambda request, body: {"role": role(request)}), post("/api/echo", lambda request, body: {"got": body}),
+        get("/api/role", lambda request, body: {"role": session(request).role}), post("/api/echo", lambda request, body: {"got": body}),
         post("/api/refuse", refuse), post("/api/wrong", wrong), post("/api/broken", broken),
     ]  # fmt: skip
-    app = application(routes, page=page, token=token, host=host, **more)
-    return TestClient(app, base_url=base, raise_server_exceptions=False)
+    app = application(routes, ServeArguments(token=token, **more), page=page, manager=manager, what=what)
+    web = TestClient(app, base_url=base, raise_server_exceptions=False)
+    if token:
+        web.headers["x-align-session"] = enter(web, token).json()["session"]
+    return web
+
+
+def enter(web, token):
+    return web.post("/api/enter", content=json.dumps({"token": token}), headers=OURS)
 
 
 def test_files_go_by_exact_names_and_nothing_else_is_served(page):
@@ -137,7 +146,8 @@ def test_long_and_broken_bodies_are_refused(page):
             yield b" " * 50_000
 
     assert web.post("/api/echo", content=chunks(), headers=OURS).status_code == 413
-    for content in (b"{", b"[1]", b"\xff", b'"x"'):
+    deep = b"[" * 200_000
+    for content in (b"{", b"[1]", b"\xff", b'"x"', deep, deep + b"]" * 200_000, b'{"a":' * 100_000, b"1" * 10_000):
         response = web.post("/api/echo", content=content, headers=OURS)
         assert response.status_code == 400 and "JSON" in response.json()["error"]
 
@@ -157,60 +167,145 @@ def test_errors_are_sentences(page):
     assert web.get("/api/echo").status_code == 405 and web.get("/api/nothing").json()["error"]
 
 
-def test_elsewhere_a_token_is_needed_comes_once_and_stays_as_a_cookie(page):
-    web = client(page, host="0.0.0.0", base="http://lab.example:7860", manager=True)
-    token, manager = web.app.state.token, web.app.state.manager_token
-    assert len(token) >= 32 and token != manager
-    for path in ("/", "/api/role", "/page.js", "/?token=", "/?token=wrong", "/?token=%ff"):
-        assert web.get(path).status_code == 403, path
-    first = web.get(f"/?token={token}")
-    cookie = first.headers["set-cookie"]
-    assert first.status_code == 200 and "HttpOnly" in cookie and "SameSite=Strict" in cookie and "_7860=" in cookie
-    assert web.get("/api/role").json() == {"role": "visitor"} and web.post("/api/echo", headers=OURS).status_code == 200
-    assert web.get(f"/api/role?token={manager}").json() == {"role": "manager"}
-    assert web.get("/api/role").json() == {"role": "manager"}  # the later token is the one that stays
-    assert client(page).get("/api/role").json() == {"role": "manager"}
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_token_is_needed_everywhere_and_is_exchanged_for_a_session(page, host):
+    """On loopback too: every account of the machine reaches it."""
+    web = client(page, token=None, host=host, manager=True)
+    tokens = web.app.state.entry.tokens
+    assert set(tokens) == {"visitor", "manager"} and tokens["visitor"] != tokens["manager"]
+    assert web.get("/").status_code == 200 and web.get("/static/base.js").status_code == 200  # nothing of anybody's
+    for refused in (
+        web.get("/api/role"),
+        web.post("/api/echo", headers=OURS),
+        web.get(f"/api/role?token={tokens['manager']}"),
+        web.get("/api/role", headers={"x-align-session": tokens["manager"]}),  # a token is no session
+        web.get("/api/role", headers={"cookie": f"align_token_7860={tokens['manager']}"}),
+    ):
+        assert refused.status_code == 401 and refused.json()["enter"] and "#token=" in refused.json()["error"]
+    for wrong in ("", "wrong", tokens["visitor"][:-1], "é\ud800"):
+        refused = enter(web, wrong)
+        assert (
+            refused.status_code == 403 and "#token=" in refused.json()["error"] and "set-cookie" not in refused.headers
+        )
+    assert web.post("/api/enter", json={"token": 1}, headers=OURS).status_code == 400
+    assert web.post("/api/enter", content=b" " * 5000, headers=OURS).status_code == 413  # nobody's body is short
+    words = {}
+    for role, token in tokens.items():
+        entered = enter(web, token)
+        words[role] = entered.json()["session"]
+        assert "set-cookie" not in entered.headers and token not in entered.text
+        got = web.get("/api/role", headers={"x-align-session": words[role]})
+        assert got.json() == {"role": role}
+    assert len({*words.values(), *tokens.values()}) == 4
+    again = web.post(
+        "/api/enter", json={"token": tokens["visitor"]}, headers={**OURS, "x-align-session": words["visitor"]}
+    )
+    assert again.json()["session"] == words["visitor"]  # opened again: the same session
 
 
-def test_tokens_that_are_kept_open_the_page_after_a_restart_too(page, tmp_path):
-    kept = tmp_path / "tokens.json"
-    more = {"host": "0.0.0.0", "base": "http://lab.example:7860", "manager": True, "kept": kept}
-    first = client(page, **more).app.state
-    assert kept.stat().st_mode & 0o777 == 0o600
-    second = client(page, **more)
-    assert (second.app.state.token, second.app.state.manager_token) == (first.token, first.manager_token)
-    assert second.get(f"/?token={first.token}").status_code == 200
-    third = client(page, token="0123456789ab", **more).app.state  # a token of one's own replaces the visitors'
-    assert (third.token, third.manager_token) == ("0123456789ab", first.manager_token)
-    assert client(page, **more).app.state.token == "0123456789ab" and kept.stat().st_mode & 0o777 == 0o600
-    for broken in ("", "[1]", '{"visitor": 1}', '{"visitor": "short"}'):
+def test_whoever_becomes_manager_has_a_new_session(page):
+    """A session that somebody else knows too must not rise with it."""
+    web = client(page, manager=True)
+    word = web.headers["x-align-session"]
+    risen = enter(web, web.app.state.entry.tokens["manager"]).json()["session"]
+    assert risen != word and web.get("/api/role").status_code == 401
+    assert web.get("/api/role", headers={"x-align-session": risen}).json() == {"role": "manager"}
+
+
+def test_links_and_sessions_outlive_a_restart_and_end_with_new_tokens(page, tmp_path):
+    what = tmp_path / "labels.sqlite"
+    web = client(page, token=None, manager=True, what=what)
+    kept, tokens = web.app.state.entry.kept, web.app.state.entry.tokens
+    assert kept.stat().st_mode & 0o777 == 0o600 and tmp_path not in kept.parents  # not in a folder that is sent around
+    word = {"x-align-session": enter(web, tokens["manager"]).json()["session"]}
+    assert word["x-align-session"] not in kept.read_text()  # its hash is
+    second = client(page, token=None, manager=True, what=what)
+    assert second.app.state.entry.tokens == tokens and second.get("/api/role", headers=word).status_code == 200
+    third = client(page, manager=True, what=what)  # a token of one's own replaces the visitors'
+    assert third.app.state.entry.tokens == {**tokens, "visitor": "0123456789ab"}
+    visitor = {"x-align-session": third.headers["x-align-session"]}
+    fourth = client(page, token="another-token", manager=True, what=what)
+    assert fourth.get("/api/role", headers=visitor).status_code == 401
+    assert fourth.get("/api/role", headers=word).status_code == 200
+    fifth = client(page, token=None, manager=True, what=what, new_tokens=True)
+    assert not set(fifth.app.state.entry.tokens.values()) & {*tokens.values(), "another-token"}
+    assert fifth.get("/api/role", headers=word).status_code == 401
+    other = client(page, token=None, what=what, port=7861, base="http://127.0.0.1:7861")
+    assert other.app.state.entry.tokens["visitor"] != fifth.app.state.entry.tokens["visitor"]
+
+
+def test_tokens_that_others_could_have_written_are_not_used(page, tmp_path):
+    what = tmp_path / "labels.sqlite"
+    kept = client(page, token=None, what=what).app.state.entry.kept
+    for broken in (
+        "",
+        "[1]",
+        '{"tokens": {"visitor": 1}, "sessions": []}',
+        '{"tokens": {"visitor": "short"}}',
+        "[" * 9**5,
+    ):
         kept.write_text(broken)
         with pytest.raises(RunError, match="delete it"):
-            client(page, **more)
+            client(page, token=None, what=what)
+    for mode in (0o666, 0o640):
+        kept.chmod(mode)
+        with pytest.raises(RunError, match="others may read or write"):
+            client(page, token=None, what=what)
+    kept.rename(tmp_path / "elsewhere")
+    kept.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="delete it"):
+        client(page, token=None, what=what)
     kept.unlink()
-    assert client(page, **more).app.state.token != first.token
-    kept.unlink()
-    assert client(page, kept=kept).app.state.token is None and not kept.exists()  # on loopback none is asked for
+    kept.parent.chmod(0o500)
+    client(page, token=None, what=what)  # kept nowhere, where that cannot be
+    kept.parent.chmod(0o700)
 
 
-def test_a_token_counts_on_loopback_too_once_it_is_given(page):
-    web = client(page, token="0123456789ab")
-    assert web.get("/").status_code == 403 and web.get("/?token=0123456789ab").status_code == 200
-    assert web.app.state.manager_token is None
+def test_a_session_ends_with_its_time(page, monkeypatch):
+    web = client(page)
+    assert web.get("/api/role").status_code == 200
+    now = sessions.time.time()
+    monkeypatch.setattr(sessions.time, "time", lambda: now + sessions.LASTS + 1)
+    assert web.get("/api/role").status_code == 401
 
 
-def test_without_a_token_what_stands_in_the_address_is_not_echoed_into_a_cookie(page):
-    for given in ("mine", "a%0d%0aset-cookie: b=c"):
-        answered = client(page).get(f"/?token={given}")
-        assert answered.status_code == 200 and "set-cookie" not in answered.headers
+def test_without_a_token_every_program_of_the_machine_is_the_manager(page):
+    web = client(page, token=None, no_token=True)
+    assert web.get("/api/role").status_code == 401  # a session all the same, so that a foreign page has none
+    web.headers["x-align-session"] = enter(web, "").json()["session"]
+    assert web.get("/api/role").json() == {"role": "manager"}
 
 
 def test_arguments():
-    for wrong in ({"port": 70000}, {"token": "short"}, {"token": "with;semicolon "}, {"token": "é" * 20}):
+    for wrong in (
+        {"port": 70000}, {"token": "short"}, {"token": "with;semicolon "}, {"token": "é" * 20},
+        {"no_token": True, "host": "0.0.0.0"}, {"no_token": True, "token": "0123456789ab"},
+        {"token": "0123456789ab", "token_file": "x"}, {"token_file": "/no/such/file"},
+    ):  # fmt: skip
         with pytest.raises(ValueError):
             ServeArguments(**wrong)
     assert [server.is_loopback(h) for h in ("127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost")] == [True] * 5
     assert [server.is_loopback(h) for h in ("0.0.0.0", "::", "10.0.0.1", "localhost.example", "")] == [False] * 5
+
+
+def test_a_token_need_not_stand_on_the_command_line(tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("from-a-file-1\nmore\n")
+    monkeypatch.setenv("ALIGN_TOKEN", "from-the-environment")
+    assert ServeArguments().token == "from-the-environment"
+    assert ServeArguments(token="0123456789ab").token == "0123456789ab"
+    assert ServeArguments(token_file=str(tmp_path / "token")).token == "from-a-file-1"
+    assert ServeArguments(no_token=True).token is None
+    monkeypatch.setenv("ALIGN_TOKEN", "short")
+    with pytest.raises(ValueError, match="ALIGN_TOKEN: 12 to 200"):
+        ServeArguments()
+
+
+def test_a_browser_is_not_started_with_the_token_on_its_command_line():
+    url = "http://127.0.0.1:7860/#token=0123456789ab"
+    with serving._hidden(url) as shown:
+        file = Path(shown.removeprefix("file://"))
+        assert "0123" not in shown and url in file.read_text() and file.parent.stat().st_mode & 0o777 == 0o700
+    assert not file.exists()
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -225,17 +320,18 @@ def test_a_port_in_use_ends_in_a_sentence_with_a_free_one(page):
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(RunError, match=rf"127.0.0.1:{port} .*try --port \d+"):
-            server.serve(client(page).app, ServeArguments(port=port), print)
+            serving.serve(client(page).app, ServeArguments(port=port), print)
     with pytest.raises(RunError, match="no such address"):
-        server.serve(client(page).app, ServeArguments(host="no.such.host.invalid"), print)
+        serving.serve(client(page).app, ServeArguments(host="no.such.host.invalid"), print)
 
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from align.web.server import ServeArguments, application, get, serve
-args = ServeArguments(port=0)
-app = application([get("/api/x", lambda request, body: {"x": 1})], page=Path(sys.argv[1]), token=None, host=args.host)
+from align.web.server import ServeArguments, application, get
+from align.web.serving import serve
+args = ServeArguments(port=0, no_token=True)
+app = application([get("/api/x", lambda request, body: {"x": 1})], args, page=Path(sys.argv[1]))
 serve(app, args, lambda url: print(url, flush=True))
 print("ended", flush=True)
 """
@@ -246,7 +342,9 @@ def test_it_serves_and_ctrl_c_ends_it_cleanly(page):
         [sys.executable, "-c", PROGRAM, str(page)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
     url = process.stdout.readline().strip()
-    with urllib.request.urlopen(url + "api/x") as response:
+    entered = urllib.request.urlopen(urllib.request.Request(url + "api/enter", b"{}", OURS))
+    headers = {"x-align-session": json.load(entered)["session"]}
+    with urllib.request.urlopen(urllib.request.Request(url + "api/x", headers=headers)) as response:
         assert json.load(response) == {"x": 1} and "server" not in {name.lower() for name in response.headers}
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -256,29 +354,3 @@ def test_it_serves_and_ctrl_c_ends_it_cleanly(page):
 def test_importing_the_server_loads_no_web_framework():
     code = "import sys, align.web.server; assert not {'starlette', 'uvicorn', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def test_an_answer_on_a_kept_connection_is_sent_at_once(page, monkeypatch):
-    """Without TCP_NODELAY the second half of each answer waits for the first to be confirmed: 40 ms."""
-    import http.client
-    import statistics
-    import threading
-    import time
-
-    import uvicorn
-
-    app = application([get("/api/role", lambda *_: {"role": "x" * 2000})], page=page, token=None, host="127.0.0.1")
-    bound = server._bind("127.0.0.1", 0)
-    running = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]}, daemon=True)
-    thread.start()
-    connection, took = http.client.HTTPConnection(*bound.getsockname(), timeout=20), []
-    for _ in range(30):
-        began = time.perf_counter()
-        connection.request("GET", "/api/role")
-        assert connection.getresponse().read()
-        took.append(time.perf_counter() - began)
-    running.should_exit = True
-    thread.join(20)
-    bound.close()
-    assert statistics.median(took) < 0.02, took

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from align.label.store.rows import places, take_in
 from align.label.store.store import Store
 from align.run import holds
 from align.run.parse import parse
-from align.web.server import ServeArguments, check_installed, serve
+from align.web.server import ServeArguments, check_installed
+from align.web.serving import serve
 
 GUIDELINES = Path(__file__).parent / "guidelines.md"
 
@@ -50,9 +50,9 @@ def _serve(store: Store, file: Path, web: ServeArguments) -> None:
     def say(url: str) -> None:
         print(f"kept in {file}, guidelines in {folder / 'guidelines.md'}")
         print(f"\n  to rank:              {url}")
-        manager = re.sub(r"/(\?token=.*)?$", "/manage", url)
-        if app.state.manager_token:
-            manager += f"?token={app.state.manager_token}"
+        manager = url.partition("#")[0] + "manage"
+        if token := app.state.entry.tokens.get("manager"):
+            manager += f"#token={token}"
         print(f"  progress, agreement:  {manager}\n\nCtrl-C stops; then: {export}", flush=True)
 
     serve(app, web, say)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import threading
 import time
 import urllib.parse
@@ -19,25 +18,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.label import agreement, figures
+from align.label.store import names
 from align.label.store.items import Annotator, Task
 from align.label.store.store import Store
 from align.run.errors import RunError
-from align.web.server import Problem, ServeArguments, application, get, post, role
+from align.web.server import Problem, ServeArguments, answer, application, get, post, session
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from align.web.sessions import Entry
+
 PAGE = Path(__file__).parent / "page"
-ALIVE = 120.0  # seconds since a session was last heard of; its page says so every half minute
+ALIVE = 120.0  # seconds since a browser was last heard of; its page says so every half minute
 NAME_HEADER = "x-align-annotator"  # percent-encoded: headers are Latin-1
 LONGEST = 100_000  # characters of a reason, a better answer or the guidelines
 
 
 @dataclass
-class Session:
-    """One browser in which somebody works under a name."""
+class Seat:
+    """One browser, by its session, in which somebody works under a name."""
 
     annotator: Annotator
     seen: float
@@ -48,47 +50,43 @@ class Labelling:
 
     def __init__(self, store: Store, folder: Path, export: str):
         self.store, self.guidelines, self.export = store, folder / "guidelines.md", export
-        self.labels, self.tokens = store.identity(), folder / "tokens.json"
-        self.sessions: dict[str, Session] = {}
+        self.labels = store.identity()
+        self.entry: Entry | None = None  # the sessions, once there is an application
+        self.seats: dict[str, Seat] = {}
         self.lock = threading.Lock()
         self.measured: tuple[int, Any, float] = (-1, None, 0.0)  # of which answers, the figures, not again before
 
     # ---------------------------------------------------------------------------------------------------- who it is
 
-    def login(self, request: Request, body: dict[str, Any]) -> Response:
+    def login(self, request: Request, body: dict[str, Any]) -> dict[str, Any] | Response:
         """Work under a name. A name at work in another browser is refused, unless `take_over` is said."""
-        from align.web.server import answer
-
-        annotator = self.store.annotator(_text(body, "name"), "person")
+        annotator = self.store.annotator(_text(body, "name", names.TYPED), "person")
         with self.lock:
-            now = time.monotonic()
-            mine = request.cookies.get(_cookie(request), "")
-            others = [key for key, s in self.sessions.items() if s.annotator == annotator and key != mine]
-            alive = [key for key in others if now - self.sessions[key].seen < ALIVE]
+            now, mine = time.monotonic(), session(request).key
+            assert self.entry is not None, "a request came without an application"
+            self.seats = {key: seat for key, seat in self.seats.items() if self.entry.holds(key)}
+            others = [key for key, seat in self.seats.items() if seat.annotator == annotator and key != mine]
+            alive = [key for key in others if now - self.seats[key].seen < ALIVE]
             if alive and body.get("take_over") is not True:
-                ago = round(now - max(self.sessions[key].seen for key in alive))
+                ago = round(now - max(self.seats[key].seen for key in alive))
                 return answer(
                     {"error": f"{annotator.name} is at work in another browser (heard of {ago} s ago). If that is "
                      "you, take the name over; if not, choose another name.", "in_use": True}, 409,
                 )  # fmt: skip
             for key in others:
-                del self.sessions[key]
-            self.sessions.pop(mine, None)
-            key = secrets.token_urlsafe(24)
-            self.sessions[key] = Session(annotator, now)
-        response = answer(self._state(request, annotator))
-        response.set_cookie(_cookie(request), key, httponly=True, samesite="strict", path="/")
-        return response
+                del self.seats[key]
+            self.seats[mine] = Seat(annotator, now)
+        return self._state(request, annotator)
 
     def logout(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         """Give the name free, and the task for others to take. Whoever else has logged in here meanwhile stays."""
         with self.lock:
-            key = request.cookies.get(_cookie(request), "")
-            session = self.sessions.get(key)
-            if session is None or _other(request, session.annotator):
+            key = session(request).key
+            seat = self.seats.get(key)
+            if seat is None or _other(request, seat.annotator):
                 return {}
-            del self.sessions[key]
-        self.store.leave(session.annotator)
+            del self.seats[key]
+        self.store.leave(seat.annotator)
         return {}
 
     def _annotator(self, request: Request) -> Annotator:
@@ -98,16 +96,16 @@ class Labelling:
             Problem: nobody's, or not that of the annotator whom the page names: another tab has logged in since.
         """
         with self.lock:
-            session = self.sessions.get(request.cookies.get(_cookie(request), ""))
-            if session is None:
+            seat = self.seats.get(session(request).key)
+            if seat is None:
                 raise Problem(401, "Type your name to go on; what you saved is kept.")
-            if name := _other(request, session.annotator):
+            if name := _other(request, seat.annotator):
                 raise Problem(
-                    409, f"{session.annotator.name} works in this browser now: nothing was done for {name}. Type your "
+                    409, f"{seat.annotator.name} works in this browser now: nothing was done for {name}. Type your "
                     "name to go on here; to work side by side, use another browser or a private window.", other=True,
                 )  # fmt: skip
-            session.seen = time.monotonic()
-            return session.annotator
+            seat.seen = time.monotonic()
+            return seat.annotator
 
     # ---------------------------------------------------------------------------------------------------- the work
 
@@ -127,7 +125,7 @@ class Labelling:
     def _state(self, request: Request, annotator: Annotator) -> dict[str, Any]:
         task = self.store.next(annotator)
         return {
-            "name": annotator.name, "manager": role(request) == "manager", "labels": self.labels,
+            "name": annotator.name, "manager": session(request).role == "manager", "labels": self.labels,
             "task": _shown(task), "progress": self.store.progress(annotator),
         }  # fmt: skip
 
@@ -141,18 +139,19 @@ class Labelling:
         if not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e7:
             seconds = None
         try:
-            self.store.answer(
-                task, annotator, ranking=body.get("ranking"), all_bad=body.get("all_bad") is True,
-                skip=body.get("skip") is True, reason=_text(body, "reason"), better=_text(body, "better"),
-                seconds=None if seconds is None else round(seconds, 2), mark=_text(body, "mark") or None,
-            )  # fmt: skip
+            with self.store.transaction():  # one commit for the answer and for what is asked next
+                self.store.answer(
+                    task, annotator, ranking=body.get("ranking"), all_bad=body.get("all_bad") is True,
+                    skip=body.get("skip") is True, reason=_text(body, "reason"), better=_text(body, "better"),
+                    seconds=None if seconds is None else round(seconds, 2), mark=_text(body, "mark", 100) or None,
+                )  # fmt: skip
+                return {"saved": task, **self._state(request, annotator)}
         except RunError as error:
             current = self.store.next(annotator)
             # answered in another tab, left open too long, or another task of that number
             if current is None or current.id != task or current.mark != body.get("mark", current.mark):
                 raise Problem(410, str(error)) from error
             raise
-        return {"saved": task, **self._state(request, annotator)}
 
     def undo(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         """Take the last answer back and show its task again."""
@@ -200,14 +199,25 @@ class Labelling:
         _manager(request)
         with self.lock:
             now = time.monotonic()
-            live = {s.annotator.number for s in self.sessions.values() if now - s.seen < ALIVE}
+            live = {seat.annotator.number for seat in self.seats.values() if now - seat.seen < ALIVE}
         people = [
             {"name": a.name, "kind": a.kind, "live": a.number in live, **self.store.progress(a)}
             for a in self.store.annotators()
         ]
         counts = self.store.counts()
+        assert self.entry is not None, "a request came without an application"
         return {"counts": counts, "annotators": people, "quality": self._quality(counts), "export": self.export,
-                "file": str(self.store.path)}  # fmt: skip
+                "file": str(self.store.path), "alike": names.alike([one["name"] for one in people]),
+                "token": self.entry.tokens.get("visitor")}  # fmt: skip
+
+    def renew(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        """New tokens, and an end to every session but the manager's own. Answers with the tokens by role."""
+        _manager(request)
+        assert self.entry is not None, "a request came without an application"
+        if not self.entry.tokens:
+            raise Problem(409, "This page was started with --no_token: everyone on this machine can open it.")
+        self.entry.renew(session(request))
+        return self.entry.tokens
 
     def _quality(self, counts: dict[str, int]) -> dict[str, Any] | None:
         """Measures as rows of words, made again only when there are other answers than last time."""
@@ -225,24 +235,22 @@ class Labelling:
             post("/api/login", self.login), post("/api/logout", self.logout), get("/api/state", self.state),
             post("/api/alive", self.alive), post("/api/answer", self.answer), post("/api/undo", self.undo),
             get("/api/guidelines", self.read_guidelines), post("/api/guidelines", self.write_guidelines),
-            get("/api/manage", self.manage),
+            get("/api/manage", self.manage), post("/api/renew", self.renew),
         ]  # fmt: skip
-        return application(routes, page=PAGE, token=args.token, host=args.host, manager=True, kept=self.tokens)
+        app = application(routes, args, page=PAGE, manager=True, what=self.store.path)
+        self.entry = app.state.entry
+        return app
 
 
 def _other(request: Request, annotator: Annotator) -> str:
     """The name that the page works under, where that is not this annotator's; empty where it is, or names none."""
-    name = urllib.parse.unquote(request.headers.get(NAME_HEADER, ""))
+    name = urllib.parse.unquote(request.headers.get(NAME_HEADER, "")[: 12 * names.LONGEST])  # %-encoded UTF-8
     return name if name != annotator.name else ""
 
 
-def _cookie(request: Request) -> str:
-    return f"align_label_{request.url.port or 80}"
-
-
 def _manager(request: Request) -> None:
-    if role(request) != "manager":
-        raise Problem(403, "This page is the manager's: open it by the address that was printed for the manager.")
+    if session(request).role != "manager":
+        raise Problem(403, "This page is the manager's: open it by the link that was printed for the manager.")
 
 
 def _text(body: dict[str, Any], key: str, longest: int = LONGEST) -> str:

@@ -1,16 +1,17 @@
-"""Who gets through to a page: host, origin, token and size of every request, and the headers of every response."""
+"""Who gets through to a page: host, origin, session and size of every request, and the headers of every response."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
+
+    from align.web.sessions import Entry
 
 BODY_LIMIT = 1 << 20  # bytes; a reason and a better answer are far below
 HEADERS = {
@@ -21,6 +22,9 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+ENTRANCE, ENTRANCE_LIMIT = "/api/enter", 1 << 12  # where a token is exchanged for a session, and bytes of that request
+SESSION_HEADER = "x-align-session"
+HOW = "use the whole one that was printed when the page was started (it ends in #token=…), or ask whoever started it"
 CUSTOM_HEADER = "x-align"  # a page of another origin cannot send it without being asked first, and we never say yes
 
 
@@ -53,10 +57,13 @@ def answer(value: Any, status: int = 200) -> Response:
 
 
 class Guard:
-    """ASGI middleware: host, origin, token and size are checked, and every response gets the security headers."""
+    """ASGI middleware: host, origin, session and size are checked, and every response gets the security headers.
 
-    def __init__(self, app: Any, *, tokens: dict[str, str | None], loopback: bool):
-        self.app, self.tokens, self.loopback = app, tokens, loopback
+    The files of a page hold nothing that is anybody's, so they need no session; everything under `/api/` does.
+    """
+
+    def __init__(self, app: Any, *, entry: Entry, loopback: bool):
+        self.app, self.entry, self.loopback = app, entry, loopback
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         from starlette.requests import Request
@@ -65,43 +72,28 @@ class Guard:
             await self.app(scope, receive, send)
             return
         request = Request(scope)
-        cookie = _cookie_name(request)
-        given = request.query_params.get("token") if request.method == "GET" else None
 
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
-                extra = dict(HEADERS)
-                if given is not None and self.tokens and self._role(given):  # a token of ours, and nothing else
-                    # no redirect: a Strict cookie would not be sent with one that began on another site
-                    extra["set-cookie"] = f"{cookie}={given}; HttpOnly; SameSite=Strict; Path=/"
-                    extra["cache-control"] = "no-store"
-                lines = [(k.encode(), v.encode()) for k, v in extra.items()]
-                names = {name for name, _ in lines} - {b"set-cookie"}
+                lines = [(k.encode(), v.encode()) for k, v in HEADERS.items()]
+                names = {name for name, _ in lines}
                 message["headers"] = [h for h in message.get("headers", []) if h[0].lower() not in names] + lines
             await send(message)
 
-        refusal = self._refusal(request)
-        if refusal is None:
-            scope["align_role"] = self._role(given or request.cookies.get(cookie, ""))
-            if scope["align_role"] is None:
-                refusal = (
-                    403,
-                    "this page needs its address with the token, as it was printed where the page was started",
-                )
+        entering = scope["path"] == ENTRANCE
+        limit = ENTRANCE_LIMIT if entering else BODY_LIMIT
+        refusal = self._refusal(request, limit)
         if refusal is not None:
             await _say(request, *refusal)(scope, receive, guarded)
             return
-        await self.app(scope, _limited(receive), guarded)
+        scope["align_session"] = self.entry.session(request.headers.get(SESSION_HEADER, ""))
+        if scope["align_session"] is None and scope["path"].startswith("/api/") and not entering:
+            refused = answer({"error": f"This page opens by its link only: {HOW}.", "enter": True}, 401)
+            await refused(scope, receive, guarded)
+            return
+        await self.app(scope, _limited(receive, limit), guarded)
 
-    def _role(self, given: str) -> str | None:
-        """Whose token it is; None: nobody's. Every token is compared, in constant time."""
-        if not self.tokens:
-            return "manager"
-        other = given.encode("utf-8", "replace")
-        fits = [name for name, token in self.tokens.items() if token and secrets.compare_digest(token.encode(), other)]
-        return fits[0] if fits else None
-
-    def _refusal(self, request: Request) -> tuple[int, str] | None:
+    def _refusal(self, request: Request, limit: int) -> tuple[int, str] | None:
         """Status and sentence where the request cannot come from our own page; None where it can."""
         host = request.headers.get("host", "")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
@@ -119,8 +111,8 @@ class Guard:
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "requests must be application/json"
         length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > BODY_LIMIT:
-            return 413, f"the request is too long: at most {BODY_LIMIT:,} bytes"
+        if not length.isdecimal() or len(length) > 9 or int(length) > limit:
+            return 413, f"the request is too long: at most {limit:,} bytes"
         return None
 
 
@@ -132,11 +124,6 @@ def _navigates(request: Request) -> bool:
     return request.method == "GET" and to_page and not request.url.path.startswith("/api/")
 
 
-def _cookie_name(request: Request) -> str:
-    """Cookies know no ports, so the name carries it: two pages on one machine do not log each other out."""
-    return f"align_token_{request.url.port or 80}"
-
-
 def _say(request: Request, status: int, sentence: str) -> Response:
     """A refusal: JSON for the page, plain text for a person."""
     from starlette.responses import PlainTextResponse
@@ -146,16 +133,16 @@ def _say(request: Request, status: int, sentence: str) -> Response:
     return PlainTextResponse(sentence + "\n", status, {"cache-control": "no-store"})
 
 
-def _limited(receive: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-    """`receive` that stops at BODY_LIMIT, also where no length was announced."""
+def _limited(receive: Callable[[], Awaitable[Any]], limit: int) -> Callable[[], Awaitable[Any]]:
+    """`receive` that stops at `limit` bytes, also where no length was announced."""
     seen = 0
 
     async def limited() -> Any:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
-        if seen > BODY_LIMIT:
-            raise Problem(413, f"the request is too long: at most {BODY_LIMIT:,} bytes")
+        if seen > limit:
+            raise Problem(413, f"the request is too long: at most {limit:,} bytes")
         return message
 
     return limited

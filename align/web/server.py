@@ -1,32 +1,30 @@
 """A page of ours served to one machine or a few people: who may reach it, what it may load, and how it fails.
 
     routes = [get("/api/next", next_one), post("/api/answer", answer)]
-    serve(application(routes, page=Path(__file__).parent / "page", token=args.token, host=args.host), args, print)
+    serving.serve(application(routes, args, page=Path(__file__).parent / "page"), args, print)
 
-On loopback no token is asked for, so a foreign page must not get in through the browser: the Host header has to be a
-loopback name (against DNS rebinding), and what changes something has to be JSON with a header that no form can send
-(against cross-site requests). Anywhere else a token is needed: it comes once in the address, then as a cookie.
+Every account of a machine reaches its loopback addresses, so a token is asked for there too (see `sessions`). Foreign
+pages must not get in through the browser either: on loopback the Host header has to be a loopback name (against DNS
+rebinding), and what changes something has to be JSON with a header that no form can send (against cross-site requests).
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import mimetypes
 import os
-import re
-import secrets
-import socket
-import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.run.errors import ConfigError, RunError
-from align.web.guard import HEADERS, Guard, Problem, answer, is_loopback
+from align.web.guard import ENTRANCE, HEADERS, HOW, SESSION_HEADER, Guard, Problem, answer, is_loopback
+from align.web.sessions import TOKEN, Entry, Session, kept_at
 
-__all__ = ["Problem", "ServeArguments", "answer", "application", "get", "is_loopback", "post", "role", "serve"]
+__all__ = ["Problem", "ServeArguments", "answer", "application", "get", "is_loopback", "post", "session"]
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -37,8 +35,8 @@ if TYPE_CHECKING:
     Handler = Callable[[Request, dict[str, Any]], "dict[str, Any] | Response"]
 
 STATIC = Path(__file__).parent / "static"
-TOKEN = re.compile(r"[A-Za-z0-9_.~-]{12,200}")
-PORTS_TRIED = 50  # for the free port that is proposed
+TOKEN_VARIABLE = "ALIGN_TOKEN"
+WRONG = 0.5  # seconds that a wrong token waits for its answer: a word that somebody chose can be guessed
 
 
 @dataclass
@@ -48,15 +46,49 @@ class ServeArguments:
     host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; 0.0.0.0 is every network."})
     port: int = field(default=7860, metadata={"help": "Port to listen on; 0 takes a free one."})
     token: str | None = field(
-        default=None, metadata={"help": "What visitors need. Made where the host is not loopback and none is given."}
+        default=None,
+        metadata={
+            "help": "The token in the visitors' link; one is made where none is given. Every account of the machine "
+            f"reads a command line, but not --token_file or the environment variable {TOKEN_VARIABLE}."
+        },
+    )
+    token_file: str | None = field(default=None, metadata={"help": "A file whose first line is the token."})
+    no_token: bool = field(
+        default=False, metadata={"help": "Let in every account and program of this machine, as manager."}
+    )
+    new_tokens: bool = field(
+        default=False, metadata={"help": "Make new tokens: links of before no longer open the page, sessions end."}
     )
     open_browser: bool = field(default=False, metadata={"help": "Open the page in this machine's browser."})
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port={self.port}: a port is a number from 0 to 65535")
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("token and token_file were both given: name one of them")
+        if self.no_token:
+            if self.token or self.token_file:
+                raise ValueError("no_token and a token were both given: leave one of them out")
+            if not is_loopback(self.host):
+                raise ValueError(f"no_token: on {self.host} others reach the page, so it needs a token; leave it out")
+            return
+        source = "token"
+        if self.token_file is not None:
+            self.token, source = _first_line(self.token_file), f"token_file {self.token_file}"
+        elif self.token is None and TOKEN_VARIABLE in os.environ:
+            self.token, source = os.environ[TOKEN_VARIABLE], TOKEN_VARIABLE
         if self.token is not None and not TOKEN.fullmatch(self.token):
-            raise ValueError("token: 12 or more of the characters A-Z a-z 0-9 _ . ~ -, or leave it out: one is made")
+            raise ValueError(f"{source}: 12 to 200 of the characters A-Z a-z 0-9 _ . ~ -, or none: then one is made")
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.readline(1000).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"token_file {path} cannot be read ({error}); name a file whose first line is the token"
+        ) from None
 
 
 def check_installed() -> None:
@@ -89,85 +121,83 @@ def _route(path: str, handler: Handler, method: str) -> Route:
     from starlette.routing import Route
 
     async def endpoint(request: Request) -> Response:
-        body: Any = {}
-        if method == "POST":
-            try:
-                body = json.loads(await request.body() or b"{}")
-            except ValueError:  # also bytes that are not UTF-8
-                raise Problem(400, "the request is not valid JSON") from None
-            if not isinstance(body, dict):
-                raise Problem(400, "the request must be a JSON object")
+        body = await _object(request) if method == "POST" else {}
         found = await run_in_threadpool(handler, request, body)
         return found if isinstance(found, Response) else answer(found)
 
     return Route(path, endpoint, methods=[method])
 
 
-def role(request: Request) -> str:
-    """`manager` or `visitor`: which token the request came with. Without tokens everyone is the manager."""
-    return request.scope["align_role"]
+async def _object(request: Request) -> dict[str, Any]:
+    try:
+        body = json.loads(await request.body() or b"{}")
+    except (ValueError, RecursionError):  # also bytes that are not UTF-8; brackets in brackets in brackets
+        raise Problem(400, "the request is not valid JSON") from None
+    if not isinstance(body, dict):
+        raise Problem(400, "the request must be a JSON object")
+    return body
+
+
+def session(request: Request) -> Session:
+    """The session that a request came with; its `role` is `manager` or `visitor`. Without tokens all are managers."""
+    return request.scope["align_session"]
 
 
 # ------------------------------------------------------------------------------------------------------- application
 
 
 def application(
-    routes: list[Route], *, page: Path, token: str | None, host: str, manager: bool = False, kept: Path | None = None
+    routes: list[Route], args: ServeArguments, *, page: Path, manager: bool = False, what: Path | None = None
 ) -> Starlette:
     """The routes and a page's files behind the guard.
 
     Args:
         routes: of the API, made by `get` and `post`.
+        args: where it is served, and with which token.
         page: folder of the page: `index.html` is `/`, `other.html` is `/other`, all else goes by its name.
-        token: what visitors need; made here where `host` is not loopback and none is given.
-        host: the address that will be listened on.
-        manager: with a token, make a second one, of the manager's; see `role`.
-        kept: a file for the tokens, so that pages that are open and addresses that were sent outlive a restart.
+        manager: make a second token, the manager's; see `session`.
+        what: the file that the page is about. Links and sessions for it outlive a restart on the same port.
 
     Returns:
-        The application; `state.token` and `state.manager_token` are what it asks for (None: nothing).
+        The application; `state.entry` has its tokens (none where none is asked for) and sessions.
 
     Raises:
-        RunError: `kept` cannot be read or written.
+        RunError: the tokens of the last start cannot be read.
     """
     check_installed()
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
+    from starlette.routing import Route
 
-    tokens = _tokens(token, manager, kept) if token or not is_loopback(host) else {}
+    roles = () if args.no_token else ("visitor", "manager") if manager else ("visitor",)
+    kept = kept_at(what, args.port) if what else None
+    entry = Entry(roles, given=args.token, kept=kept, renew=args.new_tokens)
     app = Starlette(
-        routes=[*routes, *_file_routes(page)],
-        middleware=[Middleware(Guard, tokens=tokens, loopback=is_loopback(host))],
+        routes=[*routes, Route(ENTRANCE, _entrance(entry), methods=["POST"]), *_file_routes(page)],
+        middleware=[Middleware(Guard, entry=entry, loopback=is_loopback(args.host))],
         exception_handlers={
             Problem: _problem, ConfigError: _wrong, RunError: _refused, 404: _missing, 405: _missing, 500: _broken,
         },
     )  # fmt: skip
-    app.state.token, app.state.manager_token = tokens.get("visitor"), tokens.get("manager")
+    app.state.entry = entry
     return app
 
 
-def _tokens(token: str | None, manager: bool, kept: Path | None) -> dict[str, str | None]:
-    """The visitors' token and the manager's: given, else kept from the last start, else made."""
-    before = {}
-    if kept is not None and kept.exists():
-        try:
-            before = json.loads(kept.read_text())
-            usable = isinstance(before, dict) and all(TOKEN.fullmatch(one) for one in before.values())
-        except (OSError, ValueError, TypeError):  # a value that is no text is a TypeError
-            usable = False
-        if not usable:
-            raise RunError(f"{kept} holds no tokens that can be read; delete it, and new ones are made")
-    tokens = {"visitor": token or before.get("visitor") or secrets.token_urlsafe(24)}
-    if manager:
-        tokens["manager"] = before.get("manager") or secrets.token_urlsafe(24)
-    if kept is not None and tokens != before:
-        try:
-            kept.unlink(missing_ok=True)  # whoever may read the file can enter, so it is made anew for its owner alone
-            with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-                json.dump(tokens, stream)
-        except OSError as error:
-            raise RunError(f"{kept} cannot be written ({error.strerror}); the tokens are kept there") from error
-    return dict(tokens)
+def _entrance(entry: Entry) -> Callable[[Request], Any]:
+    """A token for a session. The browser keeps what comes back, and sends it with everything else."""
+
+    async def enter(request: Request) -> Response:
+        token = (await _object(request)).get("token", "")
+        if not isinstance(token, str):
+            raise Problem(400, "token: text is needed")
+        word = entry.enter(token, request.headers.get(SESSION_HEADER, ""))
+        if word is None:
+            await asyncio.sleep(WRONG if token else 0)
+            why = "This link is not whole, or no longer holds" if token else "This page opens by its link only"
+            raise Problem(403, f"{why}: {HOW}.")
+        return answer({"session": word})
+
+    return enter
 
 
 def _file_routes(page: Path) -> list[Route]:
@@ -215,74 +245,3 @@ async def _broken(request: Request, error: Exception) -> Response:
     response = answer({"error": "the server made a mistake; its terminal says more. Nothing was saved"}, 500)
     response.headers.update(HEADERS)  # this handler answers outside the guard
     return response
-
-
-# ----------------------------------------------------------------------------------------------------------- serving
-
-
-def serve(app: Starlette, args: ServeArguments, say: Callable[[str], Any]) -> None:
-    """Serve until Ctrl-C. `say` gets the page's address, with the token, once the port is ours.
-
-    Raises:
-        RunError: the port is in use (with a free one proposed), or the address is not this machine's.
-    """
-    check_installed()
-    import uvicorn
-
-    bound = _bind(args.host, args.port)
-    port = bound.getsockname()[1]
-    url = address(args.host, port, app.state.token)
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            say(url)  # not before: from here on Ctrl-C is uvicorn's, and cannot get lost in an import
-            if args.open_browser:
-                webbrowser.open(url)
-
-    try:
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
-        )
-        Server(config).run(sockets=[bound])
-    except KeyboardInterrupt:
-        pass  # uvicorn has shut down in order, and then raises the signal again
-    finally:
-        bound.close()
-
-
-def address(host: str, port: int, token: str | None, path: str = "/") -> str:
-    """What to type into a browser."""
-    name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}{path}" + (f"?token={token}" if token else "")
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror as error:
-        raise RunError(
-            f"--host {host}: no such address; 127.0.0.1 is this machine only, 0.0.0.0 every network"
-        ) from error
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sends at once on such alone
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind(where)
-        bound.listen(128)
-    except OSError as error:
-        bound.close()
-        if isinstance(error, PermissionError):
-            raise RunError(f"port {port} is for the system's own services; try --port 7860") from error
-        free = next((p for p in range(port + 1, min(port + PORTS_TRIED, 65536)) if _is_free(host, p)), 0)
-        raise RunError(f"cannot listen on {host}:{port} ({error.strerror}); try --port {free}") from error
-    return bound
-
-
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket(socket.getaddrinfo(host, port)[0][0], socket.SOCK_STREAM) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((host, port))
-        except OSError:
-            return False
-    return True

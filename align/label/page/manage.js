@@ -21,12 +21,30 @@ function show(found) {
     a.kind === "person" && a.per_hour ? `${Math.round(a.per_hour)} an hour` : "", a.kind === "person" && a.seconds_left ? duration(a.seconds_left) : "",
   ]);
   table($("annotators"), ["name", "", "done", "pace", "time left"], people.length ? people : [["Nobody has begun.", "", "", "", ""]]);
+  $("alike").hidden = !found.alike.length;
+  $("alike").replaceChildren(...found.alike.map((text) => el("li", { dir: "auto", text })));
+  $("links").hidden = !found.token;
+  $("link").textContent = link("/", found.token);
   const quality = found.quality;
   table($("lines"), null, quality ? quality.lines : [["Figures appear with the first rankings."]]);
   $("table").hidden = !quality;
   if (quality) table($("table"), quality.table[0], quality.table.slice(1));
   $("export").textContent = found.export;
   $("file").textContent = found.file;
+}
+
+const link = (path, token) => `${location.origin}${path}#token=${token}`;
+
+async function renew() {
+  if (!confirm("All links that you sent stop working, and everyone has to open a new one. What is saved stays.")) return;
+  try {
+    const { visitor, manager } = await api("/api/renew", {});
+    $("link").textContent = link("/", visitor);
+    $("renewed").replaceChildren("Done. Yours is now ", el("code", { class: "link", text: link("/manage", manager) }));
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    $("renewed").textContent = `Not done: ${error.message}`;
+  }
 }
 
 async function refresh() {
@@ -74,6 +92,7 @@ async function edit() {
 }
 
 async function start() {
+  $("renew").addEventListener("click", renew);
   await refresh();
   setInterval(() => document.hidden || refresh(), EVERY);
   document.addEventListener("visibilitychange", () => document.hidden || refresh());

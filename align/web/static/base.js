@@ -1,11 +1,40 @@
 // What our pages share: talking to the server, building nodes, and a little Markdown. Text never becomes HTML:
 // nothing here or in a page sets innerHTML, so a completion with a script in it is shown and not run.
 
-// The token came with the address; it is a cookie now, and need not stay in the history.
-const address = new URL(location.href);
-if (address.searchParams.has("token")) {
-  address.searchParams.delete("token");
-  history.replaceState(null, "", address);
+// The link has the token behind its #. It is handed in once for a session, which this browser keeps for this host and
+// port alone (a cookie would go to every port), and must not stay in the address bar.
+const SESSION = "align-session";
+let token = handedIn();
+let entering = token || !localStorage.getItem(SESSION) ? enter() : null; // on its way
+let shut = ""; // why nobody gets in here
+
+function handedIn() {
+  const found = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (found !== null) history.replaceState(null, "", location.pathname + location.search);
+  return found || "";
+}
+
+addEventListener("hashchange", () => location.hash.startsWith("#token=") && location.reload()); // a link in an open tab
+addEventListener("storage", (event) => event.key === SESSION && shut && location.reload()); // opened in another tab
+
+/** Get a session for the token; where a page asks for none, without one. */
+async function enter() {
+  try {
+    const found = await request("/api/enter", { token });
+    localStorage.setItem(SESSION, found.session);
+    token = "";
+  } catch (error) {
+    if (error.status !== 0) close(error.message); // else what is asked for next says that there is no answer
+  } finally {
+    entering = null;
+  }
+}
+
+/** Show one sentence in place of the page: how to get in. */
+function close(words) {
+  shut = words;
+  document.documentElement.classList.add("shut");
+  document.body.append(el("p", { class: "notice", id: "shut", role: "alert", text: words }));
 }
 
 /** An answer of the server that is a refusal (`status`, `value`), or no answer at all (`status` 0). */
@@ -18,11 +47,27 @@ export class Refusal extends Error {
 }
 
 /** GET `path`, or POST `body` to it as JSON; returns the JSON answer, or throws a Refusal with a sentence. */
-export async function api(path, body, { timeout = 30000, headers = {} } = {}) {
-  const options = { signal: AbortSignal.timeout(timeout), credentials: "same-origin", cache: "no-store", headers };
+export async function api(path, body, options) {
+  await entering;
+  if (shut) throw new Refusal(shut, 401);
+  try {
+    return await request(path, body, options);
+  } catch (error) {
+    if (!error.value?.enter) throw error;
+    entering ||= enter(); // the session ended, or the server was started anew: some pages let everyone in
+    await entering;
+    if (shut) throw new Refusal(shut, 401);
+    return request(path, body, options);
+  }
+}
+
+async function request(path, body, { timeout = 30000, headers = {} } = {}) {
+  const session = localStorage.getItem(SESSION);
+  const options = { signal: AbortSignal.timeout(timeout), credentials: "omit", cache: "no-store", headers: { ...headers } };
+  if (session) options.headers["x-align-session"] = session;
   if (body !== undefined) {
     options.method = "POST";
-    options.headers = { "content-type": "application/json", "x-align": "1", ...headers };
+    Object.assign(options.headers, { "content-type": "application/json", "x-align": "1" });
     options.body = JSON.stringify(body);
   }
   let response, value;
