@@ -13,7 +13,7 @@ from align.models import checkpoints
 from align.run import gates, launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments, derive_batch
 from align.run.parse import parse, resolved
-from align.train import loop, measuring, preflight
+from align.train import loop, measuring, packed, preflight
 
 DEFAULTS = dict(
     learning_rate=2e-5,  # Tulu 3's full fine-tuning range
@@ -51,11 +51,12 @@ def main():
         roles = {"model": parent, **data_args.parents()}
         run.note(parents=lineage.parents(roles, model_args.model_revision), data=rows.as_dict())
         args.chat_template_path = None  # it is in the tokenizer now
-        args.dataset_kwargs = None if args.packing else {"skip_prepare_dataset": True}
         weights = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
+        policy = checkpoints.load_policy(weights, model_args, tokenizer)
+        train = packed.rows(rows, args, policy, run)
         trainer = loop.build(
-            SFTTrainer, checkpoints.load_policy(weights, model_args, tokenizer), args,
-            train_dataset=rows.train, eval_dataset=rows.test, processing_class=tokenizer,
+            SFTTrainer, policy, args, train_dataset=train, eval_dataset=rows.test, processing_class=tokenizer,
+            data_collator=packed.Collator(tokenizer.pad_token_id, args.pad_to_multiple_of),
             peft_config=checkpoints.lora_config(model_args), callbacks=loop.callbacks(run),
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "sft", parent)

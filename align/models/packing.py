@@ -7,6 +7,8 @@ sequences apart, spreads them out to [B, W]. With FlashAttention nothing is spre
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from align.run.errors import FOREIGN
 
 NAME = "packed_sdpa"
 
@@ -29,16 +33,37 @@ class Packing:
         self.positions = torch.arange(int(sizes.sum()), device=device) - self.starts[self.rows]  # [N], within its own
         self.places = self.rows * self.width + self.positions  # [N], in [B * W]
         self.ends = torch.nn.functional.pad(sizes.cumsum(0), (1, 0)).to(device=device, dtype=torch.int32)
+        self.groups = self._groups(widths)
 
-    def spread(self, x: Tensor) -> Tensor:
-        """[1, heads, N, D] to [B, heads, W, D], zeros on padding."""
-        _, heads, _, size = x.shape
-        wide = x.new_zeros(self.count * self.width, heads, size).index_copy(0, self.places, x[0].transpose(0, 1))
-        return wide.view(self.count, self.width, heads, size).transpose(1, 2)
+    @classmethod
+    def of(cls, positions: Tensor) -> Packing:
+        """Of `position_ids` [1, N] that begin again with each sequence."""
+        starts = (positions[0] == 0).nonzero().view(-1)
+        return cls(starts.diff(append=starts.new_tensor([positions.shape[1]])).tolist(), positions.device)
 
-    def gather(self, x: Tensor) -> Tensor:
-        """[B, W, heads, D] back to [1, N, heads, D]."""
-        return x.flatten(0, 1)[self.places][None]
+    def _groups(self, widths: list[int]) -> list[Group]:
+        """Sequences that are spread together: all, unless that were more padding than tokens; then those of a like
+        length, the shortest of a group at least half as long as its longest."""
+        whole = Group(self.count, self.width, None, self.places)
+        if self.count * self.width <= 2 * len(self.rows):
+            return [whole]
+        levels = torch.tensor([width.bit_length() for width in widths], device=self.rows.device)
+        found = []
+        for level in sorted({width.bit_length() for width in widths}):
+            mine = levels == level  # [B]
+            tokens = mine[self.rows].nonzero().view(-1)
+            ranks = (mine.cumsum(0) - 1)[self.rows[tokens]]  # of a token's sequence in its group
+            width = max(width for width in widths if width.bit_length() == level)
+            found.append(Group(int(mine.sum()), width, tokens, ranks * width + self.positions[tokens]))
+        return found
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, attend: Callable[..., Tensor]) -> Tensor:
+        """[1, heads, N, D] three times to [1, N, heads, D], by an attention over [B, heads, W, D] for each group."""
+        parts = [group.gather(attend(*(group.spread(x) for x in (query, key, value)))) for group in self.groups]
+        if len(parts) == 1:
+            return parts[0][None]
+        order = torch.cat([group.tokens for group in self.groups if group.tokens is not None]).argsort()
+        return torch.cat(parts)[order][None]
 
     def arguments(self, implementation: str) -> dict[str, Any]:
         """What a model's forward pass needs beside the ids."""
@@ -51,21 +76,50 @@ class Packing:
         )
 
 
+@dataclass
+class Group:
+    """Sequences of a packed batch that are spread out together: B of them, W tokens of the longest, n in all."""
+
+    count: int
+    width: int
+    tokens: Tensor | None  # [n], which of the batch's; None for all
+    places: Tensor  # [n], in [B * W]
+
+    def spread(self, x: Tensor) -> Tensor:
+        """[1, heads, N, D] to [B, heads, W, D], zeros on padding."""
+        _, heads, _, size = x.shape
+        mine = x[0].transpose(0, 1) if self.tokens is None else x[0].transpose(0, 1)[self.tokens]
+        wide = x.new_zeros(self.count * self.width, heads, size).index_copy(0, self.places, mine)
+        return wide.view(self.count, self.width, heads, size).transpose(1, 2)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """[B, W, heads, D] back to [n, heads, D]."""
+        return x.flatten(0, 1)[self.places]
+
+
+class _Reached(Exception):
+    """The attention learnt where sequences lie."""
+
+
 def _attend(
     module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
-    packing: Packing | None = None,
+    attention_mask: Tensor | None,
+    packing: Packing | type[_Reached] | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """PyTorch's attention, sequence by sequence where the batch is packed."""
     if packing is None:
-        return sdpa_attention_forward(module, query, key, value, mask, **rest)
-    query, key, value = (packing.spread(x) for x in (query, key, value))
-    out, _ = sdpa_attention_forward(module, query, key, value, None, **rest | {"is_causal": True})
-    return packing.gather(out), None
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
+    if not isinstance(packing, Packing):
+        raise packing
+
+    def attend(*spread: Tensor) -> Tensor:
+        return sdpa_attention_forward(module, *spread, None, **rest | {"is_causal": True})[0]
+
+    return packing.attend(query, key, value, attend), None
 
 
 AttentionInterface.register(NAME, _attend)
@@ -89,8 +143,8 @@ def passes_masks(config: Any, longest: int) -> bool:
 def use(language_model: Any, longest: int) -> bool:
     """Make a model ready for packed batches where it can be. Otherwise it gets padded ones.
 
-    Models whose attention is neither PyTorch's nor FlashAttention, or sees a window shorter than `longest`, stay as
-    they are.
+    Models whose attention is neither PyTorch's nor FlashAttention, sees a window shorter than `longest`, or does not
+    learn where sequences lie, stay as they are.
     """
     config = language_model.config.get_text_config()
     if not windowless(config, longest):
@@ -100,4 +154,37 @@ def use(language_model: Any, longest: int) -> bool:
     if config._attn_implementation != "sdpa" or not language_model.is_backend_compatible():
         return config._attn_implementation == NAME
     language_model.set_attn_implementation(NAME)
-    return True
+    if _passes_on(language_model):
+        return True
+    language_model.set_attn_implementation("sdpa")
+    return False
+
+
+def _passes_on(language_model: Any) -> bool:
+    """Does the model's forward pass hand on to its layers what it is given? (Nemotron's does not.)"""
+    one = torch.zeros(1, 1, dtype=torch.long, device="meta")
+    given = {"position_ids": one, "attention_mask": one.bool()[None, None], "use_cache": False, "packing": _Reached}
+    try:
+        with torch.device("meta"):
+            type(language_model)(language_model.config)(one, **given)
+    except _Reached:
+        return True
+    except FOREIGN:  # a forward pass that is called in a way of its own
+        return False
+    return False
+
+
+def read_packed(language_model: Any) -> None:
+    """From here on a batch of one row without a mask is read as its `position_ids` say: sequences begin at each 0.
+
+    That is how transformers passes packed rows to FlashAttention, and TRL's collator makes them so.
+    """
+
+    def told(_trunk: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        positions = given.get("position_ids")
+        if positions is None or given.get("attention_mask") is not None or given.get("use_cache") is not False:
+            return args, given
+        return args, given | Packing.of(positions).arguments(NAME)
+
+    if language_model.config.get_text_config()._attn_implementation == NAME:
+        language_model.base_model.register_forward_pre_hook(told, with_kwargs=True)

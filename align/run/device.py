@@ -78,10 +78,6 @@ def unsupported(given: dict[str, Any]) -> list[str]:
         problems.append("use_liger_kernel needs a GPU and the package liger-kernel; here: leave it out")
     if "flash" in attention and (not gpu or ("/" not in attention and importlib.util.find_spec("flash_attn") is None)):
         problems.append(f"attn_implementation={attention} needs a GPU and the package flash-attn; here: sdpa")
-    if given.get("packing") and "flash" not in attention:
-        problems.append(
-            "packing needs --attn_implementation flash_attention_2: with others, packed rows would attend to each other"
-        )
     if (given.get("bf16") or given.get("dtype") == "bfloat16") and not gpu:
         print("note: bf16 on a CPU is about 190 times slower than fp32 here; leave bf16 and dtype out", flush=True)
     return problems

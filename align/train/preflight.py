@@ -10,7 +10,7 @@ from trl import DPOConfig, SFTConfig
 
 from align.models import adapters, checkpoints, heads
 from align.run.errors import fail, one_sentence
-from align.train import logits
+from align.train import logits, packed
 
 BY_LAYER = ("galore", "apollo", "lomo")  # optimizers that are made of a model's layers
 
@@ -34,6 +34,7 @@ def check(
     if model is not None:
         problems += _room(model.config.get_text_config(), rows, answer)
         problems += _lora(model, model_args) if model_args.use_peft else []
+        problems += packed.problems(args, model) if isinstance(args, SFTConfig) else []
         problems += [] if reward_model else _logits(args, model, model_args)  # last: it is of no use afterwards
     if problems:
         fail(problems)

@@ -142,7 +142,7 @@ def problems(given: dict[str, Any], values: dict[str, Any], known: Collection[st
         )
     if given.get("dataloader_persistent_workers") and not given.get("dataloader_num_workers"):
         found.append("dataloader_persistent_workers: there are none; give --dataloader_num_workers 1 or more as well")
-    return [*found, *_of_pairs(values)]
+    return [*found, *_of_packing(given, values), *_of_pairs(values)]
 
 
 def numbers(given: dict[str, Any], known: Collection[str]) -> list[str]:
@@ -173,6 +173,23 @@ def _patterns(given: dict[str, Any]) -> list[str]:
         return [f"lora_target_modules={targets[0]}: a single one is a regular expression for whole names, and this is "
                 f"none ({error}); give names (q_proj v_proj), or for example '.*q_proj'"]  # fmt: skip
     return []
+
+
+def _of_packing(given: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """What cannot be had of packed rows: whole demonstrations side by side, of which each sees itself alone."""
+    strategy = given.get("packing_strategy")
+    if not values.get("packing"):
+        return ["packing_strategy: nothing reads this without --packing"] if strategy else []
+    found = []
+    if strategy and strategy != "bfd":
+        found.append(f"packing_strategy={strategy} cuts rows in two, and rows are never cut; use bfd, the default")
+    if "max_length" in values and values["max_length"] is None:
+        found.append("packing fills rows up to --max_length; give one")
+    if given.get("neftune_noise_alpha"):
+        found.append("neftune_noise_alpha: its noise goes by a row's length, which packing changes; leave out either")
+    if given.get("pad_to_multiple_of"):
+        found.append("pad_to_multiple_of: packing leaves no padding; leave out either")
+    return found
 
 
 def _of_pairs(values: dict[str, Any]) -> list[str]:
