@@ -162,11 +162,10 @@ def test_a_note_that_is_wrong_or_gone_is_put_right(store):
 def test_labels_of_an_earlier_version_open_and_are_protected(tmp_path, kind, name):
     run = finished(tmp_path / "run")
     file = earlier(run / "label" / name, kind)
-    with pytest.raises(
-        RunError, match=rf"{name} may hold people's rankings.*Open it once \(align agreement .*{name}\)"
-    ):
+    with pytest.raises(RunError, match=rf"{name} may hold people's rankings.*Open it once \(align label .*{name}\)"):
         overwrite(run)
     agreement.main(["--source", str(file)])
+    assert holds.people(file) is None  # what only reads writes nothing
     with Store(file, create=False) as store:
         assert store.counts() == {"items": 4, "wanted": 4, "in_hand": int(kind == "person"), "answers": 2}
         assert store.settings() == (2, 0.5) and store.annotators()[0].name == "Ada"

@@ -25,6 +25,7 @@ from align.run import holds, lineage, pipeline, record
 from align.run.arguments import DataArguments
 from align.run.errors import ConfigError, RunError
 from align.run.lineage import identity
+from align.run.received import files, records
 
 KNOBS = {"ppo": "kl_coef", "dpo": "beta", "rloo": "beta"}
 
@@ -152,7 +153,7 @@ def _config_of(folder: Path) -> Path:
 def train(arms: list[Arm], args: CompareConfig) -> None:
     """Run what is missing, `jobs` at a time. An arm that fails keeps its error and stops nothing else."""
     ledger = Path(str(args.output_dir)) / "arms.json"
-    known: dict[str, Any] = json.loads(ledger.read_text()) if ledger.is_file() else {}
+    known: dict[str, Any] = records.read_ledger(ledger)
     waiting: list[tuple[Arm, list[str]]] = []
     for arm in arms:
         if arm.stage is None:
@@ -204,7 +205,7 @@ def _run(arm: Arm, extra: list[str]) -> str:
     assert arm.stage is not None
     log = arm.folder.with_name(arm.folder.name + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    _config_of(arm.folder).write_text(yaml.safe_dump(arm.config, sort_keys=False, allow_unicode=True))
+    files.replace(_config_of(arm.folder), yaml.safe_dump(arm.config, sort_keys=False, allow_unicode=True))
     pipeline.execute(arm.stage, extra, log=log)  # its own record says how it ended
     run = arm.record
     if run.get("status") != "complete":

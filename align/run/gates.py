@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.run.errors import ConfigError, RunError
+from align.run.received import files
 
 if TYPE_CHECKING:
     from align.stats import Estimate
@@ -101,7 +102,7 @@ def keep(
     if missing:
         gate["not_measured"] = missing
     if (checks or missing) and Path(folder).is_dir() and int(os.environ.get("RANK", "0")) == 0:
-        (Path(folder) / "gate.json").write_text(json.dumps(gate, indent=2) + "\n")
+        files.replace(Path(folder) / "gate.json", json.dumps(gate, indent=2) + "\n")
         failed = [check for check in checks if not check["passed"]]
         said = "; ".join(f"{c['name']} is {c['value']:.3g}, must be {c['bound']} ({c['why']})" for c in failed)
         if say:
@@ -115,7 +116,18 @@ def keep(
 def read(folder: str | Path) -> dict[str, Any] | None:
     """The gate of a run, None where none was measured."""
     file = Path(folder) / "gate.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        found = files.parsed(files.text(file))
+        checks = [
+            {"name": str(one["name"]), "value": float(one["value"]), "bound": str(one["bound"]),
+             "passed": one["passed"] is True, "why": str(one.get("why", ""))} for one in found["checks"]
+        ]  # fmt: skip
+        missing = {str(what): str(why) for what, why in found.get("not_measured", {}).items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"{file} is no gate of a run ({error}); take it away, and measure the run again") from error
+    return {"passed": found.get("passed") is True, "checks": checks} | ({"not_measured": missing} if missing else {})
 
 
 def problem(path: str, folder: Path) -> str | None:

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from align.run.errors import RunError
+from align.run.received import files
 
 ENDING = ".holds"
 MARK = b"ALNL"  # of a labels file: its application id (SQLite's header, byte 68). A judge's cache has none
@@ -24,13 +25,13 @@ def people(file: Path) -> bool | None:
     A note that cannot be read counts as people's.
     """
     try:
-        said = json.loads(_note(file).read_text())
+        said = files.parsed(files.text(_note(file), 1 << 16))
         if said["people"] is not False:
             return True
         return False if said["file"] == _state(file) else None
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, RunError, ValueError, KeyError, TypeError):
         return True
 
 
@@ -41,13 +42,8 @@ def tell(file: Path, people: bool) -> None:
         RunError: it cannot be written.
     """
     note = _note(file)
-    part = note.with_name(note.name + ".part")
     try:
-        with part.open("w") as stream:
-            stream.write(json.dumps({"people": people, "file": _state(file)}) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(note)
+        files.replace(note, json.dumps({"people": people, "file": _state(file)}) + "\n")
         folder = os.open(note.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -77,7 +73,7 @@ def refusal(folder: Path) -> str | None:
             return f"{file} holds people's rankings, and making {folder} anew would delete them; {first}"
         return (
             f"{file} may hold people's rankings, and making {folder} anew would delete them: nothing beside it says "
-            f"whose they are. Open it once (align agreement {file}) and try again; or {first}"
+            f"whose they are. Open it once (align label {file}) and try again; or {first}"
         )
     return None
 

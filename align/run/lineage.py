@@ -12,7 +12,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from align.run.errors import HERE, LIBRARIES, recipe
+from align.run.errors import HERE, LIBRARIES, RunError, recipe
+from align.run.received import files, records
 
 # What is read of a model: weights, settings, tokenizer, template
 MODEL_FILES = (
@@ -32,9 +33,10 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError:
-        return {"status": "unreadable"}
+        found = files.parsed(files.text(file))
+    except (ValueError, RunError):
+        found = None
+    return found if records.is_record(found) else {"status": "unreadable"}
 
 
 def run_directory(path: str | Path) -> Path | None:
@@ -59,10 +61,9 @@ def parent_problem(path: str, *, allow_hub: bool) -> str | None:
         return None
     record = read_record(folder) or {}
     if record.get("status") != "complete":
-        again = record.get("command", "the same command")
-        return (
+        return (  # not with the record's own command: whoever made the folder wrote that
             f"{folder} is a run that did not finish (status: {record.get('status')}); "
-            f"finish it first: {again} --resume_from_checkpoint last"
+            "finish it first: the command that began it, with --resume_from_checkpoint last"
         )
     return None
 

@@ -24,6 +24,7 @@ import yaml
 
 from align.run import gates, lineage
 from align.run.errors import ConfigError, RunError
+from align.run.received import files, records
 
 # Loaded once by a server process from which each stage is forked: nine times six seconds of imports saved.
 PRELOAD = ["align.run.parse", "transformers", "datasets", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer",
@@ -152,7 +153,7 @@ def _written(settings: dict[str, Any], args: PipelineConfig, name: str) -> Path:
     """A stage's settings in a file of the chain's own folder, for what its own YAML does not say."""
     path = Path(str(args.output_dir)) / "stages" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    files.replace(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     return path
 
 
@@ -244,8 +245,7 @@ def how_to_start(stage: Stage, known: dict[str, Any]) -> list[str] | None:
     if "reopens" not in run and (unchanged or run.get("status") == "complete"):  # nobody knows what is to be kept
         raise RunError(
             f"stage {stage.name}: {stage.folder} is an earlier version's ({run.get('status')}); remove it to make it "
-            f"again, finish it by hand ({run.get('command')} --resume_from_checkpoint last), or name another "
-            "--output_dir"
+            f"again, finish it by hand (--resume_from_checkpoint last), or name another --output_dir"
         )
     return [] if run.get("reopens") else ["--overwrite"]
 
@@ -255,7 +255,7 @@ def run_stages(args: PipelineConfig) -> list[dict[str, Any]]:
     root = Path(str(args.output_dir))
     root.mkdir(parents=True, exist_ok=True)
     ledger = root / "pipeline.json"
-    known: dict[str, Any] = json.loads(ledger.read_text()) if ledger.is_file() else {}
+    known: dict[str, Any] = records.read_ledger(ledger)
     done = []
     for number, entry in enumerate(args.stages, 1):
         stage = plan(entry, args)
@@ -268,14 +268,14 @@ def run_stages(args: PipelineConfig) -> list[dict[str, Any]]:
                 f"\n{title}{' — going on where it stopped' if '--resume_from_checkpoint' in extra else ''}", flush=True
             )
             known[stage.name] = {"inputs": stage.inputs}
-            ledger.write_text(json.dumps(known, indent=2) + "\n")
+            files.replace(ledger, json.dumps(known, indent=2) + "\n")
             started = time.time()
             status = execute(stage, extra)
             if status:
                 ended = lineage.read_record(stage.folder) or {}
                 if ended.get("status") == "complete":  # it never began: what is there is of other inputs
                     del known[stage.name]
-                    ledger.write_text(json.dumps(known, indent=2) + "\n")
+                    files.replace(ledger, json.dumps(known, indent=2) + "\n")
                 reason = ended.get("error", "see above")
                 raise RunError(f"stage {stage.name} failed with exit status {status}: {reason}")
             print(f"{title} took {time.time() - started:.0f} s", flush=True)

@@ -24,6 +24,7 @@ from align.run import holds
 from align.run.checks import resumed
 from align.run.errors import RunError
 from align.run.lineage import hash_files, read_record
+from align.run.received import files
 
 PACKAGES = (
     "torch",
@@ -83,9 +84,7 @@ def peak_memory_bytes() -> int:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` in one step, so that a crash never leaves half a file."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
-    part.replace(path)
+    files.replace(path, json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
 
 
 class Run:
@@ -129,8 +128,8 @@ class Run:
         """Append one line to `metrics.jsonl`."""
         if self.main:
             row = {"seconds": round(time.time() - self.started, 3), **row}
-            with (self.folder / "metrics.jsonl").open("a") as stream:
-                stream.write(json.dumps(row, default=float) + "\n")
+            with files.appended(self.folder / "metrics.jsonl") as stream:
+                stream.write((json.dumps(row, default=float) + "\n").encode())
 
     def finish(self, status: str, **facts: Any) -> None:
         """Close the record. `complete` makes the run a possible parent."""
@@ -182,10 +181,15 @@ def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool,
         if why := holds.refusal(folder):  # also where it ended before there was anything to go on with
             raise RunError(why)
         _empty(folder)
+    if folder.is_dir() and (links := files.leaving(folder)):
+        raise RunError(
+            f"output_dir {folder}: {links[0]} leads out of it, and what is written there would land elsewhere; take it "
+            "away, or name another folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
-        probe.write_text("x")
+        files.replace(probe, "x")
         probe.unlink()
     except OSError as error:
         raise RunError(f"output_dir {folder} cannot be written: {error.strerror}; name a folder that can") from error

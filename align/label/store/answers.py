@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from align.label.store import assignment, items
-from align.label.store.database import Database
+from align.label.store.database import Database, as_stored
 from align.label.store.items import Annotator
 from align.run.errors import DataError, RunError
 
@@ -102,7 +102,9 @@ def standing(db: Database) -> Iterator[dict[str, Any]]:
         "WHERE withdrawn IS NULL AND answers.id > ? ORDER BY answers.id LIMIT 500", last,
     ):  # fmt: skip
         last = page[-1]["id"]
-        yield from map(_ranking_row, page)
+        with as_stored(db.path):
+            rows = [_ranking_row(row) for row in page]
+        yield from rows
 
 
 def _ranking_row(row: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from align.data.chat import reasoning
 from align.label.store import items
-from align.label.store.database import Database
+from align.label.store.database import Database, as_stored
 from align.label.store.items import Annotator, Task
 
 HAD = "(open OR EXISTS (SELECT 1 FROM answers WHERE task = tasks.id AND withdrawn IS NULL))"  # of a task: not given up
@@ -51,7 +51,9 @@ def open_task(db: Database, annotator: int, item: Any, *, repeat: bool) -> Any:
         sql = "SELECT shown FROM tasks WHERE annotator = ? AND item = ? AND repeat = 0"
         before = json.loads(db.one(sql, annotator, item["number"])[0])
     completions = db.one("SELECT completions FROM texts WHERE item = ?", item["number"])[0]
-    order = items.shown_order(json.loads(completions), f"{item['id']} {name.casefold()} {repeat:d}", before)
+    with as_stored(db.path):
+        told = json.loads(completions)
+    order = items.shown_order(told, f"{item['id']} {name.casefold()} {repeat:d}", before)
     values = (item["number"], annotator, int(repeat), items.as_json(order), time.time())
     return db.db.execute(
         "INSERT INTO tasks (item, annotator, repeat, shown, opened) VALUES (?, ?, ?, ?, ?) "
@@ -122,12 +124,13 @@ def read_task(db: Database, task: int) -> Task:
         "SELECT repeat, shown, items.id, texts.* FROM tasks JOIN items ON items.number = tasks.item "
         "JOIN texts ON texts.item = tasks.item WHERE tasks.id = ?", task,
     )  # fmt: skip
-    completions, order = json.loads(row["completions"]), json.loads(row["shown"])
-    answers = [reasoning.answer_of(completions[i]) for i in order]  # what was thought before them is not ranked
-    return Task(
-        id=task, item=row["id"], prompt=json.loads(row["prompt"]), completions=answers,
-        order=order, repeat=bool(row["repeat"]), meta=json.loads(row["meta"]),
-    )  # fmt: skip
+    with as_stored(db.path):
+        completions, order = json.loads(row["completions"]), json.loads(row["shown"])
+        answers = [reasoning.answer_of(completions[i]) for i in order]  # what was thought before them is not ranked
+        return Task(
+            id=task, item=row["id"], prompt=json.loads(row["prompt"]), completions=answers,
+            order=order, repeat=bool(row["repeat"]), meta=json.loads(row["meta"]),
+        )  # fmt: skip
 
 
 def done_and_left(db: Database, annotator: Annotator) -> tuple[int, int]:

@@ -15,74 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from align.label.store import schema
 from align.run import holds
-from align.run.errors import RunError
+from align.run.errors import DataError, RunError
 
 FILE_NAME = "labels.sqlite"
 ENDINGS = (".sqlite", ".sqlite3", ".db")  # of the names that labels files may have
-# says whose file this is (https://sqlite.org/pragma.html#pragma_application_id)
-APPLICATION_ID = int.from_bytes(holds.MARK)
-VERSION = 1
-
-SCHEMA = """
-CREATE TABLE items (
-  number INTEGER PRIMARY KEY,
-  id TEXT NOT NULL UNIQUE,              -- hash of prompt and completions
-  split TEXT NOT NULL,
-  urgency REAL NOT NULL,                -- minus the priority: lower is asked first
-  place INTEGER NOT NULL,               -- a shuffle that stays, among equals
-  overlap INTEGER NOT NULL,             -- how many persons are wanted to rank it
-  repeats REAL NOT NULL,                -- share of a person's items that are asked twice
-  taken INTEGER NOT NULL DEFAULT 0      -- persons who have ranked it, called it all bad, or hold it open
-);
-CREATE TABLE texts (                    -- apart: a row is rewritten whole, and these are long
-  item INTEGER PRIMARY KEY REFERENCES items (number),
-  prompt TEXT NOT NULL, completions TEXT NOT NULL, sources TEXT, meta TEXT NOT NULL  -- JSON
-);
-CREATE INDEX items_asked ON items (urgency, place);
-CREATE INDEX items_wanted ON items (urgency, place) WHERE taken < overlap;
-CREATE TABLE annotators (
-  number INTEGER PRIMARY KEY,
-  name TEXT NOT NULL UNIQUE COLLATE NOCASE,
-  kind TEXT NOT NULL,
-  at_urgency REAL, at_place INTEGER,    -- nothing up to here is left for this annotator; NULL: look from the start
-  answered INTEGER NOT NULL DEFAULT 0,  -- items not skipped, repeats not counted
-  done INTEGER NOT NULL DEFAULT 0       -- answers that hold, of every sort
-);
-CREATE TABLE tasks (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  item INTEGER NOT NULL REFERENCES items (number),
-  annotator INTEGER NOT NULL REFERENCES annotators (number),
-  repeat INTEGER NOT NULL,
-  shown TEXT NOT NULL,                  -- JSON: the original index of each completion, in the order shown
-  opened REAL NOT NULL,
-  open INTEGER NOT NULL DEFAULT 1,
-  UNIQUE (annotator, item, repeat)
-);
-CREATE INDEX tasks_open ON tasks (annotator, id) WHERE open;
-CREATE INDEX tasks_of_item ON tasks (item);
-CREATE TABLE again (                    -- repeats to come: once the annotator has `due` answers
-  annotator INTEGER NOT NULL REFERENCES annotators (number),
-  item INTEGER NOT NULL REFERENCES items (number),
-  due INTEGER NOT NULL,
-  PRIMARY KEY (annotator, item)
-);
-CREATE TABLE answers (                  -- never changed but for `withdrawn`
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  task INTEGER NOT NULL REFERENCES tasks (id),
-  annotator INTEGER NOT NULL REFERENCES annotators (number),
-  verdict TEXT NOT NULL,
-  ranking TEXT,                         -- JSON, in the order shown; 1 is best
-  reason TEXT NOT NULL, better TEXT NOT NULL,
-  seconds REAL,
-  time TEXT NOT NULL,
-  withdrawn TEXT                        -- when and why it no longer holds
-);
-CREATE UNIQUE INDEX answers_hold ON answers (task) WHERE withdrawn IS NULL;
-CREATE INDEX answers_last ON answers (annotator, id) WHERE withdrawn IS NULL;
-"""
 MAKES = "`align label <run of the sample recipe>`"  # in what a user is told where there are no labels
-SETTINGS = "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)"  # see Database.identity
 
 
 @contextlib.contextmanager
@@ -100,6 +39,8 @@ def told(path: Path) -> Iterator[None]:
             cause = f"{path} is locked by another program; close what holds it open, or wait, and try again"
         elif error.sqlite_errorname == "SQLITE_READONLY_DBMOVED":  # its text says "readonly" as well
             cause = f"{path} was moved or removed while it was open; move it back, or start again with where it is now"
+        elif error.sqlite_errorname in ("SQLITE_READONLY_ROLLBACK", "SQLITE_CANTOPEN") and journal(path).exists():
+            cause = f"{path} was left in the middle of a write; open it once to mend it: align label {path}"
         elif "readonly" in text or "read-only" in text:
             cause = f"{path} cannot be written: the file or its folder is read-only; copy it to where you may write"
         elif "full" in text:
@@ -115,7 +56,27 @@ def told(path: Path) -> Iterator[None]:
         raise RunError(f"{path} is damaged or is not a labels file ({error}); name another, or a copy of it") from error
 
 
-def connect(path: Path, *, create: bool, timeout: float) -> sqlite3.Connection:
+@contextlib.contextmanager
+def as_stored(path: Path) -> Iterator[None]:
+    """What is made of stored values inside the block fits our own, which are checked before they are stored.
+
+    Raises:
+        RunError: where it does not, as in a file that another program wrote.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise RunError(f"{path} holds values that align does not write ({error}); name another file") from error
+
+
+def journal(path: Path) -> Path:
+    """Where SQLite keeps what a write that did not end had changed."""
+    return path.with_name(path.name + "-journal")
+
+
+def connect(path: Path, *, create: bool = False, timeout: float, read_only: bool = False) -> sqlite3.Connection:
     """Open the labels at `path`, making them where they are not there and `create` says so.
 
     Raises:
@@ -123,39 +84,48 @@ def connect(path: Path, *, create: bool, timeout: float) -> sqlite3.Connection:
     """
     if path.is_dir():
         raise RunError(f"{path} is a folder; name the file in it: {path / FILE_NAME}")
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         if not create:
             raise RunError(f"{path} does not exist; {MAKES} makes one")
         path.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        schema.check_files(path)
+    where = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
     with told(path):
-        db = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(where, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
         db.row_factory = sqlite3.Row
         try:
-            _prepare(db, path)
+            _prepare(db, path, read_only)
         except BaseException:
             db.close()
             raise
     return db
 
 
-def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    db.execute("PRAGMA foreign_keys = ON")
+def _prepare(db: sqlite3.Connection, path: Path, read_only: bool) -> None:
+    db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, schema.LARGEST)
+    for setting in ("foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON"):
+        db.execute(f"PRAGMA {setting}")
     application = db.execute("PRAGMA application_id").fetchone()[0]
-    if application == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+    if application == 0 and not read_only and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         db.execute("PRAGMA journal_mode = DELETE")
         db.execute("BEGIN IMMEDIATE")
         if db.execute("PRAGMA application_id").fetchone()[0] == 0:  # else another process was first
-            for statement in SCHEMA.split(";\n"):
+            for statement in schema.SCHEMA.split(";\n"):
                 db.execute(statement)
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {VERSION}")
+            db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {schema.VERSION}")
         db.execute("COMMIT")
-    elif application != APPLICATION_ID:
+    elif application != schema.APPLICATION_ID:
         raise RunError(f"{path} is a database of another program; name another file, or a new one")
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version != VERSION:
-        raise RunError(f"{path} was written by version {version} of the labels, this one reads {VERSION}; update align")
-    db.execute("PRAGMA synchronous = EXTRA")
+    if version != schema.VERSION:
+        raise RunError(
+            f"{path} was written by version {version} of the labels, this one reads {schema.VERSION}; update align"
+        )
+    schema.check(db, path)
+    if not read_only:
+        db.execute("PRAGMA synchronous = EXTRA")
 
 
 class Database:
@@ -165,9 +135,9 @@ class Database:
         RunError: locked, another program's, damaged or unwritable; from every method.
     """
 
-    def __init__(self, path: Path, *, create: bool, timeout: float):
-        self.path = Path(path)
-        self.db = connect(self.path, create=create, timeout=timeout)
+    def __init__(self, path: Path, *, create: bool, timeout: float, read_only: bool = False):
+        self.path, self.read_only = Path(path), read_only
+        self.db = connect(self.path, create=create, timeout=timeout, read_only=read_only)
         self.lock = threading.RLock()
         self._depth = 0
         try:
@@ -233,7 +203,7 @@ class Database:
     def _keep_note(self) -> None:
         """Bring the note beside the file (`align.run.holds`) into step with what is in it."""
         writable = os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)
-        if not writable or holds.people(self.path) == self.answered_by_people():
+        if self.read_only or not writable or holds.people(self.path) == self.answered_by_people():
             return
         with self.transaction():  # asked again under the lock, which whoever brings people's first answer holds
             holds.tell(self.path, self.answered_by_people())
@@ -241,7 +211,7 @@ class Database:
     def identity(self) -> str:
         """A random word that tells this file from every other, made when it is first asked for; copies share it."""
         with self.transaction():
-            self.db.execute(SETTINGS)
+            self.db.execute(schema.SETTINGS)
             self.db.execute("INSERT OR IGNORE INTO settings VALUES ('id', lower(hex(randomblob(8))))")
             return self.one("SELECT value FROM settings WHERE name = 'id'")[0]
 

@@ -32,6 +32,7 @@ from align.label.store.store import Store
 from align.run import holds
 from align.run.errors import RunError, fail
 from align.run.parse import parse
+from align.run.received import files
 
 # What follows from tasks and answers, counted again.
 RECOUNT = (
@@ -64,7 +65,7 @@ class MergeArguments:
 def _snapshot(path: Path, copy: str | Path = ":memory:") -> Iterator[sqlite3.Connection]:
     """A copy of the labels at `path` as they are now: whoever has the page open may go on answering."""
     with (
-        contextlib.closing(connect(path, create=False, timeout=10.0)) as original,
+        contextlib.closing(connect(path, read_only=True, timeout=10.0)) as original,
         contextlib.closing(sqlite3.connect(copy)) as found,
         told(path),
     ):
@@ -203,7 +204,7 @@ def _answer(db: sqlite3.Connection, answer: sqlite3.Row, task: int, annotator: i
 
 
 def _annotators_of(path: Path) -> list[sqlite3.Row]:
-    with contextlib.closing(connect(path, create=False, timeout=10.0)) as db, told(path):
+    with contextlib.closing(connect(path, read_only=True, timeout=10.0)) as db, told(path):
         return db.execute("SELECT name, kind FROM annotators ORDER BY number").fetchall()
 
 
@@ -290,5 +291,5 @@ def main(argv: list[str]) -> None:
     if notes:
         judges.mkdir(exist_ok=True)
     for name, lines in notes.items():
-        (judges / name).write_text(lines)
+        files.replace(judges / name, lines)
     print(f"{output}: {total['items']:,} items, {total['answers']:,} answers that hold")

@@ -11,6 +11,7 @@ from typing import Any
 
 from align.judge.rankers import Judgement
 from align.run.errors import RunError
+from align.run.received import files
 
 
 class Notes:
@@ -27,6 +28,8 @@ class Notes:
 
     def __init__(self, folder: Path, name: str, identity: str):
         folder.mkdir(parents=True, exist_ok=True)
+        if folder.is_symlink():
+            raise RunError(f"{folder} is a link, and links are not followed here; put a folder there")
         self.path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.jsonl"
         lines = read_lines(self.path)
         head = {"judge": name, "identity": identity}
@@ -36,13 +39,16 @@ class Notes:
                 "or another prompt); give this one a name of its own with --judge_name"
             )
         if not lines:
-            self.path.write_text(json.dumps(head) + "\n")
+            self._add(json.dumps(head) + "\n")
 
     def keep(self, judgements: Sequence[Judgement]) -> None:
         """Add what was said now; of two lines about an item the later one holds."""
-        with self.path.open("a") as stream:
-            stream.write("\n")  # ends the line that a kill may have cut
-            stream.writelines(json.dumps(judgement.note()) + "\n" for judgement in judgements)
+        said = (json.dumps(judgement.note()) + "\n" for judgement in judgements)
+        self._add("".join(["\n", *said]))  # first the end of a line that a kill may have cut
+
+    def _add(self, lines: str) -> None:
+        with files.appended(self.path) as stream:
+            stream.write(lines.encode())
 
     def failed(self) -> dict[str, int]:
         """The items that the judge could not rank when it was last asked, with the number of the note that says so."""
@@ -53,10 +59,10 @@ class Notes:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a JSONL file that a kill may have cut; none where there is no file."""
     found = []
-    for line in path.read_text().split("\n") if path.is_file() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(line))
-    return found
+    for line in files.text(path).split("\n") if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            found.append(files.parsed(line))
+    return [line for line in found if isinstance(line, dict)]
 
 
 def join_notes(folders: Sequence[Path]) -> dict[str, str]:

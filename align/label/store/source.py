@@ -69,7 +69,7 @@ def read(source: str, *, kinds: list[str] | None = None, annotators: list[str] |
 
 
 def _stored(file: Path) -> list[dict[str, Any]]:
-    with Store(file, create=False) as store:
+    with Store(file, read_only=True) as store:
         return list(store.rankings())
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from align.label.store import answers, assignment, items
-from align.label.store.database import Database
+from align.label.store.database import Database, as_stored
 from align.label.store.items import KINDS, Annotator, Kind, Task
 from align.label.store.names import checked, folded
 from align.run.errors import DataError, RunError
@@ -36,14 +36,15 @@ class Store(Database):
     Args:
         path: the file.
         create: make it where it is not there.
+        read_only: change nothing, not even the note beside it.
         timeout: seconds to wait for another writer before saying that the file is locked.
 
     Raises:
         RunError: locked, another program's, damaged or unwritable; from every method.
     """
 
-    def __init__(self, path: Path, *, create: bool = True, timeout: float = 10.0):
-        super().__init__(path, create=create, timeout=timeout)
+    def __init__(self, path: Path, *, create: bool = True, timeout: float = 10.0, read_only: bool = False):
+        super().__init__(path, create=create and not read_only, timeout=timeout, read_only=read_only)
         self.left_out: Counter[str] = Counter()  # rows that `add` did not take, by reason
 
     # ------------------------------------------------------------------------------------------------------- items
@@ -122,14 +123,15 @@ class Store(Database):
         while page := self.all(
             "SELECT * FROM items JOIN texts ON item = number WHERE number > ? ORDER BY number LIMIT 500", last
         ):
-            for row in page:
-                yield {
-                    "item": row["id"], "prompt": json.loads(row["prompt"]),
-                    "completions": json.loads(row["completions"]),
-                    "sources": json.loads(row["sources"]) if row["sources"] else None, "split": row["split"],
-                    "priority": -row["urgency"], "shared_by": row["overlap"], "taken": row["taken"],
-                    "meta": json.loads(row["meta"]),
-                }  # fmt: skip
+            with as_stored(self.path):
+                found = [
+                    {"item": row["id"], "prompt": json.loads(row["prompt"]),
+                     "completions": json.loads(row["completions"]),
+                     "sources": json.loads(row["sources"]) if row["sources"] else None, "split": row["split"],
+                     "priority": -row["urgency"], "shared_by": row["overlap"], "taken": row["taken"],
+                     "meta": json.loads(row["meta"])} for row in page
+                ]  # fmt: skip
+            yield from found
             last = page[-1]["number"]
 
     def counts(self) -> dict[str, int]:

@@ -10,8 +10,6 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -75,15 +73,6 @@ def replace(path: Path, content: str | bytes, mode: int = 0o666) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def written(path: Path) -> Iterator[Any]:
-    """A new text file to write line by line, in place of what is there."""
-    path.unlink(missing_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOSED, 0o666)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        yield stream
 
 
 def text(path: Path, most: int = LARGEST) -> str:
