@@ -126,7 +126,7 @@ class Flags:
             name = action.dest if action else key
             if not values:
                 takes_none = action is None or action.nargs in ("?", 0)
-                given[name] = not key.startswith("no_")
+                given[name] = name == key or not key.startswith("no_")  # `no_token` is a flag of that name
                 if not takes_none:
                     stray.append(f"{name} needs a value")
             elif action is not None and action.nargs == "+":
