@@ -28,7 +28,8 @@ from align.label.program import _serve
 from align.label.store.store import Store
 from align.web.server import ServeArguments
 with Store(Path(sys.argv[1]), timeout=2.0) as store:
-    _serve(store, Path(sys.argv[1]), ServeArguments(port=int(sys.argv[2]), token=sys.argv[3] or None))
+    token = sys.argv[3] or None
+    _serve(store, Path(sys.argv[1]), ServeArguments(port=int(sys.argv[2]), token=token, no_token=token is None))
 """
 HOSTILE = [
     "<script>window.hurt = 1</script><b>bold</b>", '<img src=x onerror="window.hurt = 2">', "</textarea><svg onload=window.hurt=3>",
@@ -575,7 +576,9 @@ def test_the_api_refuses_what_is_not_about_this_annotator_and_these_labels(tmp_p
     with Store(tmp_path / "labels.sqlite") as store:
         store.add(rows(2))
         app = Labelling(store, tmp_path, "align export …").application(ServeArguments())
-        web = TestClient(app, base_url="http://127.0.0.1:7860", headers={"x-align": "1"})
+        word = app.state.entry.enter(app.state.entry.tokens["visitor"])
+        headers = {"x-align": "1", "x-align-session": word}
+        web = TestClient(app, base_url="http://127.0.0.1:7860", headers=headers)
         state = web.post("/api/login", json={"name": "Ada \u00c9"}).json()
         answer = {"task": state["task"]["id"], "ranking": [1, 2, 3]}
         for number in (10**30, 2**63, 0, -1, True, "1", None):
@@ -793,23 +796,96 @@ def test_the_managers_page_in_a_tab_behind_others_can_be_used_once_it_is_looked_
     assert tab.is_disabled("#save") and tab.is_disabled("#text")
 
 
-def test_with_tokens_the_manager_has_one_and_annotators_another(serve, opened):
-    server = serve(rows(3), token="annotators-token")
-    tab = opened(f"{server.url}?token=annotators-token")
-    assert "token" not in tab.url and server.said.count("?token=") == 2
+def link(server, path):
+    return next(word for word in server.said.split() if f"/{path}#token=" in word)
+
+
+def test_a_link_lets_its_reader_in_and_the_page_without_it_says_how(serve, opened):
+    server = serve(rows(5), token="annotators-token")
+    stranger = opened(server.url, name=None)
+    until(stranger, "#shut", lambda words: "link" in words and "#token=" in words)
+    assert stranger.inner_text("body") == stranger.inner_text("#shut")  # one sentence, and nothing else
+    stranger.evaluate("location.hash = 'token=annotators-tokens'")  # a link that is put into the open tab
+    until(stranger, "#shut", lambda words: "not whole" in words)
+    stranger.evaluate("location.hash = 'token=annotators-token'")
+    stranger.wait_for_selector("#login:not([hidden])")
+
+    tab = opened(link(server, ""))
+    assert tab.url == server.url and tab.context.cookies() == []  # not in the address bar, and nothing for other ports
+    assert "annotators-token" not in tab.evaluate("JSON.stringify({ ...localStorage, ...sessionStorage })")
     press(tab, "1 Enter")
     saved(tab, 1)
     assert tab.is_hidden("#manage")
+    for again in (tab.reload, tab.go_back, tab.go_forward, lambda: tab.goto(server.url)):  # a bookmark, in the end
+        again()
+        if tab.url == server.url:
+            tab.wait_for_selector("#work:not([hidden])")
+    second = tab.context.new_page()
+    second.goto(server.url)
+    second.wait_for_selector("#work:not([hidden])")
     tab.goto(server.url + "manage")
     until(tab, "#notice", lambda words: "manager" in words)
-    tab.goto(next(word for word in server.said.split() if "/manage?token=" in word))
-    tab.wait_for_selector("#annotators td")
-    stranger = opened(server.url, name=None)
-    assert "address with the token" in stranger.inner_text("body")
     server.kill()
     server.start()
-    tab.reload()  # the manager's token is made by the server, and kept
-    tab.wait_for_selector("#annotators td")
+    second.reload()
+    second.wait_for_selector("#work:not([hidden])")
+
+
+def test_new_links_end_every_session_but_the_managers(serve, opened):
+    server = serve(rows(5), token="annotators-token")
+    manager, ada = opened(link(server, "manage"), name=None), opened(link(server, ""))
+    manager.wait_for_selector("#annotators td")
+    assert manager.url == server.url + "manage" and manager.inner_text("#link") == link(server, "")
+    press(ada, "2 r")
+    ada.keyboard.type("why")
+    manager.on("dialog", lambda dialog: dialog.accept())
+    manager.click("#renew")
+    until(manager, "#renewed", lambda words: words.startswith("Done"))
+    press(ada, "Escape Enter")
+    until(ada, "#shut", lambda words: "#token=" in words)
+    assert rankings(server) == []
+    ada.goto(manager.inner_text("#link"))  # and what was begun is still there
+    ada.wait_for_selector(".card")
+    assert strip(ada)[0] == "1st 2" and ada.input_value("#reason") == "why"
+    manager.reload()
+    manager.wait_for_selector("#annotators td")
+    manager.goto(link(server, "manage"))
+    until(manager, "#shut", lambda words: "no longer" in words)
+
+
+def test_only_a_manager_writes_guidelines_and_makes_links_and_what_is_posted_has_its_length(tmp_path):
+    from starlette.testclient import TestClient
+
+    (tmp_path / "guidelines.md").write_text("ours")
+    with Store(tmp_path / "labels.sqlite") as store:
+        store.add(rows(2))
+        app = Labelling(store, tmp_path, "align export …").application(ServeArguments())
+        tokens = app.state.entry.tokens
+        web = TestClient(app, base_url="http://127.0.0.1:7860", headers={"x-align": "1"})
+        for path, body in (
+            ("guidelines", {"text": "theirs", "before": "ours"}),
+            ("renew", {}),
+            ("login", {"name": "A"}),
+        ):
+            assert web.post(f"/api/{path}", json=body).status_code == 401, path  # another account of this machine
+        web.headers["x-align-session"] = app.state.entry.enter(tokens["visitor"])
+        for path, body in (("guidelines", {"text": "theirs", "before": "ours"}), ("renew", {})):
+            assert web.post(f"/api/{path}", json=body).status_code == 403, path
+        assert web.get("/api/manage").status_code == 403
+        assert (tmp_path / "guidelines.md").read_text() == "ours" and app.state.entry.tokens == tokens
+        start = time.perf_counter()
+        for name in ("a" + "\u0301\u0316" * 25_000, "e\u0301" * 90_000, " " * 200_000):
+            assert web.post("/api/login", json={"name": name}).status_code == 400
+        assert time.perf_counter() - start < 1
+        task = web.post("/api/login", json={"name": "Ada"}).json()["task"]["id"]
+        answer = {"task": task, "ranking": [1, 2, 3]}
+        for more in ({"reason": "x" * 100_001}, {"better": ["x"]}, {"mark": "m" * 1000}):
+            assert web.post("/api/answer", json={**answer, **more}).status_code == 400
+        assert store.counts()["answers"] == 0
+        web.post("/api/login", json={"name": "\u0410da"})  # with a Cyrillic A
+        web.headers["x-align-session"] = app.state.entry.enter(tokens["manager"])
+        assert any("look alike" in line for line in web.get("/api/manage").json()["alike"])
+        assert web.post("/api/renew", json={}).json() == app.state.entry.tokens != tokens
 
 
 def test_the_command_serves_a_run_and_ends_with_ctrl_c(tmp_path):

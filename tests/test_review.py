@@ -279,7 +279,7 @@ class Server:
 
         self.run, self.url = run, f"http://127.0.0.1:{free_port()}/"
         review = Review(Queue(run), Decisions(f"{run}-decisions.jsonl"), "ann")
-        served = app(review, ReviewArguments(source=str(run)))
+        served = app(review, ReviewArguments(source=str(run), no_token=True))
         port = int(self.url.rstrip("/").rsplit(":", 1)[1])
         self.server = uvicorn.Server(
             uvicorn.Config(served, port=port, log_level="warning", timeout_graceful_shutdown=1)
@@ -304,7 +304,18 @@ class Process:
 
     def start(self) -> None:
         code = "import sys; from align.clean.review.server import main; main(sys.argv[1:])"
-        command = [sys.executable, "-c", code, "--source", str(self.run), "--reviewer", "ann", "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            "--source",
+            str(self.run),
+            "--reviewer",
+            "ann",
+            "--port",
+            str(self.port),
+            "--no_token",
+        ]
         self.log = self.run.parent / f"{self.run.name}.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([*command, *self.arguments], cwd=ROOT, stdout=log, stderr=log)
@@ -591,9 +602,10 @@ def test_what_cannot_be_saved_is_said_and_the_document_stays(browser, server):
 
 
 def post(server: Server, path: str, value: dict, **headers: str) -> tuple[int, str]:
-    request = urllib.request.Request(
-        server.url + path, json.dumps(value).encode(), {"Content-Type": "application/json", "X-Align": "1", **headers}
-    )
+    ours = {"Content-Type": "application/json", "X-Align": "1"}
+    with urllib.request.urlopen(urllib.request.Request(server.url + "api/enter", b"{}", ours), timeout=20) as answer:
+        ours["X-Align-Session"] = json.load(answer)["session"]
+    request = urllib.request.Request(server.url + path, json.dumps(value).encode(), {**ours, **headers})
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return answer.status, answer.read().decode()
