@@ -25,7 +25,7 @@ from align.run import holds, lineage, pipeline, record
 from align.run.arguments import DataArguments
 from align.run.errors import ConfigError, RunError
 from align.run.lineage import identity
-from align.run.received import files, records
+from align.run.received import files, permission, records
 
 KNOBS = {"ppo": "kl_coef", "dpo": "beta", "rloo": "beta"}
 
@@ -129,6 +129,8 @@ def _planned(
         settings |= {"reward_model_path": args.reward_model_path}
         settings["response_length" if recipe == "ppo" else "max_completion_length"] = args.max_new_tokens
         settings |= {"temperature": args.temperature, "max_prompt_length": args.max_prompt_length}
+    if args.trust_remote_code:  # by the command that compares: no record is asked
+        settings[permission.FLAG] = True
     if args.accept_failed:
         settings["accept_failed"] = args.accept_failed
     settings |= {**over, KNOBS[recipe]: strength, "seed": seed}

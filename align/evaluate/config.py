@@ -7,13 +7,13 @@ from pathlib import Path
 
 from align.models import scorers
 from align.run import gates
-from align.run.arguments import PromptArguments, RunArguments
+from align.run.arguments import CodeArguments, PromptArguments, RunArguments
 from align.run.errors import ConfigError
 from align.run.lineage import parent_problem
 
 
 @dataclass
-class MeasureArguments(RunArguments, PromptArguments):
+class MeasureArguments(RunArguments, PromptArguments, CodeArguments):
     """How policies are sampled and scored: what evaluation and comparison share."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Where results and completions are written."})

@@ -11,6 +11,7 @@ from typing import Any
 from align.models import weights
 from align.models.heads import quiet
 from align.run.errors import ConfigError
+from align.run.received import permission
 
 NAME = "adapter_config.json"
 # What they learn is no change of weights (prompts, layers beside, a choice of the moment), so nothing can be merged.
@@ -138,7 +139,7 @@ def attached(path: str, folder: Path, dtype: Any) -> Any:
             model = merged(base, below, dtype)
         else:
             with quiet():
-                model = auto_class.from_pretrained(base, revision=revision, dtype=dtype, **extra)
+                model = auto_class.from_pretrained(base, revision=revision, dtype=dtype, **permission.code(), **extra)
         _make_room(model, folder)
         with warnings.catch_warnings():  # PEFT warns where half of an adapter is left out
             warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -146,7 +147,7 @@ def attached(path: str, folder: Path, dtype: Any) -> Any:
     except (OSError, ValueError, ImportError, RuntimeError, UserWarning) as error:
         if isinstance(error, ConfigError):
             raise
-        said = str(error).strip().splitlines()[0]
+        said = permission.reason(error)
         raise ConfigError(f"the adapter {path} cannot be put on its base model {base}: {said}") from error
 
 
@@ -163,7 +164,7 @@ def merged(path: str, folder: Path, dtype: Any) -> Any:
     except (NotImplementedError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        said = str(error).strip().splitlines()[0]
+        said = permission.reason(error)
         raise ConfigError(f"the adapter {path} cannot be merged into its base model: {said}") from error
 
 
@@ -188,4 +189,4 @@ def _make_room(model: Any, folder: Path) -> None:
 
     if not (folder / "tokenizer_config.json").is_file():
         return
-    weights.grow(model, len(AutoTokenizer.from_pretrained(str(folder))))
+    weights.grow(model, len(AutoTokenizer.from_pretrained(str(folder), **permission.code())))

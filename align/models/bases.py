@@ -18,6 +18,7 @@ from typing import Any
 from align.models import adapters, weights
 from align.run import lineage
 from align.run.errors import ConfigError
+from align.run.received import permission
 
 NOTE = "made_from.json"  # in a written base: of what, and the hash of all that went into it
 
@@ -27,9 +28,9 @@ def lacks_rows(path: str, revision: str, tokenizer: Any) -> bool:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision)
+        config = AutoConfig.from_pretrained(path, revision=revision, **permission.code())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigError(f"{path} cannot be loaded: {permission.reason(error)}") from error
     return len(tokenizer) > config.get_text_config().vocab_size
 
 
@@ -78,9 +79,9 @@ def _make(
 
     if adapter is not None:
         model = adapters.merged(path, adapter, torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_of[0], revision=tokenizer_of[1])
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_of[0], revision=tokenizer_of[1], **permission.code())
     else:
-        model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=torch.float32, **permission.code())
         weights.grow(model, len(tokenizer))
     weights.make_savable(model).save_pretrained(part)
     tokenizer.save_pretrained(part)
@@ -104,7 +105,11 @@ def _weights(path: str, revision: str) -> Any:
 
     if Path(path).is_dir():
         return lineage.identity(path)
-    return [path, revision, getattr(AutoConfig.from_pretrained(path, revision=revision), "_commit_hash", None)]
+    return [
+        path,
+        revision,
+        getattr(AutoConfig.from_pretrained(path, revision=revision, **permission.code()), "_commit_hash", None),
+    ]
 
 
 def _same(key: str, places: list[Path], own: Path) -> Path | None:

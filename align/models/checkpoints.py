@@ -15,6 +15,7 @@ from typing import Any
 from align.data import chat
 from align.models import adapters, bases, heads, weights
 from align.run.errors import ConfigError
+from align.run.received import permission
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 # Parts of a model that text does not reach, by the words in their modules' names: LoRA there would never learn.
@@ -76,7 +77,7 @@ def load_tokenizer(
 
     source, own = tokenizer_source(path, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=own)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=own, **permission.code())
         if tokenizer.chat_template is None and tokenizer.cls_token and tokenizer.sep_token:
             _as_encoder(tokenizer)
         if beside is not None and chat.pinned(tokenizer) is None:
@@ -85,7 +86,7 @@ def load_tokenizer(
     except chat.TemplateError as error:
         raise ConfigError(f"{path}: {error}") from error
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"the tokenizer of {path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigError(f"the tokenizer of {path} cannot be loaded: {permission.reason(error)}") from error
     tokenizer.padding_side = "left"
     return tokenizer
 
@@ -279,7 +280,7 @@ def _has_towers(path: str, revision: str) -> bool:
     """Is the language model one part among others (Gemma 3 from 4B on, Qwen-VL, Mistral 3)? Text reaches no other."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(path, revision=revision)
+    config = AutoConfig.from_pretrained(path, revision=revision, **permission.code())
     return config.get_text_config() is not config
 
 

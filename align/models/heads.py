@@ -10,6 +10,7 @@ from typing import Any
 
 from align.models import layout
 from align.run.errors import ConfigError, RunError, recipe
+from align.run.received import permission
 
 ROOM = ("max_position_embeddings", "n_positions", "max_sequence_length")
 Shapes = dict[str, tuple[int, ...]]
@@ -122,7 +123,7 @@ def skeleton(path: str, revision: str = "main", *, reward_model: bool, **extra: 
     from transformers.modeling_utils import set_zero3_state
 
     extra |= {"num_labels": 1} if reward_model else {}
-    config = AutoConfig.from_pretrained(path, revision=revision, **extra)
+    config = AutoConfig.from_pretrained(path, revision=revision, **permission.code(), **extra)
     family = class_of(path, config, reward_model=reward_model)
     with set_zero3_state(), torch.device("meta"):  # under ZeRO-3 a trunk inside it would be sharded, without weights
         model = family(config)  # not by `from_config`, which under ZeRO-3 would shard it too
@@ -189,7 +190,7 @@ def _heads(source: str, revision: str) -> tuple[list[str], list[str]]:
     except ConfigError:
         raise
     except (OSError, ValueError) as error:
-        said = str(error).strip().splitlines()[0]
+        said = permission.reason(error)
         raise ConfigError(f"{source} cannot be used as a reward model: {said}") from error
     parts = behind_trunk(model)
     outputs = [name for name, weight in model.named_parameters() if _of(name, parts) and weight.shape[0] == 1]

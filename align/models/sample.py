@@ -12,11 +12,11 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from align.models.generate import complete
-from align.run.arguments import PromptArguments
+from align.run.arguments import CodeArguments, PromptArguments
 
 
 @dataclass
-class SampleConfig(PromptArguments):
+class SampleConfig(PromptArguments, CodeArguments):
     """What the sample recipe takes beside the data's arguments."""
 
     model_name_or_path: str | None = field(

@@ -12,6 +12,7 @@ import torch
 from align.data import chat
 from align.models import heads, layout
 from align.run.errors import ConfigError
+from align.run.received import permission
 
 
 def load(auto_class: Any, path: str, model_args: Any, **extra: Any) -> Any:
@@ -46,11 +47,13 @@ def from_pretrained(auto_class: Any, path: str, **extra: Any) -> Any:
     """Load, and refuse in one sentence. Weights that are not all there would be random: only a head may be new, on a
     trunk that is whole (an encoder's pooler belongs to its head)."""
     try:
-        model, found = auto_class.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **extra)
+        model, found = auto_class.from_pretrained(
+            path, output_loading_info=True, ignore_mismatched_sizes=True, **permission.code(), **extra
+        )
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, ImportError, RuntimeError, AttributeError, AssertionError) as error:
-        raise ConfigError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigError(f"{path} cannot be loaded: {permission.reason(error)}") from error
     for name, held, wanted in sorted(found["mismatched_keys"]):
         raise ConfigError(
             f"{path}: {name} has the shape {tuple(held)}, and {tuple(wanted)} is needed; give another checkpoint (a "

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from trl.experimental.ppo import PPOConfig
 
-from align.run.arguments import BatchArguments, PromptArguments
+from align.run.arguments import BatchArguments, CodeArguments, PromptArguments
 from align.run.checks import limits
 from align.run.errors import fail, recipe
 
@@ -20,7 +20,7 @@ REFUSED = dict.fromkeys(
 
 
 @dataclass
-class PPOArguments(PromptArguments, PPOConfig):
+class PPOArguments(PromptArguments, CodeArguments, PPOConfig):
     """TRL's `PPOConfig` and what its trainer could not do. Names are TRL's where any of its trainers has the thing."""
 
     engine: Literal["align", "trl"] = field(

@@ -32,6 +32,16 @@ class BatchArguments(RunArguments):
 
 
 @dataclass
+class CodeArguments:
+    """What every recipe takes that loads checkpoints, where TRL's own arguments do not have it."""
+
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run code that comes with a checkpoint, with your rights. Without it such ones are refused."},
+    )
+
+
+@dataclass
 class DataArguments:
     """Which rows to read. The names are TRL's; `columns`, `max_*_rows` and `max_dropped` are ours."""
 
@@ -86,6 +96,10 @@ class DataArguments:
     max_too_long: float = field(
         default=0.1,  # of HH's transcripts 4 % are longer than 1,024 tokens
         metadata={"help": "Largest share of rows that may be dropped because they are too long."},
+    )
+    dataset_num_proc: int | None = field(
+        default=None,
+        metadata={"help": "Processes that prepare the rows; by default one a core, and fewer for few rows."},
     )
     preview: bool = field(
         default=False,

@@ -16,6 +16,7 @@ from align.run.arguments import DataArguments
 from align.run.checks import limits, resumed
 from align.run.errors import ConfigError, fail
 from align.run.flags import Flags
+from align.run.received import permission
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -154,7 +155,8 @@ def parse(
 
 
 def _build(classes: tuple[type, ...], values: dict[str, Any]) -> tuple[Any, ...]:
-    """Fill the dataclasses; what they refuse themselves comes out at once as well."""
+    """Fill the dataclasses; what they refuse themselves comes out at once as well. What they load may ask for code."""
+    permission.give(bool(values.get("trust_remote_code")))
     filled, problems = [], []
     for cls in classes:
         names = {f.name for f in dataclasses.fields(cls) if f.init}

@@ -19,13 +19,13 @@ from align.data import chat, prepare, splits
 from align.data.forms.normal import normalise
 from align.models import layout
 from align.run import errors
-from align.run.arguments import DataArguments, StreamArguments
+from align.run.arguments import CodeArguments, DataArguments, StreamArguments
 from align.run.errors import ConfigError, fail, recipe
 from align.train import measuring
 
 
 @dataclass
-class PretrainConfig(TrainingArguments):
+class PretrainConfig(CodeArguments, TrainingArguments):
     """transformers' training arguments, and what a model from scratch needs beside them."""
 
     max_length: int = field(default=1024, metadata={"help": "Tokens per block."})

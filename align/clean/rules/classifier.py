@@ -15,6 +15,7 @@ from typing import Any
 
 from align.clean.rules.ruling import KEEP, Ruling
 from align.run.errors import ConfigError, RunError
+from align.run.received import permission
 
 WINDOW = (
     512  # tokens at most: a short bad passage drowns in a longer window, and attention's cost grows with its square
@@ -186,9 +187,9 @@ def check(
             f"classifier {path} is an adapter: merge it first (merge_and_unload(), then save_pretrained) and name that"
         )
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, **permission.code())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"classifier {path} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"classifier {path} cannot be loaded: {permission.reason(error, flag=False)}") from error
     kinds = config.architectures or []
     if not any("SequenceClassification" in kind for kind in kinds):
         raise ConfigError(
@@ -207,12 +208,12 @@ def _load(path: str) -> tuple[Any, Any]:
 
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path, **permission.code())
             model, told = AutoModelForSequenceClassification.from_pretrained(
-                path, output_loading_info=True, dtype=torch.float32
+                path, output_loading_info=True, dtype=torch.float32, **permission.code()
             )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"classifier {path} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"classifier {path} cannot be loaded: {permission.reason(error, flag=False)}") from error
     missing = sorted({*told["missing_keys"], *(str(key[0]) for key in told["mismatched_keys"])})
     if missing:
         raise ConfigError(

@@ -20,6 +20,7 @@ from align.data.chat.templates import (
     TemplateError,
     render,
 )
+from align.run.received import permission
 
 # For base models without a template. It needs no new tokens: turns are words, and an answer ends with the EOS token.
 PLAIN_TEMPLATE = (
@@ -90,7 +91,7 @@ def _take_template(tokenizer: Any, template: str) -> None:
     if not Path(template).is_dir() and (template.endswith((".jinja", ".j2")) or template.count("/") != 1):
         raise TemplateError(f"--chat_template_path {template}: no such file or folder; give {known}")
     try:
-        source = AutoTokenizer.from_pretrained(template)
+        source = AutoTokenizer.from_pretrained(template, **permission.code())
     except (OSError, ValueError) as error:
         raise TemplateError(f"--chat_template_path {template}: no tokenizer is there; give {known}") from error
     if source.chat_template is None:

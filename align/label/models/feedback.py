@@ -30,7 +30,7 @@ from align.label.store.notes import Notes, read_notes
 from align.label.store.source import stored
 from align.label.store.store import Store
 from align.run import launch
-from align.run.arguments import RunArguments
+from align.run.arguments import CodeArguments, RunArguments
 from align.run.errors import RunError, fail
 from align.run.lineage import parent_problem
 from align.run.parse import parse
@@ -39,7 +39,7 @@ UNRANKED = 1.0  # unsureness of an item that a judge could not rank: it knows no
 
 
 @dataclass
-class FeedbackArguments(RunArguments):
+class FeedbackArguments(RunArguments, CodeArguments):
     """What `align judge` takes beside the endpoint's flags. One of the three judges is named."""
 
     source: str | None = field(default=None, metadata={"help": "The labels: what `align label` wrote."})

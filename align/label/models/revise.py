@@ -35,14 +35,14 @@ from align.label.store.rows import REPEATS, SHARED_BY
 from align.label.store.source import stored
 from align.label.store.store import Store
 from align.run import launch, lineage, record
-from align.run.arguments import DataArguments, RunArguments
+from align.run.arguments import CodeArguments, DataArguments, RunArguments
 from align.run.errors import DataError, RunError, fail, recipe
 from align.run.lineage import parent_problem
 from align.run.parse import parse, resolved
 
 
 @dataclass
-class ReviseArguments(RunArguments):
+class ReviseArguments(RunArguments, CodeArguments):
     """What `align revise` takes beside the endpoint's flags. Either a model here or a server is named."""
 
     source: str | None = field(default=None, metadata={"help": "Prompts with completions: a run of the sample recipe."})

@@ -24,12 +24,14 @@ def code() -> dict[str, bool]:
     return dict(_given)
 
 
-def reason(error: BaseException) -> str:
-    """The first line of a loader's error; of one that asks for a checkpoint's code, what to do about it."""
+def reason(error: BaseException, *, flag: bool = True) -> str:
+    """The first line of a loader's error; of one that asks for a checkpoint's code, what to do about it.
+
+    Args:
+        flag: has the command that asked the flag?
+    """
     said = str(error).strip()
     if FLAG in said:
-        return (
-            "it comes with code of its own, which is not run; read that code, and if you trust it give "
-            "--trust_remote_code true"
-        )
+        way = f"read that code, and if you trust it give --{FLAG} true" if flag else "name one without"
+        return f"it comes with code of its own, which is not run; {way}"
     return said.splitlines()[0] if said else type(error).__name__

@@ -1,4 +1,4 @@
-"""Is a record built as a record is? Whoever sent a run wrote its files, and they need not be what they are said to be."""
+"""Is a record built as a record is? Whoever sent a run wrote it, and it need not be what it is said to be."""
 
 from __future__ import annotations
 
