@@ -15,6 +15,7 @@ from align.run.errors import RunError
 from align.web.server import ServeArguments, check_installed
 
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.applications import Starlette
 
 PORTS_TRIED = 50  # for the free port that is proposed
@@ -29,8 +30,6 @@ def serve(app: Starlette, args: ServeArguments, say: Callable[[str], Any]) -> No
     check_installed()
     import uvicorn
 
-    from align.web.connections import ACCEPTED, IDLE, Bounded
-
     bound = _bind(args.host, args.port)
     url = link(args.host, bound.getsockname()[1], app.state.entry.tokens.get("visitor"))
 
@@ -43,12 +42,20 @@ def serve(app: Starlette, args: ServeArguments, say: Callable[[str], Any]) -> No
 
     with contextlib.ExitStack() as stack:
         stack.callback(bound.close)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2, http=Bounded,
-            ws="none", lifespan="off", backlog=ACCEPTED, timeout_keep_alive=IDLE,
-        )  # fmt: skip
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down in order, and then raises the signal again
-            Server(config).run(sockets=[bound])
+            Server(configuration(app)).run(sockets=[bound])
+
+
+def configuration(app: Starlette) -> uvicorn.Config:
+    """How uvicorn serves a page: nothing is logged of a request, and every connection has its time."""
+    import uvicorn
+
+    from align.web.connections import ACCEPTED, IDLE, Bounded
+
+    return uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2, http=Bounded,
+        ws="none", lifespan="off", backlog=ACCEPTED, timeout_keep_alive=IDLE,
+    )  # fmt: skip
 
 
 def link(host: str, port: int, token: str | None, path: str = "/") -> str:
