@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from conftest import ROOT, WORDS, conversations, write_rows
 
-from align.data import folders, lines, load, prepare, splits
+from align.data import arrow, folders, lines, load, prepare, splits
 from align.data.forms import normal
 from align.run.arguments import DataArguments
 from align.run.errors import DataError
@@ -50,12 +50,12 @@ def test_values_of_json_come_out_as_they_were_written(tmp_path):
     ]
     found = read(write_rows(tmp_path / "x.jsonl", rows))
     assert found == rows
-    halves = datasets.concatenate_datasets([lines.of_rows(rows), lines.of_rows(rows)]).select([4, 3])
+    halves = datasets.concatenate_datasets([arrow.of_rows(rows), arrow.of_rows(rows)]).select([4, 3])
     assert list(halves) == [rows[1], rows[0]]
 
 
 def test_a_column_may_change_its_kind_after_many_rows(tmp_path):
-    rows = [{"note": None, "a": 1}] * (lines.CHUNK + 1) + [{"note": "6", "b": {"x": 1}}, {"note": {"y": 2}}]
+    rows = [{"note": None, "a": 1}] * (arrow.CHUNK + 1) + [{"note": "6", "b": {"x": 1}}, {"note": {"y": 2}}]
     found = read(write_rows(tmp_path / "x.jsonl", rows))
     assert found[0] == {"note": None, "a": 1, "b": None}
     assert found[-2:] == [{"note": "6", "a": None, "b": {"x": 1}}, {"note": {"y": 2}, "a": None, "b": None}]
@@ -465,7 +465,7 @@ from align.run.arguments import DataArguments
 if sys.argv[2] == "new":  # as after a change of our code
     real = schemas.MAKERS["text"]
     schemas.MAKERS["text"] = lambda *args: real(*args) | {"text": "new"}
-print(prepare.texts(DataArguments(dataset_name=sys.argv[1]), seed=0).train)
+print(list(prepare.texts(DataArguments(dataset_name=sys.argv[1]), seed=0).train))
 """
 
 

@@ -23,7 +23,8 @@ def test_pack_restarts_positions_at_every_document():
     blocks = list(pretrain.pack([[1, 2, 3], [4, 5], [6, 7, 8, 9]], 4))
     assert [b["input_ids"] for b in blocks] == [[1, 2, 3, 4], [5, 6, 7, 8]]
     assert [b["position_ids"] for b in blocks] == [[0, 1, 2, 0], [0, 0, 1, 2]]
-    assert [b["labels"] for b in blocks] == [[-100, 2, 3, -100], [-100, -100, 7, 8]]
+    labels = pretrain.collate(blocks)["labels"].tolist()
+    assert labels == [[-100, 2, 3, -100], [-100, -100, 7, 8]]
 
 
 def test_packed_documents_do_not_see_each_other(tmp_path):
@@ -46,7 +47,7 @@ def test_packed_documents_do_not_see_each_other(tmp_path):
 
 def test_bits_per_byte():
     """ln 4 nats for each of 3 predicted tokens is 6 bits; over 12 bytes that is half a bit a byte."""
-    rows = [{"labels": [-100, 1, 2, 3]}]
+    rows = [{"input_ids": [4, 1, 2, 3], "position_ids": [0, 1, 2, 3]}]
     metrics = pretrain.text_metrics(math.log(4), rows, 12)
     assert metrics["bits_per_byte"] == pytest.approx(0.5) and metrics["perplexity"] == pytest.approx(4)
 

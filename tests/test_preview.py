@@ -7,7 +7,7 @@ import re
 import pytest
 from conftest import run_recipe, write_rows
 
-from align.data import prepare, preview
+from align.data import chat, encoding, prepare, preview
 from align.run.arguments import DataArguments
 
 ASK, TELL = {"role": "user", "content": "what is a cat"}, {"role": "assistant", "content": "a cat sits"}
@@ -66,7 +66,7 @@ def test_a_foreign_row_cannot_command_the_terminal(tmp_path, tokenizer, capsys):
 def test_a_terminal_gets_colours_and_each_line_its_own(tokenizer):
     row = {"messages": [ASK, {"role": "assistant", "content": "a\nb"}], "drop": ""}
     page = preview.Preview(tokenizer, colour=True)
-    lines = page.row(1, row, lambda r: prepare.ENCODERS["sft"](tokenizer, r), None)
+    lines = page.row(1, row, lambda r: chat.alone(tokenizer, encoding.ENCODERS["sft"](tokenizer, r)), None)
     assert [line for line in lines if "\x1b[32m" in line and line.count("\x1b[0m") == line.count("\x1b[3")]
     assert "⟦" not in "".join([*lines, *page.legend()])
 

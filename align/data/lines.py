@@ -1,7 +1,8 @@
 """Files of JSON and of comma- or tab-separated values into a data set in which every value is as it was written.
 
 `datasets`' own readers merge objects with different keys and fill what is missing with nulls, read the text "6" as a
-number where another row has a list, and take "None" and "NA" in a table for nothing at all.
+number where another row has a list, and take "None" and "NA" in a table for nothing at all. How values are held is
+`arrow`'s matter.
 """
 
 from __future__ import annotations
@@ -10,50 +11,19 @@ import csv
 import itertools
 import json
 import sys
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import fsspec
-import pyarrow as pa
-import pyarrow.compute as pc
-from datasets import Dataset, DatasetInfo, Features, List, Value
-from datasets.features.features import register_feature
+from datasets import Dataset
 
+from align.data import arrow
 from align.data.folders import suffix
+from align.data.large import cached
 from align.run.errors import DataError
 
-CHUNK = 2_000  # rows that are held as Python objects at once
-
-
-@dataclass
-class Written:
-    """A column of `datasets` for whatever JSON can say, each value kept by itself as JSON text."""
-
-    decode: bool = True
-    id: str | None = field(default=None, repr=False)
-    pa_type: ClassVar[Any] = pa.string()
-    _type: str = field(default="Written", init=False, repr=False)
-
-    def __call__(self) -> Any:
-        """The column's type in Arrow."""
-        return self.pa_type
-
-    def encode_example(self, value: Any) -> str | None:
-        """A value as text."""
-        return None if value is None else json.dumps(value, ensure_ascii=False)
-
-    def decode_example(self, value: str | None, token_per_repo_id: Any = None) -> Any:
-        """A value from its text."""
-        return None if value is None else json.loads(value)
-
-
-with warnings.catch_warnings(action="ignore"):  # that registering is experimental
-    register_feature(Written, "Written")
-_IDS = pa.list_(pa.int64())
-_SCALARS = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+SMALL = 1 << 23  # bytes of files whose rows are simply held in memory
 
 
 def write(rows: Iterable[dict], file: Path) -> None:
@@ -69,34 +39,25 @@ def write(rows: Iterable[dict], file: Path) -> None:
 def read(files: list[Path], words: Collection[str]) -> Dataset:
     """All rows of some files. Of tables, numbers are read as such where all of a column are and it is none of `words`.
 
+    What is large is written to the cache as it is read, and mapped into memory; and read there the next time.
+
     Raises:
         DataError: with the file, and the line or row that cannot be read.
     """
-    try:
-        rows = of_rows(rows_of(files))
-    except UnicodeEncodeError as error:
-        raise DataError(f"{files[0]}: holds half a character ({error.object[error.start]!a})") from error
-    if suffix(files[0]) not in (".csv", ".tsv"):
-        return rows
-    found = {name: (rows.features[name], rows.data.column(name)) for name in rows.column_names}
-    return _dataset({name: one if name in words else _numbers(*one) for name, one in found.items()})
+    tabular = suffix(files[0]) in (".csv", ".tsv")
 
+    def make(folder: Path | None) -> Dataset:
+        try:
+            return arrow.of_rows(rows_of(files), folder, lambda name: tabular and name not in words)
+        except UnicodeEncodeError as error:
+            raise DataError(f"{files[0]}: holds half a character ({error.object[error.start]!a})") from error
 
-def of_rows(rows: Iterable[dict[str, Any]]) -> Dataset:
-    """Rows as a data set that holds the columns of all of them; a row without one has nothing (None) there."""
-    stream = iter(rows)
-    chunks: list[tuple[int, dict[str, Any]]] = []
-    while some := list(itertools.islice(stream, CHUNK)):
-        names = dict.fromkeys(name for row in some for name in row)
-        chunks.append((len(some), {name: _typed([row.get(name) for row in some]) for name in names}))
-    names = dict.fromkeys(name for _, chunk in chunks for name in chunk)
-    return _dataset({name: _one_kind([chunk.get(name, pa.nulls(n)) for n, chunk in chunks]) for name in names})
-
-
-def _dataset(table: dict[str, tuple[Any, pa.ChunkedArray]]) -> Dataset:
-    features = Features({name: feature for name, (feature, _) in table.items()})
-    columns = pa.table({name: column for name, (_, column) in table.items()}, schema=features.arrow_schema)
-    return Dataset(columns, info=DatasetInfo(features=features))
+    told = [file.stat() for file in files]
+    if sum(one.st_size for one in told) < SMALL:
+        return make(None)
+    # another file under the same name and date (rsync, cp -p, tar) differs in ctime
+    known = [[str(file.resolve()), one.st_size, one.st_ctime_ns] for file, one in zip(files, told, strict=True)]
+    return arrow.opened(cached.kept(["read", known, sorted(words)], make))
 
 
 def rows_of(files: list[Path]) -> Iterator[dict[str, Any]]:
@@ -178,66 +139,3 @@ def _tabular(stream: Any, file: Path) -> Iterator[dict[str, Any]]:
             yield row
     except csv.Error as error:
         raise DataError(f"{file}, line {reader.line_num}: {error}") from error
-
-
-# -------------------------------------------------------------------------------------------------------------- typing
-
-
-def _typed(values: list[Any]) -> Any:
-    """One column of a chunk: text, numbers or truth values as such, all else as JSON text (a tuple says so)."""
-    kinds = {type(value) for value in values if value is not None}
-    if not kinds:
-        return pa.nulls(len(values))
-    kind = _SCALARS.get(next(iter(kinds))) if len(kinds) == 1 else pa.float64() if kinds == {int, float} else None
-    if kinds == {list} and all(type(item) is int for value in values for item in value or ()):
-        kind = _IDS
-    if kind is not None:
-        try:
-            return pa.array(values, kind)
-        except OverflowError:  # a whole number beyond 64 bits
-            pass
-    return (_as_text(values),)
-
-
-def _one_kind(parts: list[Any]) -> tuple[Any, pa.ChunkedArray]:
-    """The chunks of one column as a whole; where they are of several kinds, all become JSON text."""
-    kinds = {"written" if isinstance(part, tuple) else part.type for part in parts} - {pa.null()}
-    if len(kinds) == 1 and "written" not in kinds:
-        (kind,) = kinds
-        feature = List(Value("int64")) if kind == _IDS else Value(str(kind).replace("double", "float64"))
-        return feature, pa.chunked_array([part.cast(kind) for part in parts])
-    if not kinds:
-        return Value("string"), pa.chunked_array([part.cast(pa.string()) for part in parts])
-    texts = [part[0] if isinstance(part, tuple) else _as_text(part.to_pylist()) for part in parts]
-    return Written(), pa.chunked_array(texts)
-
-
-def _as_text(values: Iterable[Any]) -> pa.Array:
-    return pa.array(map(Written().encode_example, values), pa.string())
-
-
-def _numbers(feature: Any, column: pa.ChunkedArray) -> tuple[Any, pa.ChunkedArray]:
-    """A table's column as numbers where each of its cells is one or empty."""
-    filled = pc.if_else(pc.equal(column, ""), None, column)
-    for kind, name in ((pa.int64(), "int64"), (pa.float64(), "float64")):
-        try:
-            if filled.null_count < len(filled):
-                return Value(name), filled.cast(kind)
-        except pa.ArrowInvalid:
-            continue
-    return feature, column
-
-
-def alike(parts: list[Dataset]) -> list[Dataset]:
-    """Data sets in which a column is of the same kind in each that has it: what differs is kept as JSON text."""
-    for name in dict.fromkeys(name for part in parts for name in part.column_names):
-        if len({repr(part.features[name]) for part in parts if name in part.column_names}) > 1:
-            parts = [rewritten(part, name) if name in part.column_names else part for part in parts]
-    return parts
-
-
-def rewritten(part: Dataset, name: str, change: Callable[[Any], Any] = lambda value: value) -> Dataset:
-    """A data set of which one column is kept as JSON text, each value changed where that is asked for."""
-    texts, beside = _as_text(map(change, part[name])), f"{name} as text"
-    wider = part.add_column(beside, texts, feature=Written())  # first: a table without columns forgets its rows
-    return wider.remove_columns(name).rename_column(beside, name)

@@ -65,7 +65,7 @@ def _mix(parts: list[Any], args: DataArguments, seed: int, stream: bool) -> Any:
     """TRL's rule: `fraction` is a share of the final mixture, and no part is oversampled. Shuffled by the seed."""
     import datasets
 
-    from align.data import lines
+    from align.data import arrow
 
     shares: list[Any] = [entry.get("fraction") for entry in args.datasets]
     if any(s is not None for s in shares) and any(s is None for s in shares):
@@ -82,7 +82,7 @@ def _mix(parts: list[Any], args: DataArguments, seed: int, stream: bool) -> Any:
         weights = [s / sum(shares) for s in shares]
         total = min(len(part) / w for part, w in zip(parts, weights, strict=True) if w > 0)
         parts = [p.shuffle(seed=seed).select(range(round(w * total))) for p, w in zip(parts, weights, strict=True)]
-    return datasets.concatenate_datasets(lines.alike(parts)).shuffle(seed=seed)
+    return datasets.concatenate_datasets(arrow.alike(parts)).shuffle(seed=seed)
 
 
 def _read(name: str, config: str | None, split: str, stream: bool, args: DataArguments) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from align.data import lines
+from align.data import arrow
 
 WRITTEN_OUT = {"tools", "tool_calls", "function_call", "chat_template_kwargs"}  # what templates write key by key
 
@@ -28,7 +28,7 @@ def without_fillers(rows: Any, columns: list[str]) -> Any:
     for name, feature in rows.features.items():
         inside = ours.get(name, name) in WRITTEN_OUT
         if _is_merged(feature, inside):
-            rows = lines.rewritten(rows, name, functools.partial(_cleared, feature=feature, inside=inside))
+            rows = arrow.rewritten(rows, name, functools.partial(_cleared, feature=feature, inside=inside))
     return rows
 
 

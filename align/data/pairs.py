@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from align.data import text
 from align.run.errors import DataError
 
@@ -234,18 +236,26 @@ def _share(rows: list[dict]) -> None:
 
 
 def weigh(rows: list[dict], how: str) -> None:
-    """Scale `weight` in place so that its mean over the rows is 1 and a learning rate keeps its meaning.
+    """Scale `weight` in place, see `weighed`."""
+    groups, weights = [row["group"] for row in rows], np.array([row["weight"] for row in rows])
+    for row, weight in zip(rows, weighed(groups, weights, how).tolist(), strict=True):
+        row["weight"] = weight
+
+
+def weighed(groups: Iterable[str], weights: np.ndarray, how: str) -> np.ndarray:
+    """Weights [N] of pairs scaled such that their mean is 1 and a learning rate keeps its meaning.
 
     `prompt`: the weights of one prompt sum to the same for every prompt, whatever its number of pairs, in the
     proportion that they had. That is Ouyang et al. 2022, eq. 1, whose loss has 1/(K choose 2) before the sum over a
     prompt's pairs; ties give no pair here, so it is 1/(number of decided pairs). `pair`: they stay in proportion.
+
+    Args:
+        groups: the prompt of each pair.
     """
-    sums: dict[str, float] = defaultdict(float)
-    for row in rows:
-        sums[row["group"] if how == "prompt" else ""] += row["weight"]
-    scale = len(rows) / len(sums)
-    for row in rows:
-        row["weight"] *= scale / sums[row["group"] if how == "prompt" else ""]
+    numbers: dict[str, int] = {}
+    each = np.array([numbers.setdefault(group if how == "prompt" else "", len(numbers)) for group in groups])
+    sums = np.bincount(each, weights)
+    return weights * (len(weights) / len(sums) / sums[each])
 
 
 def describe(counts: Counter[str]) -> str:

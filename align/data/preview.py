@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from align.data import chat, splits
+from align.data.chat import Steps
+from align.data.encoding import ENCODERS, Encoder
 from align.data.forms import beside
 
 ROWS = 3
@@ -27,15 +29,19 @@ class Piece(NamedTuple):
     ids: list[int]
 
 
-def show(rows: Any, source: str, encode: Callable[[dict], list[dict]], tokenizer: Any, limit: int | None) -> None:
+def show(rows: Any, source: str, encoder: Encoder, tokenizer: Any, limit: int | None) -> None:
     """Print the first rows and end the program: nothing is trained, and no model is loaded.
 
     Args:
         rows: in one schema, as `align.data.forms` makes them (`NormalRows`).
-        encode: a row to what is trained on or sampled from (see `align.data.prepare.ENCODERS`).
+        encoder: of a row to what is trained on or sampled from (`align.data.encoding`).
         limit: tokens of the longest row that is not left out.
     """
     if os.environ.get("RANK", "0") == "0":
+
+        def encode(row: dict) -> list[dict]:
+            return chat.alone(tokenizer, encoder(tokenizer, row))
+
         page = Preview(tokenizer, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
         lines = [line for number, row in enumerate(itertools.islice(rows, ROWS), 1)
                  for line in page.row(number, row, encode, limit)]  # fmt: skip
@@ -45,6 +51,13 @@ def show(rows: Any, source: str, encode: Callable[[dict], list[dict]], tokenizer
         end = "No model was loaded; leave --preview out to go on."
         print("\n".join([head, *page.legend(), *lines, "", *left, end]), flush=True)
     raise SystemExit(0)
+
+
+def document(tokenizer: Any, row: dict) -> Steps[list[dict]]:
+    """The encoder of a document that shows what is learnt of it."""
+    found = yield from ENCODERS["text"](tokenizer, row)
+    # nothing in a document predicts its first token
+    return [{**one, "labels": [-100, *one["input_ids"][1:]]} for one in found]
 
 
 def visible(text: str) -> str:

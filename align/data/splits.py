@@ -41,6 +41,18 @@ class Report:
     matter: list[str] = field(default_factory=list)  # those of them that are often part of what is learnt
     settings: set[str] = field(default_factory=set)  # names in the rows' chat_template_kwargs
 
+    def add(self, later: Report) -> None:
+        """Take in the account of the rows that follow those that this one is of."""
+        for name in ("rows_in", "rows_out", "examples", "too_long"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.dropped.update(later.dropped)
+        self.forms.update(later.forms)
+        self.longest = max(self.longest, later.longest)
+        self.first = later.first | self.first
+        self.settings |= later.settings
+        for mine, theirs in ((self.not_read, later.not_read), (self.matter, later.matter)):
+            mine += [name for name in theirs if name not in mine]
+
     def __str__(self) -> str:
         if not self.rows_in:
             return f"{self.source}: rows are read as they arrive, and not counted"
@@ -84,11 +96,16 @@ def commits(rows: Any) -> list[str]:
 
 
 def fingerprint(rows: Any) -> str:
-    """SHA-256 over the rows themselves, so that the same rows have the same fingerprint wherever they came from."""
+    """SHA-256 over the SHA-256 of each row, so that the same rows have the same fingerprint wherever they came from."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+        digest.update(row_digest(row))
     return digest.hexdigest()
+
+
+def row_digest(row: Any) -> bytes:
+    """What stands for one row in the fingerprint of all."""
+    return hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).digest()
 
 
 def check_dropped(report: Report, args: DataArguments) -> None:

@@ -56,7 +56,10 @@ class Flags:
     def __init__(self, classes: tuple[type, ...]):
         from trl import TrlParser
 
-        self.parser = TrlParser(classes, allow_abbrev=False, formatter_class=argparse.HelpFormatter)
+        # `dataset_num_proc` is in TRL's configs as well as in our DataArguments: it is one flag, and fills both
+        self.parser = TrlParser(
+            classes, allow_abbrev=False, formatter_class=argparse.HelpFormatter, conflict_handler="resolve"
+        )
         # a flag that is on by default has a second action, `--no_flag`, which knows no type
         self.actions = {a.dest: a for a in self.parser._actions if f"--{a.dest}" in a.option_strings}
         self.actions.pop("help")

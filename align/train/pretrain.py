@@ -5,23 +5,31 @@ B blocks, T tokens per block.
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import TrainingArguments
 
-from align.data import chat, prepare, splits
+from align.data import arrow, chat, prepare, preview, splits
 from align.data.forms.normal import normalise
-from align.models import layout
+from align.data.large import cached
+from align.models import adapters, checkpoints, layout
 from align.run import errors
 from align.run.arguments import CodeArguments, DataArguments, StreamArguments
 from align.run.errors import ConfigError, fail, recipe
 from align.train import measuring
+
+BLOCK = ("input_ids", "position_ids")
+AT_ONCE = 64  # blocks that are cut at once
+DOCUMENTS = 2_000  # documents whose blocks are simply held in memory
 
 
 @dataclass
@@ -69,6 +77,20 @@ def check(data_args: DataArguments, stream_args: StreamArguments, model_args: An
         fail(problems)
 
 
+def size(values: dict[str, Any]) -> int | None:
+    """Parameters of the model that a run's settings continue or make; None where they cannot tell (`check` says why)."""
+    settings, tokenizer = values.get("model_config"), values.get("tokenizer_name_or_path")
+    if settings is None or tokenizer is None:
+        return adapters.of_settings(values)
+    try:
+        with torch.device("meta"):
+            model = new_model(json.loads(settings) if isinstance(settings, str) else settings,
+                              checkpoints.load_tokenizer(str(tokenizer)))  # fmt: skip
+    except (ConfigError, json.JSONDecodeError):
+        return None
+    return sum(weight.numel() for weight in model.parameters())
+
+
 def new_model(settings: dict[str, Any], tokenizer: Any, attention: str | None = None) -> Any:
     """A model with random weights. The tokenizer decides the vocabulary and the special tokens; seed before this."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -91,32 +113,40 @@ def new_model(settings: dict[str, Any], tokenizer: Any, attention: str | None = 
     return model
 
 
-def pack(documents: Iterable[list[int]], length: int) -> Iterator[dict[str, list[int]]]:
+def pack(documents: Iterable[Any], length: int) -> Iterator[dict[str, list[int]]]:
     """Token ids of documents, one after the other, cut into blocks of `length`; the unfilled last block is left out.
 
     Yields:
-        `input_ids`, `position_ids` (from 0 in every document) and `labels` (-100 at each document's first token, which
-        nothing inside the document predicts), each of length T. Positions that start again are what transformers'
-        attention masks read document borders from (`find_packed_sequence_indices`).
+        `input_ids` and `position_ids` (from 0 in every document), each of length T. Positions that start again are what
+        transformers' attention masks read document borders from (`find_packed_sequence_indices`).
     """
-    ids: list[int] = []
-    positions: list[int] = []
-    for document in documents:
-        ids += document
-        positions += range(len(document))
-        while len(ids) >= length:
-            block, where = ids[:length], positions[:length]
-            ids, positions = ids[length:], positions[length:]
-            first = where[0]  # a document cut by the border begins again: rotary positions are relative
-            opening = next((i for i, p in enumerate(where) if p == 0), length)
-            where = [p - first if i < opening else p for i, p in enumerate(where)]
-            labels = [-100 if p == 0 else token for p, token in zip(where, block, strict=True)]
-            yield {"input_ids": block, "position_ids": where, "labels": labels}
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []  # ids, and each one's position in its document
+    count = 0
+    for document in itertools.chain(documents, [None]):  # None: no more is to come
+        if document is not None:
+            waiting.append((np.asarray(document, np.int32), np.arange(len(document), dtype=np.int32)))
+            count += len(document)
+        if count < length or (document is not None and count < AT_ONCE * length):
+            continue
+        ids, positions = (np.concatenate(parts) for parts in zip(*waiting, strict=True))
+        whole = count // length * length
+        for at in range(0, whole, length):
+            where = positions[at : at + length]
+            opening = int(np.argmax(where == 0)) if (where == 0).any() else length
+            # a document cut by the border begins again: rotary positions are relative
+            where = np.concatenate([where[:opening] - where[0], where[opening:]])
+            yield {"input_ids": ids[at : at + length].tolist(), "position_ids": where.tolist()}
+        waiting, count = [(ids[whole:], positions[whole:])], count - whole
 
 
 def collate(blocks: list[dict[str, list[int]]]) -> dict[str, Any]:
-    """Blocks to tensors [B, T]. Without a mask and a cache: only then does attention ask the positions for borders."""
-    return {**{name: torch.tensor([block[name] for block in blocks]) for name in blocks[0]}, "use_cache": False}
+    """Blocks to tensors [B, T]. Without a mask and a cache: only then does attention ask the positions for borders.
+
+    `labels` are -100 at each document's first token, which nothing inside the document predicts.
+    """
+    ids, positions = (torch.tensor([block[name] for block in blocks]) for name in ("input_ids", "position_ids"))
+    labels = ids.masked_fill(positions == 0, -100)
+    return {"input_ids": ids, "position_ids": positions, "labels": labels, "use_cache": False}
 
 
 def _token_ids(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
@@ -152,7 +182,7 @@ def corpus(args: DataArguments, tokenizer: Any, *, length: int, seed: int, strea
         read = splits.read(args, seed=seed, stream=True)
         rows = normalise(read["train"], "text", source, args.columns)
         if args.preview:
-            prepare.preview_texts(rows, source, tokenizer)
+            preview.show(rows, source, preview.document, tokenizer, None)
         settings = {"rows": rows, "tokenizer": tokenizer, "length": length}
         blocks = IterableDataset.from_generator(_stream_blocks, gen_kwargs=settings)
         unseen: Any = [] if read["test"] is None else normalise(read["test"], "text", source, args.columns)
@@ -160,17 +190,26 @@ def corpus(args: DataArguments, tokenizer: Any, *, length: int, seed: int, strea
         test = list(pack(_token_ids(told, tokenizer), length))
         kept = Dataset.from_list(test) if test else None
         return Corpus(blocks, kept, {"train": splits.Report(source)}, test_bytes=_packed_bytes(test, tokenizer))
-    texts = prepare.texts(args, seed=seed, tokenizer=tokenizer)
-    train = list(pack(_token_ids(texts.train, tokenizer), length))
-    test = list(pack(_token_ids(texts.test or [], tokenizer), length))
-    if not train:
+    documents = prepare.texts(args, seed=seed, tokenizer=tokenizer, ids=True)
+    train, test = _blocks(documents.train, length), _blocks(documents.test, length)
+    if train is None:
         raise errors.DataError(f"{args.dataset_name}: fewer than max_length={length} tokens in all; lower --max_length")
-    return Corpus(
-        Dataset.from_list(train),
-        Dataset.from_list(test) if test else None,
-        texts.reports,
-        test_bytes=_packed_bytes(test, tokenizer),
-    )
+    return Corpus(train, test, documents.reports, test_bytes=_packed_bytes(test or [], tokenizer))
+
+
+def _blocks(documents: Any, length: int) -> Any:
+    """Blocks of a column of token ids, in memory where they are few, or kept as files; None where there are none."""
+    if documents is None:
+        return None
+    rows = documents.source.with_format("arrow")
+    ids = (one for table in rows.iter(DOCUMENTS) for one in table.column("input_ids").combine_chunks())
+    blocks = pack((one.values.to_numpy() for one in ids), length)
+    if len(documents) <= DOCUMENTS:
+        made = arrow.of_ids(blocks, BLOCK)
+    else:
+        parts = ["blocks", cached.contents(documents.source), length, inspect.getsource(pack)]
+        made = arrow.opened(cached.kept(parts, lambda folder: arrow.of_ids(blocks, BLOCK, folder)))
+    return made if len(made) else None
 
 
 def _stream_blocks(rows: Any, tokenizer: Any, length: int) -> Iterator[dict[str, list[int]]]:
@@ -188,11 +227,15 @@ def _stream_blocks(rows: Any, tokenizer: Any, length: int) -> Iterator[dict[str,
     raise errors.DataError(f"the stream has fewer than max_length={length} tokens in all; lower --max_length")
 
 
-def _packed_bytes(blocks: list[dict[str, list[int]]], tokenizer: Any) -> int:
+def _packed_bytes(blocks: Iterable[dict[str, list[int]]], tokenizer: Any) -> int:
     """UTF-8 bytes of the tokens that are predicted in the held-out blocks."""
-    learnt = [[token for token in block["labels"][1:] if token != -100] for block in blocks]
-    texts = tokenizer.batch_decode(learnt, skip_special_tokens=True)
-    return sum(len(text.encode()) for text in texts)
+    learnt = ([token for token, place in _predicted(block)] for block in blocks)
+    return sum(len(tokenizer.decode(ids, skip_special_tokens=True).encode()) for ids in learnt)
+
+
+def _predicted(block: dict[str, list[int]]) -> list[tuple[int, int]]:
+    """Those of a block's tokens that something before them predicts, each with its position in its document."""
+    return [(t, place) for t, place in zip(block["input_ids"][1:], block["position_ids"][1:], strict=True) if place]
 
 
 def held_out(trainer: Any, corpus: Corpus) -> dict[str, float]:
@@ -212,6 +255,6 @@ def text_metrics(loss: float, rows: Any, text_bytes: int) -> dict[str, float]:
     Returns:
         `loss` (nats per token), `perplexity` = exp(loss), `bits_per_byte` = loss · tokens / (ln 2 · bytes).
     """
-    predicted = sum(sum(label != -100 for label in row["labels"][1:]) for row in rows)
+    predicted = sum(len(_predicted(row)) for row in rows)
     bits = loss * predicted / math.log(2)
     return {"loss": loss, "perplexity": math.exp(min(loss, 50.0)), "bits_per_byte": bits / max(text_bytes, 1)}

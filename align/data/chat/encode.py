@@ -4,16 +4,20 @@ Every turn that is learnt is encoded as it would be generated: the tokens of its
 and with the stop token. Where the tokens of an earlier turn stand unchanged in a longer conversation, both share one
 sequence; where a template renders earlier turns differently once later ones follow (Qwen3 takes their reasoning out),
 the turn gets a sequence of its own.
+
+What encodes a row asks for its tokens by steps (`batches`), so that those of many rows are made together.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from align.data.chat import reasoning
 from align.data.chat.answered import Beside, answered
+from align.data.chat.batches import Steps, alone
 from align.data.chat.set_up import call_end, special_ids
 from align.data.chat.templates import (
     Messages,
@@ -51,25 +55,35 @@ def encode_messages(
     Raises:
         TemplateError: if there is nothing to learn, an answer is empty, or the template leaves out what a row says.
     """
+    beside: Beside = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
+    return alone(tokenizer, messages_steps(tokenizer, messages, **beside))
+
+
+def messages_steps(
+    tokenizer: Any, messages: Messages, *, tools: Tools = None, chat_template_kwargs: Settings = None
+) -> Steps[list[Encoded]]:
+    """The steps of `encode_messages`."""
     turns = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m.get("learn", True)]
     if not turns:
         raise TemplateError("there is no assistant turn to learn from")
-    beside = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
-    found = {turn: _encode_turn(tokenizer, messages[: turn + 1], beside) for turn in turns}
+    beside: Beside = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
+    found = {}
+    for turn in turns:
+        found[turn] = yield from _turn_steps(tokenizer, messages[: turn + 1], beside)
     made: list[Encoded] = []
     while turns:
         prompt, answer = found[turns[-1]]
         encoded = Encoded(prompt + answer, [False] * len(prompt) + [True] * len(answer))
-        alone = []
+        apart = []
         for turn in turns[:-1]:
             before, said = found[turn]
             end = len(before) + len(said)
             if encoded.input_ids[:end] == before + said:
                 encoded.learnt[len(before) : end] = [True] * len(said)
             else:
-                alone.append(turn)
+                apart.append(turn)
         made.append(encoded)
-        turns = alone
+        turns = apart
     return made[::-1]
 
 
@@ -81,11 +95,20 @@ def encode_prompt(
     Raises:
         TemplateError: if the template refuses the prompt, or leaves out words of it.
     """
+    beside: Beside = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
+    return alone(tokenizer, prompt_steps(tokenizer, prompt, **beside))
+
+
+def prompt_steps(
+    tokenizer: Any, prompt: str | Messages, *, tools: Tools = None, chat_template_kwargs: Settings = None
+) -> Steps[list[int]]:
+    """The steps of `encode_prompt`."""
     if isinstance(prompt, str):
-        return _ids(tokenizer, prompt)
-    return _ids_of(
-        tokenizer, _opening(tokenizer, prompt, {"tools": tools, "chat_template_kwargs": chat_template_kwargs})
-    )
+        (tokens,) = yield [prompt]
+        return _with_bos(tokenizer, tokens.ids)
+    beside: Beside = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
+    (tokens,) = yield [_opening(tokenizer, prompt, beside)]
+    return tokens.ids
 
 
 def encode_pair(
@@ -100,40 +123,71 @@ def encode_pair(
     Raises:
         TemplateError: if the completion is empty or more than one turn, or the template leaves out what it says.
     """
-    said: Any = reasoning.answer_of(completion) if read else completion
-    if isinstance(prompt, str):
-        words = str(said)
-        if not words.strip() and not read:
-            raise TemplateError(EMPTY)
-        before = _ids(tokenizer, prompt)
-        _, answer, _ = _apart(tokenizer, prompt, words, before)
-        return before, [*answer, tokenizer.eos_token_id]
-    if len(completion) != 1 or completion[0]["role"] != "assistant":  # type: ignore[index]
-        raise TemplateError("a completion has to be one message of the assistant; end the prompt before its last turn")
-    beside = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
-    return _encode_turn(tokenizer, [*prompt, *said], beside, read=read)
+    beside: Beside = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
+    before, (answer,) = alone(tokenizer, pair_steps(tokenizer, prompt, [completion], read=read, **beside))
+    return before, answer
+
+
+def pair_steps(
+    tokenizer: Any, prompt: str | Messages, completions: list[Any], *, tools: Tools = None,
+    chat_template_kwargs: Settings = None, read: bool = False,
+) -> Steps[tuple[list[int], list[list[int]]]]:  # fmt: skip
+    """The steps of `encode_pair` for several completions of one prompt."""
+    beside: Beside = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
+    before: list[int] = []
+    answers = []
+    opening: str | None = None
+    for completion in completions:
+        said: Any = reasoning.answer_of(completion) if read else completion
+        if isinstance(prompt, str):
+            words = str(said)
+            if not words.strip() and not read:
+                raise TemplateError(EMPTY)
+            before, answer, _ = yield from _apart(tokenizer, prompt, words, plain=True)
+            answers.append([*answer, tokenizer.eos_token_id])
+            continue
+        if len(completion) != 1 or completion[0]["role"] != "assistant":
+            raise TemplateError(
+                "a completion has to be one message of the assistant; end the prompt before its last turn"
+            )
+        turns = [*prompt, *said]
+        _check_said(turns[-1], read)
+        opening = _opening(tokenizer, prompt, beside) if opening is None else opening
+        before, answer = yield from _turn_steps(tokenizer, turns, beside, opening=opening, read=read)
+        answers.append(answer)
+    return before, answers
 
 
 EMPTY = "the assistant's turn is empty: it would teach to say nothing"
 
 
-def _encode_turn(
-    tokenizer: Any, messages: Messages, beside: Beside, *, read: bool = False
-) -> tuple[list[int], list[int]]:
-    """Token ids of all that comes before the last message, the assistant's, and of that one with its stop token."""
-    said = reasoning.apart(messages[-1])
+def _check_said(turn: dict[str, Any], read: bool) -> dict[str, Any]:
+    """An answer with its reasoning apart, which says something."""
+    said = reasoning.apart(turn)
     if not said["content"].strip() and not said.get("tool_calls") and not read:
         raise TemplateError(EMPTY if not said.get("reasoning_content") else "reasoning without an answer after it")
-    opening = _opening(tokenizer, messages[:-1], beside)
+    return said
+
+
+def _turn_steps(
+    tokenizer: Any, messages: Messages, beside: Beside, *, opening: str | None = None, read: bool = False
+) -> Steps[tuple[list[int], list[int]]]:
+    """Token ids of all that comes before the last message, the assistant's, and of that one with its stop token.
+
+    Args:
+        opening: the text of what comes before, where it is known.
+    """
+    said = _check_said(messages[-1], read)
+    opening = _opening(tokenizer, messages[:-1], beside) if opening is None else opening
     text = answered(tokenizer, [*messages[:-1], said], beside, opening)
-    before, answer, ends = _apart(tokenizer, opening, text)
+    before, answer, ends = yield from _apart(tokenizer, opening, text)
     called, inside = call_end(tokenizer) if said.get("tool_calls") else (None, set[int]())
     stop = tokenizer.convert_tokens_to_ids(called or tokenizer.eos_token)
     end = _end(tokenizer, answer, ends, text, {stop, tokenizer.eos_token_id}, inside)
     if end is None:  # the template leaves it to the next turn's beginning
         answer, end, kept = [*answer, stop], len(answer) + 1, text
     else:
-        kept = text[: ends[end - 1]]
+        kept = text[: ends(end - 1)]
     if packed(said["content"]) not in packed(kept) and packed(said["content"]) in packed(text):
         raise TemplateError("the answer's words hold the token that ends an answer")
     check_kept(kept, said, thoughts=True)
@@ -175,35 +229,35 @@ def decode_answer(tokenizer: Any, prompt: list[int], ids: list[int], stopped: bo
     return special.sub("", thought).strip(), special.sub("", answer).strip()
 
 
-def _apart(
-    tokenizer: Any, opening: str, text: str, before: list[int] | None = None
-) -> tuple[list[int], list[int], list[int]]:
+Ends = Callable[[int], int]  # where a token of an answer ends in its text
+
+
+def _apart(tokenizer: Any, opening: str, text: str, *, plain: bool = False) -> Steps[tuple[list[int], list[int], Ends]]:
     """Token ids of a prompt and of what follows it, and where in `text` each token of the latter ends.
 
     They are the tokens of the whole text. Where that would change the prompt's last tokens, which generation has seen
     already, both are tokenised by themselves.
 
+    Args:
+        plain: no template has written the prompt, so the BOS goes before it.
+
     Raises:
         TemplateError: where neither gives back the text.
     """
-    head = before[:1] if before and before != _ids_of(tokenizer, opening) else []  # the BOS, before plain text
-    before = _ids_of(tokenizer, opening) if before is None else before
-    encoding = tokenizer(opening + text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = head + encoding["input_ids"], [(0, 0)] * len(head) + encoding["offset_mapping"]
-    if ids[: len(before)] == before:
-        return before, ids[len(before) :], [end - len(opening) for _, end in offsets[len(before) :]]
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    answer = list(encoding["input_ids"])
-    plain = {"clean_up_tokenization_spaces": False}
-    if tokenizer.decode(before + answer, **plain) != tokenizer.decode(before, **plain) + text:
+    asked, whole = yield [opening, opening + text]
+    before = _with_bos(tokenizer, asked.ids) if plain else asked.ids
+    if whole.ids[: len(asked.ids)] == asked.ids:
+        first = len(asked.ids)
+        return before, whole.ids[first:], lambda at: whole.end(first + at) - len(opening)
+    (tokens,) = yield [text]
+    told = {"clean_up_tokenization_spaces": False}
+    if tokenizer.decode(before + tokens.ids, **told) != tokenizer.decode(before, **told) + text:
         blank = "" if opening[-1:].strip() else "; let the answer begin with the blank that the prompt ends with"
         raise TemplateError(f"the prompt's last token changes when the answer follows it{blank}")
-    return before, answer, [end for _, end in encoding["offset_mapping"]]
+    return before, list(tokens.ids), tokens.end
 
 
-def _end(
-    tokenizer: Any, answer: list[int], ends: list[int], text: str, stops: set[int], inside: set[int]
-) -> int | None:
+def _end(tokenizer: Any, answer: list[int], ends: Ends, text: str, stops: set[int], inside: set[int]) -> int | None:
     """How many tokens of `answer` belong to it, the stop token included; None where there is none.
 
     Args:
@@ -217,17 +271,12 @@ def _end(
         return end
     special = special_ids(tokenizer) - inside
     last = next((at for at in reversed(range(len(answer))) if answer[at] in special), None)
-    if last is not None and not text[ends[last] :].strip():
+    if last is not None and not text[ends(last) :].strip():
         raise TemplateError("the assistant's turn does not end with the stop token")
     return None
 
 
-def _ids_of(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    """Plain text with the tokenizer's BOS, where it has one, and never its EOS."""
-    ids = _ids_of(tokenizer, text)
+def _with_bos(tokenizer: Any, ids: list[int]) -> list[int]:
+    """The tokens of plain text with the tokenizer's BOS, where it has one, and never its EOS."""
     has_bos = tokenizer.bos_token_id is not None and tokenizer.bos_token_id != tokenizer.eos_token_id
     return [tokenizer.bos_token_id, *ids] if has_bos and ids[:1] != [tokenizer.bos_token_id] else ids

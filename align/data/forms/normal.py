@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from align.data import pairs
+from align.data import arrow, pairs
 from align.data.forms import beside, schemas
 from align.data.pairs import ALL, Pairing
 from align.data.splits import Report
@@ -15,7 +15,7 @@ from align.run.errors import DataError
 
 @dataclass
 class NormalRows:
-    """Rows in one schema. They are made when they are read, so no cache can hold what older code made of them."""
+    """Rows in one schema, made when they are read."""
 
     rows: Any
     schema: str
@@ -28,12 +28,13 @@ class NormalRows:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self._made(row, number) for number, row in enumerate(self.rows))
+        return (self.made(row, number) for number, row in enumerate(self.rows))
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        return self._made(self.rows[number], number)
+        return self.made(self.rows[number], number)
 
-    def _made(self, row: dict[str, Any], number: int) -> dict[str, Any]:
+    def made(self, row: dict[str, Any], number: int) -> dict[str, Any]:
+        """A raw row in the schema; `number` counts from 0."""
         made = schemas.MAKERS[self.schema](row, f"{self.source}, row {number + 1}", self.prompt_format)
         for known, part in ((self.names, "unread"), (self.matter, "matter")):
             known += [name for name in made["origin"].pop(part, []) if name not in known]
@@ -63,7 +64,7 @@ def normalise(
         if report is not None:
             report.rankings = counts
         unread = list(dict.fromkeys(name for row in read for name in row["unread"]))
-        rows = [{k: v for k, v in pair.items() if k != "group"} for pair in made]
+        rows = arrow.of_rows({k: v for k, v in pair.items() if k != "group"} for pair in made)
     normal = NormalRows(rows, schema, source, prompt_format, unread, [n for n in unread if beside.matters(n, None)])
     next(iter(normal))
     return normal
