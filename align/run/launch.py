@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from align.run.device import has_gpu, share_cores
 from align.run.errors import ConfigError, OneProcess, RunError
+from align.run.received import screen
 
 # A disk is full, a quota or the largest size of a file is reached, nothing can be written there, or it fails
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -164,6 +165,7 @@ def run(main: Callable[[], None], *, again: str = "") -> None:
     """
     from safetensors import SafetensorError
 
+    screen.guard()
     try:
         main()
     except (ConfigError, RunError, OSError, SafetensorError) as error:

@@ -6,13 +6,14 @@ field of its own or within the words. Which one a template reads is found by ask
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from align.data.chat import reasoning
+from align.data.chat import bounds, reasoning
 from align.run.errors import ConfigError
 
 Messages = list[dict[str, Any]]  # role and content, and where a row has them tool_calls, reasoning_content, …
@@ -99,9 +100,12 @@ def _render(
 
     told = [_told(message, shape) for message in messages]
     try:
-        return tokenizer.apply_chat_template(
-            told, tokenize=False, add_generation_prompt=generation_prompt, tools=tools or None, **(more or {})
-        )
+        with bounds.bounded(str(tokenizer.chat_template)):
+            return tokenizer.apply_chat_template(
+                told, tokenize=False, add_generation_prompt=generation_prompt, tools=tools or None, **(more or {})
+            )
+    except bounds.TooMuch:
+        raise
     except jinja2.exceptions.TemplateSyntaxError as error:
         raise TemplateError(f"the chat template is no valid Jinja (line {error.lineno}: {error})") from error
     except jinja2.exceptions.TemplateError as error:
@@ -246,6 +250,7 @@ def check_kept(text: str, message: dict[str, Any], *, thoughts: bool) -> None:
                 raise TemplateError(f"the chat template leaves out {part!r} of a tool call. {ANOTHER} that writes it")
 
 
+@functools.lru_cache(maxsize=64)  # one text is looked into for each of its messages
 def packed(text: str) -> str:
     """A text without its white space, to compare by: templates trim and indent."""
     return "".join(text.split())
@@ -256,8 +261,9 @@ def _holds(text: str, letters: str, part: Any) -> bool:
     if not isinstance(part, str):
         written = (json.dumps(part), str(part))
         return any(one in text for one in written)
-    forms = (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
-    return any(packed(form) in letters for form in dict.fromkeys(forms))
+    if packed(part) in letters:
+        return True
+    return any(packed(json.dumps(part, ensure_ascii=whole)[1:-1]) in letters for whole in (False, True))
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -22,7 +22,9 @@ from align.run import lineage, record
 from align.run.arguments import RunArguments
 from align.run.errors import DataError, RunError
 from align.run.parse import parse, resolved
+from align.run.received import files
 
+GUIDELINES = 1 << 20  # bytes
 PUSHED = ["README.md", "card.json", "data/*.jsonl"]  # not run.json: it names this machine's paths
 
 
@@ -156,7 +158,9 @@ def guidelines_of(name: str) -> str:
     """The guidelines that annotators saw, which the page keeps beside its labels; empty where there are none."""
     labels = source.labels_file(name)
     file = labels.with_name("guidelines.md") if labels else None
-    return file.read_text(encoding="utf-8", errors="replace") if file and file.is_file() else ""
+    return (
+        files.text(file, GUIDELINES) if file and file.exists() else ""
+    )  # not through a link: it may be anybody's file
 
 
 def write(

@@ -34,7 +34,10 @@ from align.run import lineage, record
 from align.run.arguments import DataArguments, RunArguments
 from align.run.errors import ConfigError, DataError
 from align.run.parse import parse, resolved
+from align.run.received import files
 
+LINE = 1 << 26  # bytes of a line, which is one row: conversations have thousands
+WHOLE = 1 << 28  # bytes of a file that is one value, and takes five times as much in memory
 Reader = Callable[[dict, str, ImportConfig, Counter[str]], Iterator[dict]]
 
 
@@ -69,41 +72,80 @@ def read(path: str) -> list[dict[str, Any]]:
     """The rows of a file: JSON Lines, a JSON list, Argilla's dictionaries of records or columns, or what `data` reads.
 
     Raises:
-        DataError: with the line, where it is no JSON.
+        DataError: with the line, where it is no JSON, or longer than `LINE`; for one value of more than `WHOLE`.
     """
     file = Path(path)
     if not file.exists():
         raise DataError(f"{path} does not exist")
-    if file.name.removesuffix(".gz").endswith((".json", ".jsonl")):
-        try:
-            raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-            text = raw.decode("utf-8-sig")
-        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
-        return _json_rows(text, path)
-    return list(load.load(DataArguments(dataset_name=path), "train", seed=0))
-
-
-def _json_rows(text: str, path: str) -> list[dict[str, Any]]:
+    if not file.name.removesuffix(".gz").endswith((".json", ".jsonl")):
+        return list(load.load(DataArguments(dataset_name=path), "train", seed=0))
     try:
-        whole = json.loads(text)
-    except json.JSONDecodeError:
-        rows = []
-        for number, line in enumerate(text.split("\n"), 1):  # other ends of lines may stand inside a text
-            try:
-                rows += [json.loads(line)] if line.strip() else []
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error.msg}): {line[:60]!r}") from error
-    else:
-        rows = whole if isinstance(whole, list) else [whole]
-        if isinstance(whole, dict) and whole and all(isinstance(value, dict) for value in whole.values()):
-            rows = list(whole.values())  # Argilla's to_dict(orient="index")
-        elif isinstance(whole, dict) and isinstance(whole.get("fields"), list):  # and orient="names"
-            rows = [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            rows = _lines(stream, path)
+            if rows is None:
+                stream.seek(0)
+                rows = _whole(stream, path)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
     if bad := [number for number, row in enumerate(rows, 1) if not isinstance(row, dict)]:
         raise DataError(f"{path}, row {bad[0]}: expected an object, got {str(rows[bad[0] - 1])[:60]!r}")
+    return rows
+
+
+def _lines(stream: Any, path: str) -> list[Any] | None:
+    """The rows of JSON Lines, a line at a time; None where the first line is no object, or the only one."""
+    rows: list[Any] = []
+    number = 0
+    while line := stream.readline(LINE + 1):  # other ends of lines may stand inside a text
+        number += 1
+        if len(line) > LINE and rows:
+            raise DataError(
+                f"{path}, line {number}: over {LINE >> 20} MiB long, and a line of an import is at most that"
+            )
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8", "strict" if rows else "replace")
+        if not text.strip():
+            continue
+        try:
+            rows.append(_value(text))
+        except ValueError as error:
+            if not rows:
+                return None
+            raise DataError(f"{path}, line {number}: not JSON ({error}): {text[:60]!r}") from error
+        if not isinstance(rows[0], dict):
+            return None
+    return rows if len(rows) != 1 else None
+
+
+def _whole(stream: Any, path: str) -> list[Any]:
+    """The rows of a file that holds one JSON value."""
+    held = stream.read(WHOLE + 1)
+    if len(held) > WHOLE:
+        raise DataError(
+            f"{path}: neither one object a line of at most {LINE >> 20} MiB, nor one JSON value of at most "
+            f"{WHOLE >> 20} MiB; write an object a line (jq -c '.[]')"
+        )
+    try:
+        whole = _value(held.decode("utf-8-sig"))
+    except ValueError as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise
+        at = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        line = held.split(b"\n", at)[at - 1][:60].decode("utf-8", "replace")
+        raise DataError(f"{path}, line {at}: not JSON ({error}): {line!r}") from error
+    if isinstance(whole, dict) and whole and all(isinstance(value, dict) for value in whole.values()):
+        return list(whole.values())  # Argilla's to_dict(orient="index")
+    if isinstance(whole, dict) and isinstance(whole.get("fields"), list):  # and orient="names"
+        if len({len(values) if isinstance(values, list) else -1 for values in whole.values()}) != 1:
+            raise DataError(f"{path}: its columns are not of one length")
+        return [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]
+    return whole if isinstance(whole, list) else [whole]
+
+
+def _value(text: str) -> Any:
+    """A value from JSON, without the half characters that an escape in it may stand for."""
+    value = files.parsed(text)
     halves = re.search(r"\\u[dD][89a-fA-F]", text)
-    return json.loads(items.whole(json.dumps(rows, ensure_ascii=False))) if halves else rows
+    return json.loads(items.whole(json.dumps(value, ensure_ascii=False))) if halves else value
 
 
 def convert(rows: list[dict[str, Any]], where: str, args: ImportConfig) -> tuple[list[dict[str, Any]], Counter[str]]:
@@ -129,7 +171,14 @@ def convert(rows: list[dict[str, Any]], where: str, args: ImportConfig) -> tuple
             raise DataError(f"{where}, row {number}: no field {error}; it has {', '.join(row)}") from error
         except DataError:
             raise
-        except (AttributeError, IndexError, TypeError, ValueError) as error:  # text for a list, a number for a record …
+        except (
+            AttributeError,
+            IndexError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:  # text for a list, a number for a record …
             raise DataError(
                 f"{where}, row {number}: not built as the exports of {kind} are ({error}): {str(row)[:120]}"
             ) from error

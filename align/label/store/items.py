@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -115,7 +114,7 @@ def item(row: Mapping[str, Any], where: str, split: str) -> Item:
     if sources is not None and (not isinstance(sources, list) or len(sources) != len(completions)):
         raise DataError(f"{where}.sources: {len(completions)} completions need as many sources, got {sources!r}")
     priority = row.get("priority")
-    if priority is not None and not (isinstance(priority, (int, float)) and math.isfinite(priority)):
+    if priority is not None and not (isinstance(priority, (int, float)) and abs(priority) < 1e300):
         raise DataError(f"{where}.priority: expected a number, got {priority!r}")
     # of messages, role and content only: so one item has one id however it was read
     named = [_side(prompt, KEPT[:2]), [_side(completion, KEPT[:2]) for completion in completions]]

@@ -14,8 +14,8 @@ _given = {FLAG: False}
 
 def give(allowed: bool) -> None:
     """What the user's command says. A record of a parent, or of an earlier run, is never asked."""
-    _given[FLAG] = allowed
-    if allowed and os.environ.get("RANK", "0") == "0":
+    new, _given[FLAG] = allowed and not _given[FLAG], allowed
+    if new and os.environ.get("RANK", "0") == "0":
         print("--trust_remote_code: code that comes with a checkpoint runs with your rights", flush=True)
 
 

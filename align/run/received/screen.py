@@ -17,8 +17,8 @@ BAR = re.compile(r"(\n|\x1b\[A)*")  # how a progress bar moves between its lines
 
 
 def plain(text: str) -> str:
-    """Text in which every control character is written out: `\\x1b`, `\\u202e`."""
-    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    """Text in which every control character is written out as JSON does: `\\u001b`, `\\u202e`."""
+    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def guard() -> None:
