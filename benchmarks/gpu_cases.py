@@ -123,6 +123,7 @@ def checks(made: dict[str, str], lora: dict[str, str], out: Path) -> dict[str, l
                           num_generations=2, max_train_rows=16)],
         "eval": [recipe("eval", "eval", models=[f"base={made['policy']}"], dataset_name=made["prompts"],
                         reward_model_path=made["reward"], max_new_tokens=24, max_eval_rows=16)],
+        "sft-packing": [recipe("sft", "sft-packing", packing=True, **sft)],
         "accelerate-launch": [recipe("sft", "accelerate-launch", launcher=launcher, **sft | LORA)],
     }  # fmt: skip
     if importlib.util.find_spec("bitsandbytes"):
