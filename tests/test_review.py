@@ -617,6 +617,9 @@ def test_requests_that_the_page_would_not_send_are_refused(server):
     assert post(server, "api/decide", {"id": "nobody", "decision": "keep"})[0] == 400
     assert post(server, "api/decide", {"id": f"{1:016x}", "decision": "burn"})[0] == 400
     assert post(server, "api/decide", {"id": f"{1:016x}"})[0] == 400
+    for more in ({"note": "x" * 2001}, {"note": [["x"]]}, {"rule": "x" * 1000}, {"decision": "x" * 100_000}):
+        status, said = post(server, "api/decide", {"id": f"{1:016x}", "decision": "drop", **more})
+        assert status == 400 and len(said) < 200
     status, _ = post(server, "api/decide", {"id": f"{1:016x}", "decision": "drop"}, Origin="http://evil.example")
     assert status in (400, 403)
     assert decided(server) == {}

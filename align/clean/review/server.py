@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 RECENT = 600.0  # seconds over which the pace is measured
 NOTE = 2000  # characters of a note
+NAMED = 500  # characters of an id, or of a rule's name
 
 
 @dataclass
@@ -79,12 +80,12 @@ class Review:
         """Write a decision down; it is on the disk when this returns."""
         self._known(document)
         if decision not in ("keep", "drop"):
-            raise Problem(400, f"a decision is keep or drop, got {decision!r}")
+            raise Problem(400, f"a decision is keep or drop, got {str(decision)[:40]!r}")
         row = self.queue.documents[document][0]
         with self.lock:
             self.decisions.add(
                 document, decision, reviewer=self.reviewer, rule=row["rule"], reason=str(row.get("reason") or ""),
-                note=note[:NOTE], text=self.queue.text(document),
+                note=note, text=self.queue.text(document),
             )  # fmt: skip
             self.times.append(time.monotonic())
 
@@ -134,11 +135,11 @@ def app(review: Review, args: ServeArguments) -> Starlette:
     """The page and its API over `review`."""
 
     def filters(values: Mapping[str, Any]) -> tuple[str, str]:
-        return str(values.get("rule") or ""), str(values.get("why") or "")
+        return _text(values, "rule"), _text(values, "why")
 
     def following(request: Request, _: dict[str, Any]) -> dict[str, Any]:
         values = request.query_params
-        return {"document": review.next(*filters(values), str(values.get("after") or ""))}
+        return {"document": review.next(*filters(values), _text(values, "after"))}
 
     def state(request: Request, _: dict[str, Any]) -> dict[str, Any]:
         return review.state(*filters(request.query_params))
@@ -150,13 +151,14 @@ def app(review: Review, args: ServeArguments) -> Starlette:
         except (KeyError, ValueError):
             raise Problem(400, "start and end are numbers of characters") from None
         try:
-            return {"pieces": review.part(str(values.get("id")), start, end, values.get("beside") == "true")}
+            return {"pieces": review.part(_text(values, "id"), start, end, values.get("beside") == "true")}
         except IndexError:
             raise Problem(400, "nothing is beside this document; load the page again") from None
 
     def decide(_: Request, body: dict[str, Any]) -> dict[str, Any]:
-        review.decide(str(body.get("id")), body.get("decision"), str(body.get("note") or ""))
-        return {"document": review.next(*filters(body), str(body["id"]))}
+        document, wanted = _text(body, "id"), filters(body)
+        review.decide(document, body.get("decision"), _text(body, "note", NOTE))
+        return {"document": review.next(*wanted, document)}
 
     def undo(_: Request, body: dict[str, Any]) -> dict[str, Any]:
         undone = review.undo()
@@ -166,6 +168,13 @@ def app(review: Review, args: ServeArguments) -> Starlette:
     routes = [get("/api/next", following), get("/api/state", state), get("/api/part", part)]
     routes += [post("/api/decide", decide), post("/api/undo", undo)]
     return application(routes, args, page=PAGE, what=review.decisions.path)
+
+
+def _text(values: Mapping[str, Any], key: str, longest: int = NAMED) -> str:
+    value = values.get(key, "")
+    if not isinstance(value, str) or len(value) > longest:
+        raise Problem(400, f"{key}: text of at most {longest:,} characters")
+    return value
 
 
 def main(argv: list[str]) -> None:
