@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, write_rows
 
 from align.label.config import LabelArguments
-from align.label.store import items
+from align.label.store import items, names
 from align.label.store.answers import GAP
 from align.label.store.merging import merge
 from align.label.store.rows import take_in
@@ -363,6 +363,63 @@ def test_names(store):
     ):
         with pytest.raises(DataError):
             store.annotator(name)
+
+
+@pytest.mark.parametrize(
+    "unseen", ["\ufe0f", "\u034f", "\u180b", "\u115f", "\u3164", "\u17b4", "\U000e0100", "\u200d", "\u2800"]
+)
+def test_what_nobody_sees_makes_no_second_person(store, unseen):
+    ada = store.annotator("Ada L")
+    assert store.annotator(f"A{unseen}da L") == store.annotator("\uff21da L") == ada  # the A of full width
+    for name in (unseen, unseen * 3, f"{unseen} {unseen}"):
+        with pytest.raises(DataError, match="printable"):
+            store.annotator(name)
+    assert len(store.annotators()) == 1
+
+
+def test_a_name_is_measured_before_it_is_brought_into_order(store):
+    start = time.perf_counter()
+    for name in ("a" + "\u0301\u0316" * 25_000, "e\u0301" * 50_000, " " * 1_000_000 + "a"):
+        with pytest.raises(DataError, match="1 to 80"):
+            store.annotator(name)
+        assert names.folded(name) == name  # of a file that somebody else wrote
+    assert time.perf_counter() - start < 0.5
+    assert store.annotator("e\u0301" * 80).name == "\u00e9" * 80  # composed it is short enough
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "like"),
+    [
+        ("Ada", "\u0410da", True),  # a Cyrillic A
+        ("OPA", "\u039f\u03a1\u0391", True),  # Greek capitals
+        ("Ian", "lan", True),
+        ("Bob1", "Bobl", True),
+        ("Bernd", "Bemd", True),
+        ("Ada", "Ida", False),
+        ("Ana", "An\u00e1", False),
+        ("\u0418\u0432\u0430\u043d", "Ivan", False),  # transcribed, not drawn alike
+    ],
+)
+def test_names_that_look_alike_are_told_to_the_manager_and_stay_two(store, one, other, like):
+    assert store.annotator(one) != store.annotator(other)
+    said = [line for line in names.alike([one, other, "Zoe"]) if "look alike" in line]
+    assert [one in line and other in line and "Zoe" not in line for line in said] == [True] * like
+
+
+def test_a_name_of_several_scripts_is_told_and_one_of_any_script_is_not():
+    assert names.alike(["P\u0430ul"]) == ["P\u0430ul has letters of several scripts: Cyrillic, Latin."]
+    assert (
+        names.alike(
+            [
+                "\u041f\u0430\u0432\u0435\u043b 2",
+                "\u0395\u03bb\u03ad\u03bd\u03b7",
+                "Zo\u00eb",
+                "\u674e \u96f7",
+                "x" * 10**6,
+            ]
+        )
+        == []
+    )
 
 
 def test_names_differ_in_more_than_capitals_in_every_script_and_merging_knows_it(store, tmp_path):
