@@ -6,6 +6,7 @@ import copy
 import json
 import random
 
+import pyarrow as pa
 import pytest
 import torch
 from conftest import losses, make_checkpoint, make_tokenizer, run_recipe, stage_arguments, write_rows
@@ -264,7 +265,7 @@ def test_prompts_are_shuffled_and_their_pairs_stay_together():
 
     groups = list("aabbbcddddeffgg")
     epoch = [0]
-    sampler = PromptSampler(groups, 3, lambda: epoch[0])
+    sampler = PromptSampler(pa.array(groups), 3, lambda: epoch[0])
     first, again = list(sampler), list(sampler)
     epoch[0] = 1
     later = list(sampler)

@@ -291,7 +291,7 @@ def test_errors_of_our_own_code_keep_their_traceback():
     """The frame that raised is one of ours: a slip of ours is not dressed up as a wrong setting."""
     from align.train.pair_batches import PromptSampler
 
-    with pytest.raises(TypeError), errors.one_sentence("refused"):
+    with pytest.raises(AttributeError), errors.one_sentence("refused"):
         PromptSampler(None, 0, lambda: 0)  # type: ignore[arg-type]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetInfo, Features, List, Value, concatenate_datasets
@@ -287,11 +288,16 @@ def rewritten(part: Dataset, name: str, change: Callable[[Any], Any] = lambda va
     return wider.remove_columns(name).rename_column(beside, name)
 
 
-def lengths(rows: Dataset, names: Collection[str]) -> dict[str, Any]:
-    """How many items each row has in some columns of lists: an array for each, made without making the lists."""
-    found = {}
+def values(rows: Dataset, name: str) -> pa.ChunkedArray:
+    """A column as Arrow has it, in the order of the rows: without an object for each value."""
+    return rows.select_columns([name]).with_format("arrow")[:].column(name)
+
+
+def lengths(rows: Dataset, *names: str) -> np.ndarray:
+    """[rows] how many items each row has in some columns of lists together."""
+    total = np.zeros(len(rows), np.int64)
     for name in names:
-        some = rows.select_columns([name]).with_format("arrow")
-        parts = [pc.list_value_length(table.column(name)) for table in some.iter(50_000)]
-        found[name] = pa.chunked_array([one for part in parts for one in part.chunks], pa.int32()).to_numpy()
-    return found
+        some = rows.select_columns([name]).with_format("arrow").iter(CHUNK)
+        parts = [pc.list_value_length(table.column(name)).to_numpy() for table in some]
+        total += np.concatenate([np.zeros(0, np.int64), *parts])
+    return total

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from align.data import text
 from align.run.errors import DataError
@@ -237,12 +238,12 @@ def _share(rows: list[dict]) -> None:
 
 def weigh(rows: list[dict], how: str) -> None:
     """Scale `weight` in place, see `weighed`."""
-    groups, weights = [row["group"] for row in rows], np.array([row["weight"] for row in rows])
+    groups, weights = pa.array(row["group"] for row in rows), np.array([row["weight"] for row in rows])
     for row, weight in zip(rows, weighed(groups, weights, how).tolist(), strict=True):
         row["weight"] = weight
 
 
-def weighed(groups: Iterable[str], weights: np.ndarray, how: str) -> np.ndarray:
+def weighed(groups: Any, weights: np.ndarray, how: str) -> np.ndarray:
     """Weights [N] of pairs scaled such that their mean is 1 and a learning rate keeps its meaning.
 
     `prompt`: the weights of one prompt sum to the same for every prompt, whatever its number of pairs, in the
@@ -250,10 +251,12 @@ def weighed(groups: Iterable[str], weights: np.ndarray, how: str) -> np.ndarray:
     prompt's pairs; ties give no pair here, so it is 1/(number of decided pairs). `pair`: they stay in proportion.
 
     Args:
-        groups: the prompt of each pair.
+        groups: the prompt of each pair, as an array of Arrow.
     """
-    numbers: dict[str, int] = {}
-    each = np.array([numbers.setdefault(group if how == "prompt" else "", len(numbers)) for group in groups])
+    each = np.zeros(len(weights), np.int64)
+    if how == "prompt":
+        whole = groups.combine_chunks() if isinstance(groups, pa.ChunkedArray) else groups
+        each = whole.dictionary_encode().indices.to_numpy()
     sums = np.bincount(each, weights)
     return weights * (len(weights) / len(sums) / sums[each])
 

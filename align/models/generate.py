@@ -5,7 +5,7 @@ B sequences, T tokens, V vocabulary, K completions per prompt.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +145,7 @@ def uniform(seed: int, rows: list[int], width: int) -> torch.Tensor:
 def complete(
     model: Any,
     tokenizer: Any,
-    prompts: list[list[int]],
+    prompts: Sequence[list[int]],
     *,
     max_new_tokens: int,
     temperature: float,
@@ -169,7 +169,8 @@ def complete(
     stops = model.generation_config.eos_token_id
     stops = set(stops if isinstance(stops, list) else [stops])
     copies = per_prompt if temperature > 0 else 1
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    lengths = [len(ids) for ids in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: (lengths[i], i))
     rank, processes = share
     for start in range(rank * batch_size, len(order), batch_size * processes):
         batch = order[start : start + batch_size]

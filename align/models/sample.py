@@ -89,7 +89,7 @@ def _sample_missing(
     """This process's share of the batches, those already on disk left out; one line is written per prompt."""
     state = PartialState()
     batches = complete(
-        policy, tokenizer, list(rows["input_ids"]), max_new_tokens=args.max_new_tokens, temperature=args.temperature,
+        policy, tokenizer, rows["input_ids"], max_new_tokens=args.max_new_tokens, temperature=args.temperature,
         per_prompt=args.num_generations, batch_size=args.per_device_eval_batch_size, seed=args.seed,
         share=(state.process_index, state.num_processes), skip=set(done),
     )  # fmt: skip

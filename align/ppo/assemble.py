@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from align.data import arrow
 from align.models import adapters, checkpoints, scorers
 from align.ppo import roles
 from align.ppo.config import Plan, PPOArguments
@@ -37,7 +38,7 @@ def make_trainer(
         return trl_trainer(parent, args, plan, model_args, tokenizer, rows, callbacks)
     functions = [scorers.load_function(where) for where in [*args.reward_funcs, *args.eval_reward_funcs]]
     assert all(functions)
-    longest = max(map(len, rows.train["input_ids"])) + args.response_length
+    longest = int(arrow.lengths(rows.train, "input_ids").max()) + args.response_length
     both = build(
         parent, args.reward_model_path, args.value_model, model_args, tokenizer, longest=longest,
         output_dir=args.output_dir,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from trl import DPOTrainer
 
+from align.data import arrow
 from align.run.errors import ConfigError, RunError
 from align.train import pair_batches
 
@@ -43,7 +44,7 @@ class PairTrainer(DPOTrainer):
         rows = self.train_dataset
         if "margin" in (rows.column_names or []):
             self.accelerator.print("not read: margin, which DPO's loss has no place for (the reward model's has)")
-        if "weight" not in (rows.column_names or []) or set(rows["weight"]) == {1.0}:
+        if "weight" not in (rows.column_names or []) or arrow.values(rows, "weight").unique().to_pylist() == [1.0]:
             return
         loss = next((name for name in self.loss_types if name in MIXED), None)
         if loss or self.use_liger_kernel:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from align.data import arrow
 from align.models.generate import DISTRIBUTIONS_AT_ONCE, complete
 from align.run.errors import NotFinite, OneProcess, RunError, in_words, recipe
 from align.run.record import Run
@@ -97,10 +98,10 @@ def bound_evaluation(trainer: Any) -> None:
         return
     names = rows.column_names
     sides = [name for name in ("chosen_ids", "rejected_ids") if name in names] or ["input_ids"]
-    answers = max(len(ids) for name in sides for ids in rows[name])
+    answers = max(int(arrow.lengths(rows, name).max()) for name in sides)
     scores = hasattr(trainer.accelerator.unwrap_model(trainer.model), "score")
     apart = "chosen_ids" in names and not scores  # DPO's rows keep the prompt apart
-    longest = answers + (max(map(len, rows["prompt_ids"])) if apart else 0)
+    longest = answers + (int(arrow.lengths(rows, "prompt_ids").max()) if apart else 0)
     config = trainer.model.config.get_text_config()
     layers = [getattr(config, name, None) or 0 for name in ("hidden_size", "intermediate_size")]
     width = max(layers) if scores else config.vocab_size
@@ -158,10 +159,12 @@ def stop_rate(trainer: Any, rows: Any, tokenizer: Any, trained: int) -> dict[str
     Raises:
         RunError: if there are no tokens for `FEWEST`. Fewer, or shorter answers, would not say whether they end.
     """
-    some = rows.train if rows.test is None else rows.test
-    if some is None or "labels" not in some.column_names or not _whole(trainer):
+    some = rows.test
+    if some is None:
+        some = rows.train.select(range(min(MOST, len(rows.train)))) if rows.stream is None else rows.stream.head
+    if not _whole(trainer):
         return {}
-    found = [_first_answer(row["input_ids"], row["labels"]) for row in some.select(range(min(MOST, len(some))))]
+    found = [_first_answer(row["input_ids"], row["labels"]) for row in itertools.islice(some, MOST)]
     longest = max(length for _, length in found)
     config = trainer.model.config.get_text_config()
     room = getattr(config, "max_position_embeddings", None) or 2**30

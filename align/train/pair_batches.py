@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 from torch.utils.data import Sampler
+
+from align.data import arrow
 
 
 class PromptSampler(Sampler[int]):
@@ -19,20 +23,19 @@ class PromptSampler(Sampler[int]):
     The order is a function of `seed` and the epoch alone: every process sees the same, and a resumed run goes on in it.
     """
 
-    def __init__(self, groups: list[Any], seed: int, epoch: Callable[[], int]):
-        self.members: dict[Any, list[int]] = {}
-        for number, group in enumerate(groups):
-            self.members.setdefault(group, []).append(number)
-        self.size, self.seed, self.epoch = len(groups), seed, epoch
+    def __init__(self, groups: pa.Array, seed: int, epoch: Callable[[], int]):
+        prompts = groups.dictionary_encode().indices.to_numpy()  # numbers, in the order in which they come
+        self.members = np.argsort(prompts, kind="stable")  # rows, those of one prompt together
+        self.ends = np.cumsum(np.bincount(prompts))
+        self.seed, self.epoch = seed, epoch
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.members)
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
-        lists = list(self.members.values())
-        for place in torch.randperm(len(lists), generator=generator).tolist():
-            members = lists[place]
+        for place in torch.randperm(len(self.ends), generator=generator).tolist():
+            members = self.members[self.ends[place - 1] if place else 0 : self.ends[place]].tolist()
             yield from (members[i] for i in torch.randperm(len(members), generator=generator).tolist())
 
 
@@ -41,8 +44,8 @@ def sampler(trainer: Any, together: bool) -> PromptSampler | None:
     rows = trainer.train_dataset
     if not together or "group" not in (rows.column_names or []) or trainer.args.train_sampling_strategy != "random":
         return None
-    groups = list(rows["group"])
-    if len(set(groups)) == len(groups):
+    groups = arrow.values(rows, "group").combine_chunks()
+    if len(groups.unique()) == len(groups):
         return None
     seed = trainer.args.data_seed if trainer.args.data_seed is not None else trainer.args.seed
     return PromptSampler(groups, seed, lambda: int(trainer.state.epoch or 0))

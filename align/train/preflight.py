@@ -8,6 +8,7 @@ from typing import Any
 from accelerate import PartialState
 from trl import DPOConfig, SFTConfig
 
+from align.data import arrow
 from align.models import adapters, checkpoints, heads
 from align.run.errors import fail, one_sentence
 from align.train import logits, packed
@@ -101,6 +102,9 @@ def _room(config: Any, rows: Any, answer: int) -> list[str]:
     if room is None:
         return []
     longest = max((_longest(split) for split in (rows.train, rows.test) if hasattr(split, "__len__")), default=0)
+    if rows.stream is not None and rows.stream.max_length is not None and rows.stream.max_length > room:
+        return [f"max_length={rows.stream.max_length}: rows of a stream may be as long, and the model has positions for "
+                f"{room:,}; give --max_length {room} (longer rows are dropped and counted)"]  # fmt: skip
     if longest + answer <= room:
         return []
     if answer:
@@ -114,11 +118,8 @@ def _room(config: Any, rows: Any, answer: int) -> list[str]:
 def _longest(rows: Any) -> int:
     """Tokens of the longest sequence that a model will read."""
     names = [name for name in ("input_ids", "chosen_ids", "rejected_ids") if name in rows.column_names]
-    apart = ["prompt_ids"] if "prompt_ids" in rows.column_names else []
-    if not apart:
-        return max((len(ids) for name in names for ids in rows[name]), default=0)
-    answers = [max(map(len, sides)) for sides in zip(*(rows[name] for name in names), strict=True)]
-    return max((len(ids) + more for ids, more in zip(rows["prompt_ids"], answers, strict=True)), default=0)
+    before = [name for name in ("prompt_ids",) if name in rows.column_names]
+    return max((int(arrow.lengths(rows, name, *before).max()) for name in names if len(rows)), default=0)
 
 
 def _logits(args: Any, model: Any, model_args: Any) -> list[str]:

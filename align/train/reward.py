@@ -14,6 +14,7 @@ from trl import RewardTrainer
 from trl.trainer.utils import pad
 
 from align import stats
+from align.data import arrow
 from align.models.generate import scores
 from align.train import pair_batches
 
@@ -118,8 +119,8 @@ def length_baseline(train: Any, test: Any) -> float:
     """Accuracy on `test` of choosing by length alone, in the direction that `train` says; ties count half."""
 
     def longer_wins(rows: Any) -> float:
-        gaps = [len(row["chosen_ids"]) - len(row["rejected_ids"]) for row in rows]
-        return sum(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps) / max(len(gaps), 1)
+        gaps = arrow.lengths(rows, "chosen_ids") - arrow.lengths(rows, "rejected_ids")
+        return float((gaps > 0).sum() + 0.5 * (gaps == 0).sum()) / max(len(gaps), 1)
 
     return longer_wins(test) if longer_wins(train) >= 0.5 else 1 - longer_wins(test)
 
@@ -127,11 +128,12 @@ def length_baseline(train: Any, test: Any) -> float:
 def whole(rows: Any) -> Any:
     """Preference rows with the prompt in front of each side: what `RewardTrainer` reads."""
     return rows.map(
-        lambda row: {
-            "chosen_ids": row["prompt_ids"] + row["chosen_ids"],
-            "rejected_ids": row["prompt_ids"] + row["rejected_ids"],
+        lambda some: {
+            name: [before + after for before, after in zip(some["prompt_ids"], some[name], strict=True)]
+            for name in ("chosen_ids", "rejected_ids")
         },
-    )
+        batched=True, batch_size=256, writer_batch_size=256,
+    )  # fmt: skip
 
 
 def held_out(trainer: Any, train: Any, test: Any) -> dict[str, Any]:
