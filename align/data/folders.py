@@ -11,10 +11,12 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from align.run.errors import DataError
+from align.run.errors import DataError, RunError
+from align.run.received import files, outside
 
 READERS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
            ".txt": "text", ".arrow": "arrow"}  # fmt: skip
@@ -82,6 +84,7 @@ def files_of(folder: Path, split: str) -> list[Path] | None:
     rows = [file for file in every if suffix(file) in READERS]
     if not rows:
         raise DataError(f"{folder}: no file to read; {READABLE}")
+    outside.check_inside(folder, [folder / file for file in rows])
     splits = {file: split_of(file) for file in rows}
     found = [file for file in rows if _named(file, split)] or [file for file in rows if splits[file] == split]
     here = sorted({name for name in splits.values() if name})
@@ -130,12 +133,7 @@ def card(folder: Path, config: str | None) -> dict[str, list[Path]] | Path | Non
     Raises:
         DataError: several configurations and none chosen, one that is not there, or files that are not.
     """
-    file = folder / "README.md"
-    head = re.match(r"---\s*\n(.*?)\n---", file.read_text(errors="replace"), re.S) if file.is_file() else None
-    try:
-        known = ((yaml.safe_load(head[1]) or {}).get("configs") if head else None) or []
-    except (yaml.YAMLError, AttributeError) as error:
-        raise DataError(f"{file}: what stands between its first two lines of --- is not YAML") from error
+    known = _configs(folder / "README.md")
     configs = {str(one.get("config_name", "default")): one for one in known}
     if not any(one.get("data_files") or one.get("data_dir") for one in known):
         return None
@@ -146,6 +144,7 @@ def card(folder: Path, config: str | None) -> dict[str, list[Path]] | Path | Non
     if name not in configs:
         raise DataError(f"{folder} has the configurations {', '.join(configs)}: choose one with --dataset_config")
     base, given = folder / (configs[name].get("data_dir") or ""), configs[name].get("data_files")
+    outside.check_inside(folder, [base])
     if not given:
         return base
     given = given if isinstance(given, list) else [given]
@@ -154,12 +153,37 @@ def card(folder: Path, config: str | None) -> dict[str, list[Path]] | Path | Non
     found = {}
     for one in given:
         patterns = one["path"] if isinstance(one["path"], list) else [one["path"]]
-        found[str(one["split"])] = files = sorted({path for pattern in patterns for path in base.glob(pattern)})
-        if not files:
+        if odd := [pattern for pattern in patterns if not pattern or Path(pattern).is_absolute()]:
+            raise DataError(f"{folder}: its card names {odd[0]!r}, and a card names files of its own folder")
+        named = sorted({path for pattern in patterns for path in base.glob(pattern)})
+        outside.check_inside(folder, named)
+        found[str(one["split"])] = named
+        if not named:
             raise DataError(
                 f"{folder}: its card names {', '.join(patterns)} for {one['split']}, and no such file is there"
             )
     return found
+
+
+def _configs(file: Path) -> list[dict[str, Any]]:
+    """The configurations that a card names: mappings, whose names of files are text."""
+
+    def names(value: Any) -> bool:
+        parts = value if isinstance(value, list) else [value]
+        return all(isinstance(one, str) or isinstance(one, dict) and "split" in one and names(one.get("path"))
+                   for one in parts)  # fmt: skip
+
+    if not file.exists():
+        return []
+    try:
+        head = re.match(r"---\s*\n(.*?)\n---", files.text(file), re.S)
+        known = ((yaml.safe_load(head[1]) or {}).get("configs") if head else None) or []
+        asked = [one[key] for one in known for key in ("data_files", "data_dir") if one.get(key)]
+    except (yaml.YAMLError, AttributeError, TypeError, RecursionError, RunError) as error:
+        raise DataError(f"{file}: what stands between its first two lines of --- is not YAML of a card") from error
+    if not all(map(names, asked)):
+        raise DataError(f"{file}: data_files are names, or {{split, path}}, and data_dir is a name")
+    return known
 
 
 @functools.cache

@@ -22,7 +22,9 @@ from align.data import arrow
 from align.data.folders import suffix
 from align.data.large import cached
 from align.run.errors import DataError
+from align.run.received import files as received
 
+LONGEST = 1 << 28  # characters of a line: a list of rows without a line's end may have as many
 SMALL = 1 << 23  # bytes of files whose rows are simply held in memory
 
 
@@ -78,13 +80,13 @@ def rows_of(files: list[Path]) -> Iterator[dict[str, Any]]:
 
 def _json(stream: Any, file: Path) -> Iterator[dict[str, Any]]:
     """One object a line, a list of objects, or one object of columns of the same length."""
-    lines = enumerate(stream, 1)
+    lines = enumerate(_limited(stream, file), 1)
     begun, first = next(((number, line) for number, line in lines if line.strip()), (0, ""))
     if not first:
         return
     try:
-        whole = first.lstrip()[0] == "[" or not isinstance(json.loads(first), dict)
-    except json.JSONDecodeError:
+        whole = first.lstrip()[0] == "[" or not isinstance(received.parsed(first), dict)
+    except ValueError:
         whole = True
     if not whole:
         for number, line in itertools.chain([(begun, first)], lines):
@@ -93,11 +95,12 @@ def _json(stream: Any, file: Path) -> Iterator[dict[str, Any]]:
         return
     text = "\n" * (begun - 1) + first + "".join(line for _, line in lines)
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        line = text.splitlines()[error.lineno - 1].strip() if text.splitlines() else ""
+        found = received.parsed(text)
+    except ValueError as error:
+        number, why = (error.lineno, error.msg) if isinstance(error, json.JSONDecodeError) else (begun, str(error))
+        line = text.splitlines()[number - 1].strip() if text.splitlines() else ""
         raise DataError(
-            f"{file}, line {error.lineno}: not JSON ({error.msg}): {line[:60]!r}; one object a line, or a list of them"
+            f"{file}, line {number}: not JSON ({why}): {line[:60]!r}; one object a line, or a list of them"
         ) from error
     if isinstance(found, dict):
         lengths = {len(value) if isinstance(value, list) else -1 for value in found.values()}
@@ -110,11 +113,19 @@ def _json(stream: Any, file: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def _limited(stream: Any, file: Path) -> Iterator[str]:
+    """The lines of a file, none of them so long that it fills the memory: a small compressed file may hold such."""
+    while line := stream.readline(LONGEST):
+        if len(line) >= LONGEST:
+            raise DataError(f"{file}: a line of over {LONGEST >> 20} million characters; write one object a line")
+        yield line
+
+
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        why = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        row = received.parsed(line)
+    except ValueError as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise DataError(f"{where}: not JSON ({why}): {line.strip()[:60]!r}") from error
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected an object with columns, got {line.strip()[:60]!r}")

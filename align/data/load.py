@@ -13,6 +13,7 @@ from align.data.forms import asked, schemas
 from align.run import lineage
 from align.run.arguments import DataArguments
 from align.run.errors import DataError
+from align.run.received import outside
 
 # Columns that are read as words or messages, beside those that --columns names
 WORDS = {"text", *asked.COLUMNS, *asked.ANSWERS}
@@ -74,8 +75,8 @@ def _mix(parts: list[Any], args: DataArguments, seed: int, stream: bool) -> Any:
     if not set.intersection(*names):
         raise DataError("datasets: the parts have no column in common; map them with `columns:` in each entry")
     if stream:
-        if shares[0] is None:
-            return datasets.concatenate_datasets(parts)
+        if shares[0] is None:  # in turns, and what is left of the longer ones in the end
+            return datasets.interleave_datasets(parts, stopping_strategy="all_exhausted_without_replacement")
         weights = [s / sum(shares) for s in shares]
         return datasets.interleave_datasets(parts, probabilities=weights, seed=seed)
     if shares[0] is not None:
@@ -94,10 +95,8 @@ def _read(name: str, config: str | None, split: str, stream: bool, args: DataArg
     if not path.exists():
         return _from_hub(name, config, split, stream)
     if any((path / saved).exists() for saved in ("dataset_dict.json", "dataset_info.json")):  # by save_to_disk
-        found = datasets.load_from_disk(str(path))
-        if isinstance(found, datasets.DatasetDict):
-            return found.get(split)
-        return found if split == "train" else None
+        found = _saved(path, split)
+        return found.to_iterable_dataset() if stream and found is not None else found
     files = _files(path, config, split)
     if files is None:
         return None
@@ -114,11 +113,28 @@ def _read(name: str, config: str | None, split: str, stream: bool, args: DataArg
     # `datasets` keeps its copy of a file by path and date; another one under both (rsync, cp -p, tar) differs in ctime
     now = lineage.digest([[str(file), (told := file.stat()).st_size, told.st_ctime_ns] for file in files])
     try:
-        return datasets.load_dataset(
+        rows = datasets.load_dataset(
             kind, now[:16], data_files=[*map(str, files)], split="train", streaming=stream, **options
         )
+        return outside.without_media(rows, name)
     except Exception as error:  # pyarrow and the readers each have their own; the cause's sentence is the useful one
         raise DataError(f"{name} cannot be read: {error.__cause__ or error}") from error
+
+
+def _saved(path: Path, split: str) -> Any:
+    """A split of a data set that `save_to_disk` wrote."""
+    import datasets
+
+    outside.check_saved(path)
+    try:
+        found = datasets.load_from_disk(str(path))
+    except Exception as error:  # pyarrow has errors of its own; each means that the files are not what they should be
+        raise DataError(f"{path} cannot be read: {error.__cause__ or error}") from error
+    if isinstance(found, datasets.DatasetDict):
+        found = found.get(split)
+    elif split != "train":
+        return None
+    return outside.without_media(found, str(path))
 
 
 def _from_hub(name: str, config: str | None, split: str, stream: bool) -> Any:
@@ -128,7 +144,7 @@ def _from_hub(name: str, config: str | None, split: str, stream: bool) -> Any:
     try:
         if stream and split not in datasets.get_dataset_split_names(name, config):
             return None
-        return datasets.load_dataset(name, config, split=split, streaming=stream)
+        return outside.without_media(datasets.load_dataset(name, config, split=split, streaming=stream), name)
     except ValueError as error:
         if "Unknown split" in str(error):
             return None
