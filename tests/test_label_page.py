@@ -806,7 +806,7 @@ def test_a_link_lets_its_reader_in_and_the_page_without_it_says_how(serve, opene
     until(stranger, "#shut", lambda words: "link" in words and "#token=" in words)
     assert stranger.inner_text("body") == stranger.inner_text("#shut")  # one sentence, and nothing else
     stranger.evaluate("location.hash = 'token=annotators-tokens'")  # a link that is put into the open tab
-    until(stranger, "#shut", lambda words: "not whole" in words)
+    stranger.get_by_text("This link is not whole").wait_for()
     stranger.evaluate("location.hash = 'token=annotators-token'")
     stranger.wait_for_selector("#login:not([hidden])")
 
@@ -886,6 +886,27 @@ def test_only_a_manager_writes_guidelines_and_makes_links_and_what_is_posted_has
         web.headers["x-align-session"] = app.state.entry.enter(tokens["manager"])
         assert any("look alike" in line for line in web.get("/api/manage").json()["alike"])
         assert web.post("/api/renew", json={}).json() == app.state.entry.tokens != tokens
+
+
+def test_guidelines_are_not_read_or_written_through_a_link(tmp_path):
+    """In a folder that somebody sent, and in which `align label` is asked to work."""
+    from starlette.testclient import TestClient
+
+    secret = tmp_path / "secret"
+    secret.write_text("the user's own")
+    folder = tmp_path / "received"
+    with Store(folder / "labels.sqlite") as store:
+        store.add(rows(2))
+        app = Labelling(store, folder, "align export …").application(ServeArguments())
+        word = app.state.entry.enter(app.state.entry.tokens["manager"])
+        web = TestClient(app, base_url="http://127.0.0.1:7860", headers={"x-align": "1", "x-align-session": word})
+        (folder / "guidelines.md").symlink_to(secret)
+        got = web.get("/api/guidelines")
+        assert got.status_code == 409 and "link" in got.json()["error"] and "own" not in got.text
+        (folder / "guidelines.md").unlink()
+        (folder / "guidelines.md.part").symlink_to(secret)
+        assert web.post("/api/guidelines", json={"text": "mine", "before": ""}).status_code == 200
+        assert secret.read_text() == "the user's own" and (folder / "guidelines.md").read_text() == "mine"
 
 
 def test_the_command_serves_a_run_and_ends_with_ctrl_c(tmp_path):

@@ -253,7 +253,7 @@ def test_tokens_that_others_could_have_written_are_not_used(page, tmp_path):
             client(page, token=None, what=what)
     kept.rename(tmp_path / "elsewhere")
     kept.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(RunError, match="delete it"):
+    with pytest.raises(RunError, match="is a link"):
         client(page, token=None, what=what)
     kept.unlink()
     kept.parent.chmod(0o500)

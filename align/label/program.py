@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from pathlib import Path
 
 from align.label.config import LabelArguments
@@ -13,6 +12,7 @@ from align.label.store.rows import places, take_in
 from align.label.store.store import Store
 from align.run import holds
 from align.run.parse import parse
+from align.run.received import files
 from align.web.server import ServeArguments, check_installed
 from align.web.serving import serve
 
@@ -41,8 +41,7 @@ def main(argv: list[str]) -> None:
 
 def _serve(store: Store, file: Path, web: ServeArguments) -> None:
     folder = file.parent
-    if not (folder / "guidelines.md").exists():
-        shutil.copyfile(GUIDELINES, folder / "guidelines.md")
+    files.made(folder / "guidelines.md", GUIDELINES.read_bytes())  # nothing, where there are some
     what = folder if file.name == FILE_NAME else file
     export = f"align export {what} --output_dir {folder.parent / 'people'}"
     app = Labelling(store, folder, export).application(web)

@@ -9,7 +9,6 @@ until it is turned off; Starlette and a page without a build step need neither.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 import urllib.parse
@@ -22,6 +21,7 @@ from align.label.store import names
 from align.label.store.items import Annotator, Task
 from align.label.store.store import Store
 from align.run.errors import RunError
+from align.run.received import files
 from align.web.server import Problem, ServeArguments, answer, application, get, post, session
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Labelling:
     def read_guidelines(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         """The guidelines, as Markdown."""
         with contextlib.suppress(FileNotFoundError):
-            return {"text": self.guidelines.read_text(encoding="utf-8", errors="replace")}
+            return {"text": files.text(self.guidelines, 4 * LONGEST)}
         return {"text": ""}
 
     def write_guidelines(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
@@ -181,13 +181,8 @@ class Labelling:
         with self.lock:
             if self.read_guidelines(request, {})["text"] != before:
                 raise Problem(409, "The guidelines were changed meanwhile: copy your text, reload, and put it in.")
-            part = self.guidelines.with_name(self.guidelines.name + ".part")
             try:
-                with part.open("w", encoding="utf-8") as stream:
-                    stream.write(text)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                part.replace(self.guidelines)
+                files.replace(self.guidelines, text.encode())
             except (OSError, UnicodeEncodeError) as error:
                 raise Problem(409, f"{self.guidelines} cannot be written ({error}); copy your text") from error
         return {"text": text}

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import secrets
-import stat
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from align.run.errors import RunError
+from align.run.received import files
 
 TOKEN = re.compile(r"[A-Za-z0-9_.~-]{12,200}")
 LASTS = 30 * 24 * 3600.0  # seconds that a session lasts; then the link has to be opened again
@@ -121,14 +121,10 @@ class Entry:
         """Write `kept` anew, for its owner alone. Where that cannot be, all ends with the process."""
         if self.kept is None:
             return
-        part = self.kept.with_name(self.kept.name + ".part")
         value = {"tokens": self.tokens, "sessions": [asdict(one) for one in self.sessions.values()]}
         try:
             self.kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            part.unlink(missing_ok=True)
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-                json.dump(value, stream)
-            part.replace(self.kept)
+            files.replace(self.kept, json.dumps(value), 0o600)
         except OSError:
             self.kept = None
 
@@ -152,17 +148,17 @@ def _read(kept: Path) -> dict[str, Any]:
     """
     wrong = f"{kept} cannot be used for the page's tokens ({{}}); delete it, and new ones are made"
     try:
-        with os.fdopen(os.open(kept, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as stream:
+        with files.opened(kept) as stream:
             found = os.fstat(stream.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            if found.st_uid != os.geteuid() or found.st_mode & 0o077:
                 raise RunError(wrong.format("others may read or write it"))
-            value = json.load(stream)
+            value = files.parsed(stream.readall())
         tokens, sessions = value["tokens"], [Session(**one) for one in value["sessions"]]
         whole = all(TOKEN.fullmatch(one) for one in tokens.values())
         whole &= all(isinstance(one.key, str) and isinstance(one.made, (int, float)) for one in sessions)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(wrong.format(type(error).__name__)) from error
     if not whole:
         raise RunError(wrong.format("it is damaged"))
