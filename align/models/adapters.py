@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 from align.models import weights
 from align.models.heads import quiet
-from align.run.errors import ConfigError
-from align.run.received import permission
+from align.run.errors import FOREIGN, ConfigError
+from align.run.received import files, permission
 
 NAME = "adapter_config.json"
 # What they learn is no change of weights (prompts, layers beside, a choice of the moment), so nothing can be merged.
@@ -65,9 +65,12 @@ def settings(folder: Path) -> dict[str, Any]:
         ConfigError: if it is not JSON.
     """
     try:
-        return json.loads((folder / NAME).read_text())
-    except json.JSONDecodeError as error:
+        found = files.parsed((folder / NAME).read_bytes())
+    except ValueError as error:
         raise ConfigError(f"{folder / NAME} is not valid JSON ({error}); save the adapter again") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{folder / NAME} holds no settings (a {type(found).__name__}); save the adapter again")
+    return found
 
 
 def base_of(folder: Path) -> tuple[str, str]:
@@ -77,8 +80,12 @@ def base_of(folder: Path) -> tuple[str, str]:
         ConfigError: if it names none, or a folder that is not there.
     """
     found = settings(folder)
-    base, revision = found.get("base_model_name_or_path"), found.get("revision") or "main"
+    base, revision = found.get("base_model_name_or_path"), str(found.get("revision") or "main")
+    base = base if isinstance(base, str) else None
     if base and (Path(base).is_dir() or looks_like_hub_id(base)):
+        permission.withhold(base)  # whoever made the adapter chose it
+        if not Path(base).is_dir():
+            _say(f"{folder} is an adapter of {base}, which is read from the hub")
         return base, revision
     moved = [
         place / "base" for place in (folder, folder.resolve().parent) if (place / "base" / "config.json").is_file()
@@ -92,11 +99,38 @@ def base_of(folder: Path) -> tuple[str, str]:
     )
 
 
+@functools.cache
+def _say(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(line, flush=True)
+
+
 def whole_below(path: str, revision: str = "main") -> tuple[str, str]:
     """The whole weights that a checkpoint is, or that all its adapters change: `(path or hub id, revision)`."""
     while (folder := located(path, revision)) is not None:
         path, revision = base_of(folder)
     return path, revision
+
+
+def parameters(path: str, revision: str = "main") -> int | None:
+    """Weights of the model that a checkpoint is, or that its adapters change, without a head of its own. None where its
+    files do not tell: what is wrong with them is said where it is checked."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        path, revision = whole_below(path, revision)
+        with torch.device("meta"):
+            config = AutoConfig.from_pretrained(path, revision=revision, **permission.code(path))
+            model = AutoModel.from_config(config, **permission.code(path))
+    except (OSError, *FOREIGN):
+        return None
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def of_settings(values: dict[str, Any]) -> int | None:
+    """The same, of the model that a recipe's settings name."""
+    return parameters(str(values.get("model_name_or_path")), values.get("model_revision") or "main")
 
 
 def check(path: str, folder: Path) -> None:
@@ -139,7 +173,9 @@ def attached(path: str, folder: Path, dtype: Any) -> Any:
             model = merged(base, below, dtype)
         else:
             with quiet():
-                model = auto_class.from_pretrained(base, revision=revision, dtype=dtype, **permission.code(), **extra)
+                model = auto_class.from_pretrained(
+                    base, revision=revision, dtype=dtype, **permission.code(base), **extra
+                )
         _make_room(model, folder)
         with warnings.catch_warnings():  # PEFT warns where half of an adapter is left out
             warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -189,4 +225,4 @@ def _make_room(model: Any, folder: Path) -> None:
 
     if not (folder / "tokenizer_config.json").is_file():
         return
-    weights.grow(model, len(AutoTokenizer.from_pretrained(str(folder), **permission.code())))
+    weights.grow(model, len(AutoTokenizer.from_pretrained(str(folder), **permission.code(str(folder)))))

@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from align.models import adapters, weights
 from align.run import lineage
 from align.run.errors import ConfigError
-from align.run.received import permission
+from align.run.received import files, permission, records
 
 NOTE = "made_from.json"  # in a written base: of what, and the hash of all that went into it
 
@@ -28,7 +27,7 @@ def lacks_rows(path: str, revision: str, tokenizer: Any) -> bool:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision, **permission.code())
+        config = AutoConfig.from_pretrained(path, revision=revision, **permission.code(path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be loaded: {permission.reason(error)}") from error
     return len(tokenizer) > config.get_text_config().vocab_size
@@ -57,9 +56,11 @@ def write(
     part = target.with_name(target.name + ".part")  # a half-written base must never be taken for one
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    home = _home()
     # the arms of a comparison begin together: the first writes, the others wait and link
-    with FileLock(Path(tempfile.gettempdir()) / f"align-{os.getuid()}-{key[:16]}.lock"):
-        if (found := _same(key, [target.parent.parent, Path(path).absolute().parent], part)) is not None:
+    with FileLock(home / "bases.lock"):
+        ledger = home / "bases.json"
+        if (found := _same(key, [target.parent.parent, Path(path).absolute().parent], part, ledger)) is not None:
             for file in found.iterdir():
                 _link(file, part / file.name)
             said += f" (the same files as in {found})"
@@ -67,6 +68,8 @@ def write(
             with torch.random.fork_rng(devices=[]):  # a head that is drawn later must not depend on who wrote the base
                 _make(path, adapter, revision, tokenizer_of, tokenizer, part)
             (part / NOTE).write_text(json.dumps({"parent": path, "key": key}) + "\n")
+            known = records.read_ledger(ledger) | {key: {"files": _digest(part)}}
+            files.replace(ledger, json.dumps(known) + "\n", 0o600)
         part.rename(target)
     return said
 
@@ -79,9 +82,13 @@ def _make(
 
     if adapter is not None:
         model = adapters.merged(path, adapter, torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_of[0], revision=tokenizer_of[1], **permission.code())
+        tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer_of[0], revision=tokenizer_of[1], **permission.code(tokenizer_of[0])
+        )
     else:
-        model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=torch.float32, **permission.code())
+        model = AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, dtype=torch.float32, **permission.code(path)
+        )
         weights.grow(model, len(tokenizer))
     weights.make_savable(model).save_pretrained(part)
     tokenizer.save_pretrained(part)
@@ -108,17 +115,37 @@ def _weights(path: str, revision: str) -> Any:
     return [
         path,
         revision,
-        getattr(AutoConfig.from_pretrained(path, revision=revision, **permission.code()), "_commit_hash", None),
+        getattr(AutoConfig.from_pretrained(path, revision=revision, **permission.code(path)), "_commit_hash", None),
     ]
 
 
-def _same(key: str, places: list[Path], own: Path) -> Path | None:
-    """A base made from the very same, in a run beside this one or beside the parent."""
-    for place in places:
+def _home() -> Path:
+    """The user's own folder for the lock, and for what is known of the bases that were written."""
+    from huggingface_hub import constants
+
+    home = Path(constants.HF_HOME) / "align"
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return home
+
+
+def _same(key: str, places: list[Path], own: Path, ledger: Path) -> Path | None:
+    """A base made from the very same, in a run beside this one or beside the parent. Its note says so; whether it is
+    what was written then, and no folder that somebody sent, the user's own ledger knows."""
+    made = records.read_ledger(ledger).get(key, {}).get("files")
+    for place in places if made else ():
         for note in sorted(place.glob(f"*/*/{NOTE}")):
-            if note.parent != own and note.parent.suffix != ".part" and json.loads(note.read_text()).get("key") == key:
-                return note.parent
+            other = note.parent
+            if other != own and other.suffix != ".part" and key in files.text(note) and _digest(other) == made:
+                return other
     return None
+
+
+def _digest(folder: Path) -> str | None:
+    """The hash of all that a folder holds; None where that is not files alone."""
+    found = sorted(file for file in folder.iterdir() if file.name != NOTE)
+    if any(file.is_symlink() or not file.is_file() for file in found):
+        return None
+    return lineage.digest([[file.name, lineage.identity(str(file))] for file in found])
 
 
 def _link(file: Path, target: Path) -> None:

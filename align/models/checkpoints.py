@@ -7,15 +7,15 @@ always the recorded parent, never an adapter that happens to be switched off, an
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from align.data import chat
 from align.models import adapters, bases, heads, weights
+from align.run import device
 from align.run.errors import ConfigError
-from align.run.received import permission
+from align.run.received import files, outside, permission
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 # Parts of a model that text does not reach, by the words in their modules' names: LoRA there would never learn.
@@ -41,6 +41,8 @@ def check(path: str, *, reward_model: bool = False, revision: str = "main") -> N
         adapters.check(path, adapter)
     elif folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(f"{path} holds no model (neither config.json nor adapter_config.json)")
+    if folder.is_dir():
+        outside.check_texts(folder)
     heads.check_dtype(path, _settings(str(folder), "config.json", revision))
     owner = Path(tokenizer_source(path, revision)[0])
     if owner.is_dir() and not any((owner / name).is_file() for name in TOKENIZER_FILES):
@@ -77,7 +79,7 @@ def load_tokenizer(
 
     source, own = tokenizer_source(path, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=own, **permission.code())
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=own, **permission.code(source))
         if tokenizer.chat_template is None and tokenizer.cls_token and tokenizer.sep_token:
             _as_encoder(tokenizer)
         if beside is not None and chat.pinned(tokenizer) is None:
@@ -115,8 +117,8 @@ def _settings(source: str, name: str, revision: str) -> dict[str, Any]:
     """One of a checkpoint's JSON files, here or on the hub; empty where it has none."""
     file = heads.file_of(source, name, revision)
     try:
-        found = {} if file is None else json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+        found = {} if file is None else files.parsed(file.read_bytes())
+    except ValueError as error:
         raise ConfigError(f"{source}: its {name} is not valid JSON ({error}); save the checkpoint again") from error
     if not isinstance(found, dict):
         raise ConfigError(
@@ -170,8 +172,9 @@ def load_trained(path: str, tokenizer: Any, *, reward_model: bool = False, dtype
     """A frozen checkpoint of any kind (whole or adapter, policy or reward model) for sampling and scoring.
 
     Args:
-        dtype: of the weights. By default fp32 on a CPU and for adapters, whose small changes would round away when they
-            are merged in bf16, and bf16 on a GPU. An adapter that is to be in less than fp32 is not merged.
+        dtype: of the weights. By default fp32 for adapters, whose small changes would round away when they are merged
+            in bf16, and for others bf16 on a GPU and on a CPU where a model of that size is faster in it. An adapter
+            that is to be in less than fp32 is not merged.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -182,7 +185,8 @@ def load_trained(path: str, tokenizer: Any, *, reward_model: bool = False, dtype
     gpu = torch.cuda.is_available()
     adapter = adapters.located(path)
     if dtype is None:
-        dtype = torch.bfloat16 if gpu and adapter is None else torch.float32
+        low = adapter is None and (gpu or device.bf16_pays(adapters.parameters(path)))
+        dtype = torch.bfloat16 if low else torch.float32
     if adapter is None:
         with heads.quiet():
             model = weights.from_pretrained(auto_class, path, dtype=dtype, **extra)
@@ -280,7 +284,7 @@ def _has_towers(path: str, revision: str) -> bool:
     """Is the language model one part among others (Gemma 3 from 4B on, Qwen-VL, Mistral 3)? Text reaches no other."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(path, revision=revision, **permission.code())
+    config = AutoConfig.from_pretrained(path, revision=revision, **permission.code(path))
     return config.get_text_config() is not config
 
 

@@ -48,7 +48,7 @@ def from_pretrained(auto_class: Any, path: str, **extra: Any) -> Any:
     trunk that is whole (an encoder's pooler belongs to its head)."""
     try:
         model, found = auto_class.from_pretrained(
-            path, output_loading_info=True, ignore_mismatched_sizes=True, **permission.code(), **extra
+            path, output_loading_info=True, ignore_mismatched_sizes=True, **permission.code(path), **extra
         )
     except torch.OutOfMemoryError:
         raise

@@ -187,7 +187,7 @@ def check(
             f"classifier {path} is an adapter: merge it first (merge_and_unload(), then save_pretrained) and name that"
         )
     try:
-        config = AutoConfig.from_pretrained(path, **permission.code())
+        config = AutoConfig.from_pretrained(path, **permission.code(path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"classifier {path} cannot be loaded: {permission.reason(error, flag=False)}") from error
     kinds = config.architectures or []
@@ -208,9 +208,9 @@ def _load(path: str) -> tuple[Any, Any]:
 
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path, **permission.code())
+            tokenizer = AutoTokenizer.from_pretrained(path, **permission.code(path))
             model, told = AutoModelForSequenceClassification.from_pretrained(
-                path, output_loading_info=True, dtype=torch.float32, **permission.code()
+                path, output_loading_info=True, dtype=torch.float32, **permission.code(path)
             )
     except (OSError, ValueError) as error:
         raise ConfigError(f"classifier {path} cannot be loaded: {permission.reason(error, flag=False)}") from error

@@ -91,7 +91,7 @@ def _take_template(tokenizer: Any, template: str) -> None:
     if not Path(template).is_dir() and (template.endswith((".jinja", ".j2")) or template.count("/") != 1):
         raise TemplateError(f"--chat_template_path {template}: no such file or folder; give {known}")
     try:
-        source = AutoTokenizer.from_pretrained(template, **permission.code())
+        source = AutoTokenizer.from_pretrained(template, **permission.code(template))
     except (OSError, ValueError) as error:
         raise TemplateError(f"--chat_template_path {template}: no tokenizer is there; give {known}") from error
     if source.chat_template is None:

@@ -10,6 +10,7 @@ import os
 
 FLAG = "trust_remote_code"
 _given = {FLAG: False}
+_withheld: set[str] = set()
 
 
 def give(allowed: bool) -> None:
@@ -19,9 +20,14 @@ def give(allowed: bool) -> None:
         print("--trust_remote_code: code that comes with a checkpoint runs with your rights", flush=True)
 
 
-def code() -> dict[str, bool]:
-    """The argument for `from_pretrained`."""
-    return dict(_given)
+def withhold(source: str) -> None:
+    """Nothing of this source may run, whatever the command says: a received file named it, and not the user."""
+    _withheld.add(source)
+
+
+def code(source: str) -> dict[str, bool]:
+    """The argument for `from_pretrained` of this folder or hub id."""
+    return {FLAG: _given[FLAG] and str(source) not in _withheld}
 
 
 def reason(error: BaseException, *, flag: bool = True) -> str:
