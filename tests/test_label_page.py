@@ -803,10 +803,10 @@ def link(server, path):
 def test_a_link_lets_its_reader_in_and_the_page_without_it_says_how(serve, opened):
     server = serve(rows(5), token="annotators-token")
     stranger = opened(server.url, name=None)
-    until(stranger, "#shut", lambda words: "link" in words and "#token=" in words)
+    stranger.locator("#shut", has_text="#token=").wait_for()
     assert stranger.inner_text("body") == stranger.inner_text("#shut")  # one sentence, and nothing else
     stranger.evaluate("location.hash = 'token=annotators-tokens'")  # a link that is put into the open tab
-    stranger.get_by_text("This link is not whole").wait_for()
+    stranger.locator("#shut", has_text="not whole").wait_for()
     stranger.evaluate("location.hash = 'token=annotators-token'")
     stranger.wait_for_selector("#login:not([hidden])")
 
@@ -842,7 +842,7 @@ def test_new_links_end_every_session_but_the_managers(serve, opened):
     manager.click("#renew")
     until(manager, "#renewed", lambda words: words.startswith("Done"))
     press(ada, "Escape Enter")
-    until(ada, "#shut", lambda words: "#token=" in words)
+    ada.locator("#shut", has_text="#token=").wait_for()
     assert rankings(server) == []
     ada.goto(manager.inner_text("#link"))  # and what was begun is still there
     ada.wait_for_selector(".card")
@@ -850,7 +850,7 @@ def test_new_links_end_every_session_but_the_managers(serve, opened):
     manager.reload()
     manager.wait_for_selector("#annotators td")
     manager.goto(link(server, "manage"))
-    until(manager, "#shut", lambda words: "no longer" in words)
+    manager.locator("#shut", has_text="no longer").wait_for()
 
 
 def test_only_a_manager_writes_guidelines_and_makes_links_and_what_is_posted_has_its_length(tmp_path):
