@@ -274,12 +274,12 @@ def until(true) -> None:
 class Server:
     """The page over a queue, served from a thread of the test."""
 
-    def __init__(self, run: Path):
+    def __init__(self, run: Path, token: str | None = None):
         import uvicorn
 
         self.run, self.url = run, f"http://127.0.0.1:{free_port()}/"
         review = Review(Queue(run), Decisions(f"{run}-decisions.jsonl"), "ann")
-        served = app(review, ReviewArguments(source=str(run), no_token=True))
+        served = app(review, ReviewArguments(source=str(run), token=token, no_token=token is None))
         port = int(self.url.rstrip("/").rsplit(":", 1)[1])
         self.server = uvicorn.Server(
             uvicorn.Config(served, port=port, log_level="warning", timeout_graceful_shutdown=1)
@@ -599,6 +599,24 @@ def test_what_cannot_be_saved_is_said_and_the_document_stays(browser, server):
     press(page, "k", "Saved: kept.")
     assert page.is_hidden("#trouble") and decided(server) == {first: "keep"}
     page.close()
+
+
+def test_it_opens_by_its_link_and_says_so_without_it(browser, tmp_path):
+    server = Server(make_run(tmp_path / "clean", [row(1, "a private document")]), token="0123456789ab")
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(server.url)
+    page.locator("#shut", has_text="#token=").wait_for()
+    assert page.inner_text("body") == page.inner_text("#shut")
+    page.goto(f"{server.url}#token=0123456789ab")
+    page.locator("#text", has_text="a private document").wait_for()
+    assert page.url == server.url and context.cookies() == []
+    page.reload()
+    page.locator("#text", has_text="a private document").wait_for()
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{server.url}api/next?token=0123456789ab", timeout=20)
+    context.close()
+    server.stop()
 
 
 def post(server: Server, path: str, value: dict, **headers: str) -> tuple[int, str]:
