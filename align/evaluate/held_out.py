@@ -6,6 +6,7 @@ a model was pretrained on does not: a fact has to be learnt somewhere.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from align.evaluate.policy import Rows
 from align.run import lineage
 from align.run.arguments import DataArguments
 from align.run.errors import DataError, RunError
+from align.run.received import outside
 
 TRAINS = ("sft", "reward", "dpo", "ppo", "rloo")  # recipes whose rows have prompts
 
@@ -32,6 +34,7 @@ class Trained:
     data: DataArguments
     seed: int  # of the run: it decides what `test_split_size` held out
     by: list[str]  # who was
+    told: bool = False  # by the user, and not by a run's record: only then is the hub asked
 
     @property
     def name(self) -> str:
@@ -61,16 +64,20 @@ def trained_on(models: Iterable[str], more: Mapping[str, DataArguments]) -> tupl
             unknown.append(f"{path} has no record of a run here, so what it was trained on is not known")
             continue
         if run.get("recipe") in TRAINS:
-            _add(found, _arguments(run), int(run.get("seed") or 0), str(folder))
+            try:
+                _add(found, _arguments(run), int(run.get("seed") or 0), str(folder))
+            except (DataError, TypeError) as error:
+                unknown.append(f"{path} has a record that cannot be read ({error})")
+                continue
         for role, parent in (run.get("parents") or {}).items():
             if not role.startswith(lineage.NO_MODELS):
-                waiting.append(parent["path"])
+                waiting.append(parent.get("path", ""))
     for by, args in more.items():
-        _add(found, args, 0, by)
+        _add(found, args, 0, by).told = True
     return list(found.values()), unknown
 
 
-def _add(found: dict[str, Trained], args: DataArguments, seed: int, by: str) -> None:
+def _add(found: dict[str, Trained], args: DataArguments, seed: int, by: str) -> Trained:
     """Count `by` among those trained on the rows that `args` names."""
     seed = seed if args.test_split_size or args.datasets else 0  # else the same rows, and read once
     key = repr((args.dataset_name, args.datasets, args.dataset_config, args.dataset_train_split, args.columns,
@@ -78,11 +85,27 @@ def _add(found: dict[str, Trained], args: DataArguments, seed: int, by: str) -> 
     entry = found.setdefault(key, Trained(args, seed, []))
     if by not in entry.by:
         entry.by.append(by)
+    return entry
 
 
 def _arguments(run: dict[str, Any]) -> DataArguments:
-    names = {field.name for field in dataclasses.fields(DataArguments)}
-    return DataArguments(**{key: value for key, value in run["config"].items() if key in names})
+    """What a run's record says it was trained on, each setting of its own kind: whoever sent the run wrote it.
+
+    Raises:
+        DataError: where one is not.
+    """
+    kinds = {field.name: type(getattr(DataArguments(), field.name)) for field in dataclasses.fields(DataArguments)}
+    said = {key: value for key, value in (run.get("config") or {}).items() if key in kinds and value is not None}
+    for key, value in said.items():
+        wanted = (int, float, str) if kinds[key] is type(None) else kinds[key]
+        if not isinstance(value, (int, float) if wanted is float else wanted):
+            raise DataError(f"{key} of the run's record is {value!r}")
+    if any(
+        not isinstance(entry.get("path") if isinstance(entry, dict) else None, str)
+        for entry in said.get("datasets", ())
+    ):
+        raise DataError("datasets of the run's record are no mappings with a path")
+    return DataArguments(**said)
 
 
 def check(
@@ -104,8 +127,10 @@ def check(
     sets, notes = trained_on(models, more or {})
     read: list[tuple[Trained, Prompts]] = []
     for trained in sets:
+        asks = contextlib.nullcontext() if trained.told else outside.offline()
         try:
-            train = splits.read(trained.data, seed=trained.seed)["train"]
+            with asks:
+                train = splits.read(trained.data, seed=trained.seed)["train"]
             read.append((trained, prompts_of(train, trained.name, trained.data.columns)))
         except DataError as error:
             notes.append(f"{trained.name}, which {_list(trained.by)} was trained on, cannot be read ({error})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from align.report.markup import Table
+from align.run.received.screen import plain
 
 
 def text(found: str) -> str:
@@ -12,7 +13,7 @@ def text(found: str) -> str:
     found = found.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     found = re.sub(r"([\\`*_\[\]|~#$!])", r"\\\1", found)
     found = found.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
-    return re.sub(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+\s*", " ↵ ", found.strip())
+    return plain(re.sub(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+\s*", " ↵ ", found.strip()))
 
 
 def table(content: Table) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from align.data import pairs
 from align.label import figures
 from align.label.summary import Summary
+from align.report import markdown
 from align.run.errors import recipe
 
 COLUMNS = {
@@ -20,9 +21,9 @@ COLUMNS = {
     "completions": "the K answers, in the order in which they were sampled; a written one last",
     "ranking": "a rank for each, 1 is best, ties allowed; null where there is no ranking",
     "annotator": "who ranked",
-    "kind": "`person`, `model` or `simulated`; of a majority `mixed`, where several kinds voted",
+    "kind": "person, model or simulated; of a majority mixed, where several kinds voted",
     "time": "when the answer was saved, ISO 8601, UTC",
-    "verdict": "`ranked`, `all_bad` (none is acceptable; with or without ranks) or `skip`",
+    "verdict": "ranked, all_bad (none is acceptable; with or without ranks) or skip",
     "reason": "why, in the annotator's words",
     "written": "whether the last completion was written by the annotator, as better than all",
     "seconds": "time spent on the task",
@@ -34,6 +35,7 @@ COLUMNS = {
     "votes": "of the annotators: for the first, for a tie, for the second",
 }
 
+NAMED = {f"`{name}`" for name in COLUMNS}
 VERDICTS = {"ranked": "ranked", "all_bad": "all bad", "skip": "skipped"}
 WHO = {
     "person": ("person", "people"), "model": ("model", "models"),
@@ -81,8 +83,8 @@ def _front_matter(facts: dict[str, Any], found: Summary) -> str:
 
 
 def _markdown(rows: list[list[str]]) -> str:
-    """Rows of cells as a Markdown table, the first one the heads."""
-    told = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+    """Rows of cells as a Markdown table, the first one the heads. Each is text, but for our own columns' names."""
+    told = ["| " + " | ".join(cell if cell in NAMED else markdown.text(cell) for cell in row) + " |" for row in rows]
     return "\n".join([told[0], "|" + " --- |" * len(rows[0]), *told[1:]])
 
 
@@ -97,10 +99,13 @@ def readme(facts: dict[str, Any], found: Summary) -> str:
     both = facts["prompts_in_both_splits"]
     warning = f"\n\n**{both:,} prompts are in both splits.**" if both else ""
     left = facts.get("left_out")
-    left_out = f"\n\nTheir rankings are not among the rows: {', '.join(left)}." if left else ""
-    columns = [[f"`{name}`", COLUMNS.get(name, "from the rows that were ranked")] for name in facts["columns"]]
+    left_out = f"\n\nTheir rankings are not among the rows: {', '.join(map(markdown.text, left))}." if left else ""
+    columns = [
+        [f"`{name}`" if name in COLUMNS else name, COLUMNS.get(name, "from the rows that were ranked")]
+        for name in facts["columns"]
+    ]
     parts = [
-        f"# {facts['title']}",
+        f"# {markdown.text(facts['title'])}",
         "Completions ranked best to worst, with ties. Made with align-recipes; every K-choose-2 pair of a row that is "
         "not a tie is a preference pair.",
         f"## Rows\n\n{_markdown([heads, *splits])}\n\nCompletions of a prompt: {sizes}.{warning}",

@@ -6,9 +6,10 @@ folder is its rows, and pictures, sounds and films are not read at all.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,20 @@ def _is_media(feature: Any) -> bool:
     if isinstance(feature, dict):
         return any(map(_is_media, feature.values()))
     return _is_media(feature.feature) if hasattr(feature, "feature") else hasattr(feature, "embed_storage")
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Nothing is asked of the hub inside the block; what its cache holds is read."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 @functools.cache
