@@ -269,11 +269,11 @@ def describe(counts: Counter[str]) -> str:
 # ------------------------------------------------------------------------------------------------------------ splits
 
 
-def split_by_prompt(keys: list[Any], size: float, *, shuffle: Callable[[list], None]) -> tuple[list[int], list[int]]:
+def split_by_prompt(keys: Any, size: float, *, shuffle: Callable[[list], None]) -> tuple[list[int], list[int]]:
     """Rows to train and to test on such that no prompt is on both sides.
 
     Args:
-        keys: what names each row's prompt.
+        keys: what names each row's prompt: texts, or numbers.
         size: the share (below 1) or the number of rows to hold out.
         shuffle: puts a list of prompts into a random order, in place.
 
@@ -284,20 +284,21 @@ def split_by_prompt(keys: list[Any], size: float, *, shuffle: Callable[[list], N
     Raises:
         ValueError: where one side would be empty.
     """
-    members: dict[Any, list[int]] = defaultdict(list)
-    for number, key in enumerate(keys):
-        members[key].append(number)
-    wanted = round(size * len(keys)) if size < 1 else int(size)
-    if len(members) < 2 or not 0 < wanted < len(keys):
-        raise ValueError(f"{len(keys)} rows with {len(members)} prompts cannot give {wanted} rows to test on")
-    order = list(members)
+    prompts = pa.array(keys).dictionary_encode().indices.to_numpy()  # numbers, in the order in which they come
+    sizes = np.bincount(prompts).tolist()
+    wanted = round(size * len(prompts)) if size < 1 else int(size)
+    if len(sizes) < 2 or not 0 < wanted < len(prompts):
+        raise ValueError(f"{len(prompts)} rows with {len(sizes)} prompts cannot give {wanted} rows to test on")
+    order = list(range(len(sizes)))
     shuffle(order)
     held: list[int] = []
-    for key in order[:-1]:
-        if held and abs(len(held) + len(members[key]) - wanted) > abs(len(held) - wanted):
+    count = 0
+    for prompt in order[:-1]:
+        if held and abs(count + sizes[prompt] - wanted) > abs(count - wanted):
             continue  # this prompt has too many rows; a smaller one may still fit
-        held += members[key]
-        if len(held) >= wanted:
+        held.append(prompt)
+        count += sizes[prompt]
+        if count >= wanted:
             break
-    chosen = set(held)
-    return [number for number in range(len(keys)) if number not in chosen], sorted(chosen)
+    chosen = np.isin(prompts, held)
+    return np.flatnonzero(~chosen).tolist(), np.flatnonzero(chosen).tolist()

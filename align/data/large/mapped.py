@@ -52,8 +52,8 @@ def tokenise(
         DataError: for the first malformed row.
     """
     worker = _Worker(rows, encoder or ENCODERS[rows.schema], tokenizer, max_length)
-    count = processes or max(1, min(device.cores(), MOST, len(rows) // FEW))
-    with _one_thread():
+    count = shared_by(len(rows), processes)
+    with one_thread():
         if len(rows) <= FEW:
             table, account = worker.in_memory(rows.rows)
             made = Dataset(table, info=DatasetInfo(features=worker.features))
@@ -62,14 +62,19 @@ def tokenise(
                 rows.schema, rows.source, rows.prompt_format, max_length, worker.encoder.__qualname__,
                 cached.contents(rows.rows), cached.tokens(tokenizer),
             ]  # fmt: skip
-            folder = cached.kept(parts, lambda part: _map(worker, rows.rows, part, min(count, len(rows)), rows.source))
-            made, account = arrow.opened(folder), _read(json.loads((folder / "account.json").read_text()))
+            folder = cached.kept(parts, lambda part: _map(worker, rows.rows, part, count, rows.source))
+            made, account = arrow.opened(folder), read_account(json.loads((folder / "account.json").read_text()))
     account.not_read = list(dict.fromkeys([*rows.names, *account.not_read]))
     account.matter = list(dict.fromkeys([*rows.matter, *account.matter]))
     report.add(account)
     report.fingerprint = account.fingerprint
     unsaid = [name for name in made.column_names if made.data.column(name).null_count == len(made)]
     return made.remove_columns(unsaid) if len(unsaid) < len(made.column_names) else made
+
+
+def shared_by(rows: int, asked: int | None) -> int:
+    """How many processes share so many rows: as many as were asked for; else one a core, each with enough to do."""
+    return min(asked or max(1, min(device.cores(), MOST, rows // FEW)), rows)
 
 
 def _map(worker: _Worker, rows: Dataset, folder: Path, processes: int, source: str) -> None:
@@ -87,7 +92,7 @@ def _map(worker: _Worker, rows: Dataset, folder: Path, processes: int, source: s
     account, digest = Report(""), hashlib.sha256()
     for file in sorted(folder.glob("*.accounts")):
         for line in file.open():
-            account.add(_read(json.loads(line)))
+            account.add(read_account(json.loads(line)))
         file.unlink()
     for file in sorted(folder.glob("*.digests")):
         with file.open("rb") as stream:
@@ -96,7 +101,7 @@ def _map(worker: _Worker, rows: Dataset, folder: Path, processes: int, source: s
         file.unlink()
     account.fingerprint = digest.hexdigest()
     arrow.keep_features(folder, worker.features)
-    (folder / "account.json").write_text(json.dumps(_plain(account)))
+    (folder / "account.json").write_text(json.dumps(plain(account)))
 
 
 @dataclass
@@ -156,7 +161,7 @@ class _Worker:
             part.rename(part.with_suffix(".wrong"))
             return self.features.arrow_schema.empty_table()
         with (self.folder / f"{rank or 0:05}.accounts").open("a") as stream:
-            stream.write(json.dumps(_plain(account)) + "\n")
+            stream.write(json.dumps(plain(account)) + "\n")
         with (self.folder / f"{rank or 0:05}.digests").open("ab") as file:
             file.write(digests)
         return table
@@ -193,15 +198,16 @@ def _column(values: list[Any], feature: Any) -> Any:
     return made.data.column("it").combine_chunks()
 
 
-def _plain(account: Report) -> dict[str, Any]:
+def plain(account: Report) -> dict[str, Any]:
     """An account as JSON."""
     found = {field.name: getattr(account, field.name) for field in fields(account)}
     return {name: sorted(value) if isinstance(value, set) else value for name, value in found.items()}
 
 
-def _read(plain: dict[str, Any]) -> Report:
-    counters = {name: Counter(plain[name]) for name in ("dropped", "rankings", "forms")}
-    return Report(**plain | counters | {"settings": set(plain["settings"])})
+def read_account(told: dict[str, Any]) -> Report:
+    """An account from its JSON."""
+    counters = {name: Counter(told[name]) for name in ("dropped", "rankings", "forms")}
+    return Report(**told | counters | {"settings": set(told["settings"])})
 
 
 def _size(folder: Path) -> int:
@@ -209,7 +215,7 @@ def _size(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Tokenizers without threads of their own: there are processes, and threads do not survive a fork."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)

@@ -82,6 +82,36 @@ def find(sets: dict[str, list[str]], *, threshold: float = THRESHOLD, examples: 
     ]
 
 
+@dataclass
+class Asked:
+    """Which of some prompts another set has, that set coming in parts: it may be of any size, this one is in memory."""
+
+    read: ngrams.PromptSet
+    vocabulary: dict[str, int]
+    exact: np.ndarray  # [N] bool: in the other set
+    near: np.ndarray  # [N] bool: a near one is there
+
+    @classmethod
+    def of(cls, prompts: list[str]) -> Asked:
+        """Nothing is known to be shared yet."""
+        vocabulary: dict[str, int] = {}
+        read = ngrams.read_set(prompts, vocabulary)
+        return cls(read, vocabulary, np.zeros(len(read), bool), np.zeros(len(read), bool))
+
+    def look(self, known: list[str], threshold: float = THRESHOLD) -> None:
+        """Look into a part of the other set."""
+        there = ngrams.read_set(known, dict(self.vocabulary))  # its own words are forgotten again
+        counts = ngrams.count([there, self.read])
+        x, y = (ngrams.index(prompts, counts, threshold) for prompts in (there, self.read))
+        flags = [np.zeros(len(there), bool), np.zeros(len(self.read), bool)]
+        for key in there.keys.keys() & self.read.keys.keys():
+            flags[0][there.keys[key]] = flags[1][self.read.keys[key]] = True
+        self.exact |= flags[1]
+        for _ in _near(there, self.read, x, y, flags, threshold):
+            pass
+        self.near |= flags[1]
+
+
 def _compare(
     one: tuple[str, ngrams.PromptSet, ngrams.RareIndex],
     other: tuple[str, ngrams.PromptSet, ngrams.RareIndex],
