@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
+import random
 import signal
 import sqlite3
 import stat
@@ -431,6 +433,46 @@ def test_names_differ_in_more_than_capitals_in_every_script_and_merging_knows_it
         other.annotator("Bob")
     assert merge(store, tmp_path / "other.sqlite")["annotators"] == 1
     assert [one.name for one in store.annotators()] == ["\u00c9lan", "Bob"]
+
+
+def test_what_is_wanted_is_counted_once_and_stays_right(store):
+    """Whatever is done, by this process and another, the number that is kept is the number that there is."""
+    store.add(rows(12), shared_by=2, repeats=0.3)
+    rng = random.Random(0)
+    with Store(store.path) as other:
+        people = [(one, one.annotator(name)) for one in (store, other) for name in ("Ada", "Bob", "Cyd")]
+        for step in range(150):
+            one, person = rng.choice(people)
+            task = one.next(person)
+            what = rng.choice(["rank", "rank", "rank", "skip", "undo", "leave", "want", "fail"])
+            with contextlib.suppress(RunError):
+                if what == "undo":
+                    one.undo(person)
+                elif what == "leave":
+                    one.leave(person)
+                elif what == "want":
+                    one.want(shared_by=rng.choice([1, 2, 3]))
+                elif what == "fail":
+                    with one.transaction():
+                        one.next(person)
+                        raise RunError("rolled back")
+                elif task is not None:
+                    ranking = None if what == "skip" else [1, 2, 3]
+                    one.answer(task.id, person, ranking=ranking, skip=what == "skip")
+            for each in (store, other):
+                assert each.count_wanted() == each.one("SELECT count(*) FROM items WHERE taken < overlap")[0], (
+                    step,
+                    what,
+                )
+    counted = []
+    store.db.set_trace_callback(lambda sql: counted.append(sql) if "count(*) FROM items WHERE" in sql else None)
+    store.want(shared_by=9)
+    for _ in range(5):
+        ada = store.annotator("Ada")
+        if task := store.next(ada):
+            store.answer(task.id, ada, ranking=[1, 2, 3])
+        store.progress(ada)
+    assert len(counted) == 1
 
 
 def test_a_repeat_that_nothing_can_come_before_is_given_up_and_not_counted_as_left(store):

@@ -40,6 +40,7 @@ def open_next(db: Database, annotator: Annotator, *, stale: float) -> Any:
 
 def look_again(db: Database, other_than: int = 0) -> None:
     """Items are wanted again, or in another order: the annotators' places in the list no longer hold."""
+    db.wanted = None
     db.db.execute("UPDATE annotators SET at_urgency = NULL WHERE number != ?", (other_than,))
 
 
@@ -90,6 +91,8 @@ def _wanted(db: Database, annotator: Annotator) -> Any:
     db.db.execute(sql, (row["urgency"], row["place"], annotator.number))
     if annotator.kind == "person":
         db.db.execute("UPDATE items SET taken = taken + 1 WHERE number = ?", (row["number"],))
+        if db.wanted is not None and row["taken"] + 1 >= row["overlap"]:
+            db.wanted -= 1
     return open_task(db, annotator.number, row, repeat=False)
 
 
@@ -103,6 +106,7 @@ def held(db: Database, stale: float) -> list[Any]:
 
 def take_back(db: Database, item: int) -> bool:
     """Take a place of an item where one is free: for an answer to a task that was given up, and that nobody took."""
+    db.wanted = None
     sql = "UPDATE items SET taken = taken + 1 WHERE number = ? AND taken < overlap"
     return bool(db.db.execute(sql, (item,)).rowcount)
 
@@ -140,7 +144,7 @@ def done_and_left(db: Database, annotator: Annotator) -> tuple[int, int]:
     opened = db.one("SELECT count(*) FROM tasks WHERE annotator = ? AND open", number)[0]
     again = db.one("SELECT count(*) FROM again WHERE annotator = ?", number)[0]
     if annotator.kind == "person":
-        free = db.one("SELECT count(*) FROM items WHERE taken < overlap")[0]
+        free = db.count_wanted()
         had = db.one(
             "SELECT count(*) FROM items JOIN tasks ON tasks.item = items.number "
             f"WHERE taken < overlap AND annotator = ? AND repeat = 0 AND {HAD}", number,

@@ -140,6 +140,8 @@ class Database:
         self.db = connect(self.path, create=create, timeout=timeout, read_only=read_only)
         self.lock = threading.RLock()
         self._depth = 0
+        self.wanted: int | None = None  # see `count_wanted`
+        self._counted = 0  # data version when it was counted
         try:
             self._keep_note()
         except BaseException:
@@ -170,6 +172,7 @@ class Database:
                 yield
             except BaseException:
                 self._depth -= 1
+                self.wanted = None
                 if self._depth == 0 and self.db.in_transaction:
                     self.db.execute("ROLLBACK")
                 raise
@@ -178,9 +181,24 @@ class Database:
                 try:
                     self.db.execute("COMMIT")
                 except sqlite3.Error:
+                    self.wanted = None
                     if self.db.in_transaction:
                         self.db.execute("ROLLBACK")
                     raise
+
+    def count_wanted(self) -> int:
+        """Items that fewer persons have than are to share them.
+
+        Counting takes longer the more items there are, and everyone is told after each answer. So the number is kept:
+        who gives out a place lowers it, who changes places otherwise sets it to None, and so does another process's
+        commit (https://sqlite.org/pragma.html#pragma_data_version).
+        """
+        with self.lock:
+            version = self.one("PRAGMA data_version")[0]
+            if self.wanted is None or version != self._counted:
+                self.wanted = self.one("SELECT count(*) FROM items WHERE taken < overlap")[0]
+                self._counted = version
+            return self.wanted
 
     def answered_by_people(self) -> bool:
         """Has a person ever answered? An answer that was taken back is people's work as well."""

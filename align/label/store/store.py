@@ -141,7 +141,7 @@ class Store(Database):
         """
         held = assignment.held(self, stale=time.time() - HOLD)
         left = {row["item"] for row in held if row["stale"]}
-        free = self.one("SELECT count(*) FROM items WHERE taken < overlap")[0]
+        free = self.count_wanted()
         full = sum(self.one("SELECT taken >= overlap FROM items WHERE number = ?", item)[0] for item in left)
         return {
             "items": self.one("SELECT count(*) FROM items")[0],
