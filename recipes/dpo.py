@@ -12,7 +12,7 @@ from transformers import set_seed
 from trl import DPOConfig, ModelConfig
 
 from align.data import prepare
-from align.models import checkpoints
+from align.models import adapters, checkpoints
 from align.run import launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments, PairArguments, derive_batch
 from align.run.parse import parse, resolved
@@ -39,7 +39,7 @@ def main():
     run_args, data_args, pair_args, model_args, args = parse(
         BatchArguments, DataArguments, PairArguments, ModelConfig, DPOConfig,
         nano="recipes/nano/dpo.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
-        required=("model_name_or_path", "output_dir"),
+        required=("model_name_or_path", "output_dir"), size=adapters.of_settings,
     )  # fmt: skip
     parent = model_args.model_name_or_path
     launch.check()

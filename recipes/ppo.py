@@ -15,7 +15,7 @@ from transformers import set_seed
 from trl import ModelConfig
 
 from align.data import prepare
-from align.models import checkpoints
+from align.models import adapters, checkpoints
 from align.ppo import report
 from align.ppo.assemble import make_trainer
 from align.ppo.config import REFUSED, PPOArguments, check, plan
@@ -48,7 +48,7 @@ def main():
     run_args, data_args, model_args, args = parse(
         BatchArguments, DataArguments, ModelConfig, PPOArguments,
         nano="recipes/nano/ppo.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
-        required=("model_name_or_path", "output_dir"), refused=REFUSED,
+        required=("model_name_or_path", "output_dir"), refused=REFUSED, size=adapters.of_settings,
     )  # fmt: skip
     parent = model_args.model_name_or_path
     launch.check()

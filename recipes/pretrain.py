@@ -33,7 +33,7 @@ DEFAULTS = dict(
 def main():
     run_args, data_args, stream_args, model_args, args = parse(
         BatchArguments, DataArguments, StreamArguments, ModelConfig, pretrain.PretrainConfig,
-        nano="recipes/nano/pretrain.yaml", defaults=DEFAULTS, refused=prepare.TEXTS_REFUSED,
+        nano="recipes/nano/pretrain.yaml", defaults=DEFAULTS, refused=prepare.TEXTS_REFUSED, size=pretrain.size,
     )  # fmt: skip
     pretrain.check(data_args, stream_args, model_args, args)
     launch.check()

@@ -9,7 +9,7 @@ from transformers import set_seed
 from trl import ModelConfig, RewardConfig
 
 from align.data import prepare
-from align.models import checkpoints
+from align.models import adapters, checkpoints
 from align.run import gates, launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments, PairArguments, derive_batch
 from align.run.parse import parse, resolved
@@ -34,7 +34,7 @@ def main():
     run_args, data_args, pair_args, model_args, args = parse(
         BatchArguments, DataArguments, PairArguments, ModelConfig, RewardConfig,
         nano="recipes/nano/reward.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
-        required=("model_name_or_path", "output_dir"),
+        required=("model_name_or_path", "output_dir"), size=adapters.of_settings,
     )  # fmt: skip
     parent = model_args.model_name_or_path
     launch.check()

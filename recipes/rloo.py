@@ -13,7 +13,7 @@ from transformers import set_seed
 from trl import ModelConfig, RLOOConfig, RLOOTrainer
 
 from align.data import prepare
-from align.models import checkpoints, scorers
+from align.models import adapters, checkpoints, scorers
 from align.ppo.config import check_rloo
 from align.run import launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments, PromptArguments, derive_batch
@@ -44,7 +44,7 @@ def main():
     run_args, data_args, model_args, reward_args, args = parse(
         BatchArguments, DataArguments, ModelConfig, RewardArguments, RLOOConfig,
         nano="recipes/nano/rloo.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
-        required=("model_name_or_path", "reward_model_path", "output_dir"),
+        required=("model_name_or_path", "reward_model_path", "output_dir"), size=adapters.of_settings,
     )  # fmt: skip
     parent, judge = model_args.model_name_or_path, reward_args.reward_model_path
     launch.check()

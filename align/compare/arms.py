@@ -21,7 +21,8 @@ from typing import Any
 import yaml
 
 from align.compare.config import CompareConfig
-from align.run import holds, lineage, pipeline, record
+from align.models import adapters
+from align.run import device, holds, lineage, pipeline, record
 from align.run.arguments import DataArguments
 from align.run.errors import ConfigError, RunError
 from align.run.lineage import identity
@@ -169,6 +170,7 @@ def train(arms: list[Arm], args: CompareConfig) -> None:
                 raise RunError(why)
             shutil.rmtree(arm.folder)
     record.write_json(ledger, known)
+    _one_precision(arms, args)
     trained = sum(arm.stage is not None for arm in arms)
     print(f"{trained} arms to compare, {trained - len(waiting)} finished before", flush=True)
     if not waiting:
@@ -186,6 +188,14 @@ def train(arms: list[Arm], args: CompareConfig) -> None:
             for child in multiprocessing.active_children():
                 child.terminate()  # recorded as interrupted; the same command goes on
             raise
+
+
+def _one_precision(arms: list[Arm], args: CompareConfig) -> None:
+    """Hand down to every arm the rates that an arm was trained by, or those of this machine: one choice for all."""
+    if device.has_gpu() or (adapters.parameters(str(args.model_name_or_path)) or 0) < device.FROM:
+        return
+    known = [found for arm in arms if arm.stage is not None and (found := arm.record.get("matrix_gflops"))]
+    device.hand_down(device.Rates(known[0]["fp32"], known[0]["bf16"]) if known else None)
 
 
 @contextlib.contextmanager

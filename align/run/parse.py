@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from align.run.arguments import DataArguments
 from align.run.checks import limits, resumed
 from align.run.errors import ConfigError, fail
 from align.run.flags import Flags
+from align.run.launch import asked_kind
 from align.run.received import permission
 
 
@@ -92,6 +94,18 @@ def _parent_problems(values: dict[str, Any], gated: bool = True) -> list[str]:
     return problems
 
 
+def _lacking(values: dict[str, Any], required: tuple[str, ...], broken: set[str], *, rows: bool) -> list[str]:
+    """Values that must be given and are not; what was given wrongly is told elsewhere."""
+    problems = []
+    if rows and not (values.get("dataset_name") or values.get("datasets") or "dataset_name" in broken):
+        problems.append("dataset_name is needed: --dataset_name rows.jsonl (or a hub id, a folder, a finished run)")
+    return problems + [
+        f"{key} is needed: --{key} …"
+        for key in required
+        if values.get(key) in (None, "") and key not in broken and not (key == "output_dir" and values.get("preview"))
+    ]
+
+
 def parse(
     *classes: type,
     nano: str | None,
@@ -100,6 +114,7 @@ def parse(
     required: tuple[str, ...] = ("output_dir",),
     refused: dict[str, str] | None = None,
     gated: bool = True,
+    size: Callable[[dict[str, Any]], int | None] | None = None,
     argv: list[str] | None = None,
 ) -> tuple[Any, ...]:
     """Read the configuration of one recipe.
@@ -112,6 +127,7 @@ def parse(
         required: keys that must have a value in the end.
         refused: keys that this recipe does not honour, each with the reason.
         gated: refuse parents whose gate failed; not for the recipe that measures them.
+        size: of a recipe that trains: from settings to the parameters of the model; a CPU's precision depends on it.
         argv: the command line; `sys.argv[1:]` by default.
 
     Raises:
@@ -130,28 +146,29 @@ def parse(
         given |= typed
         broken |= set(raw) - set(typed)
         problems += [f"{problem} ({where})" for problem in found]
+    given |= resumed.kept(given, flags.known)
     values = {**(defaults or {}), **((lora_defaults or {}) if given.get("use_peft") else {}), **given}
     if {"bf16", "dtype"} & set(flags.known):  # a program without a model is spared loading torch, a second and 300 MB
         values = {**device.defaults(flags.known, given), **values}
         problems += device.unsupported(given)
     problems += limits.problems(given, values, flags.known, gpu="bf16" in flags.known and device.has_gpu())
-    values |= resumed.kept(values, flags.known)
     problems += _parent_problems(values, gated)
-    if DataArguments in classes and not (
-        values.get("dataset_name") or values.get("datasets") or "dataset_name" in broken
-    ):
-        problems.append("dataset_name is needed: --dataset_name rows.jsonl (or a hub id, a folder, a finished run)")
-    problems += [
-        f"{key} is needed: --{key} …"
-        for key in required
-        if values.get(key) in (None, "") and key not in broken and not (key == "output_dir" and values.get("preview"))
-    ]
+    problems += _lacking(values, required, broken, rows=DataArguments in classes)
     if problems:
         fail(problems)
-    filled = _build(classes, values)
+    filled = _precise(classes, values, given, size)
     if path:
         print(f"config: {path}" + ("" if "--config" in " ".join(argv or sys.argv) else " (nothing was named)"))
     return filled
+
+
+def _precise(classes: tuple[type, ...], values: dict[str, Any], settled: Any, size: Any) -> tuple[Any, ...]:
+    """Fill the dataclasses, with the precision that is the faster one on this CPU where nobody has settled it."""
+    filled = _build(classes, values)  # by now the processes have met, and can agree
+    if size is None or device.has_gpu() or asked_kind() not in ("single", "ddp"):
+        return filled
+    other = device.precision(values, settled, size(values))
+    return _build(classes, values | other) if other else filled  # anew: more follows from precision than flags
 
 
 def _build(classes: tuple[type, ...], values: dict[str, Any]) -> tuple[Any, ...]:

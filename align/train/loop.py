@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from align.models import checkpoints, weights
 from align.run import launch
+from align.run.device import facts as measured
 from align.run.errors import NotFinite, RunError, one_sentence
 from align.run.record import Run
 from align.train import measuring, progress
@@ -79,7 +80,7 @@ def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: 
         world_size=state.num_processes, sharding=kind, global_batch_size=batch, parameters=total, trainable=trainable,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
     )  # fmt: skip
-    run.note(**facts)
+    run.note(**facts, **measured())
     if not state.is_main_process:
         return
     checkpointing = "gradient checkpointing" if args.gradient_checkpointing else "no checkpointing"

@@ -91,6 +91,20 @@ def size(values: dict[str, Any]) -> int | None:
     return sum(weight.numel() for weight in model.parameters())
 
 
+def size(values: dict[str, Any]) -> int | None:
+    """Parameters of the model that a run continues or makes; None where its settings cannot tell (`check` says why)."""
+    settings, tokenizer = values.get("model_config"), values.get("tokenizer_name_or_path")
+    if settings is None or tokenizer is None:
+        return adapters.of_settings(values)
+    try:
+        with torch.device("meta"):
+            model = new_model(json.loads(settings) if isinstance(settings, str) else settings,
+                              checkpoints.load_tokenizer(str(tokenizer)))  # fmt: skip
+    except (ConfigError, json.JSONDecodeError):
+        return None
+    return sum(weight.numel() for weight in model.parameters())
+
+
 def new_model(settings: dict[str, Any], tokenizer: Any, attention: str | None = None) -> Any:
     """A model with random weights. The tokenizer decides the vocabulary and the special tokens; seed before this."""
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -64,14 +64,18 @@ def record_before(folder: Path, wanted: Any) -> dict[str, Any] | None:
     return record if begun else None
 
 
-def kept(values: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+MOMENT = ("template_date", "bf16", "dtype")  # their defaults are of the day and of the machine
+
+
+def kept(given: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Settings whose default is the moment at which a run began: a resumed one takes them from its record."""
-    wanted, out = values.get("resume_from_checkpoint"), values.get("output_dir")
-    named = [name for name in ("template_date",) if name in known and not values.get(name)]
+    wanted, out = given.get("resume_from_checkpoint"), given.get("output_dir")
+    named = [name for name in MOMENT if name in known and given.get(name) is None]
+    named = [name for name in named if not (name == "bf16" and given.get("fp16"))]
     if not named or not out or str(wanted).lower() in ("none", "false"):
         return {}
     before = (record_before(Path(str(out)), wanted) or {}).get("config") or {}
-    return {name: before[name] for name in named if before.get(name)}
+    return {name: before[name] for name in named if before.get(name) is not None}
 
 
 def check_settings(before: dict[str, Any], config: dict[str, Any]) -> dict[str, list[Any]]:

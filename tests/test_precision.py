@@ -1,0 +1,263 @@
+"""A CPU's precision: measured once, bf16 for models that are large enough where it pays, fp32 for all that is trained."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT, launch, losses, make_tokenizer, stage_arguments
+from trl import ModelConfig, SFTConfig
+
+from align.models import adapters, checkpoints
+from align.run import device
+from align.run.arguments import BatchArguments, DataArguments
+from align.run.parse import parse
+
+FAST, SLOW, CLOSE = device.Rates(80, 200), device.Rates(80, 0.5), device.Rates(80, 100)
+LORA = ["--use_peft", "--lora_r", "4"]
+
+
+@pytest.fixture(autouse=True)
+def apart():
+    """accelerate keeps the first trainer's precision, and a process its measurement."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    yield
+    AcceleratorState._reset_state(True)
+    PartialState()
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Let this machine have such rates."""
+
+    def has(rates: device.Rates) -> None:
+        monkeypatch.setattr(device, "_measured", [])
+        monkeypatch.setattr(device, "measure", lambda: rates)
+        monkeypatch.delenv(device.RATES, raising=False)
+
+    return has
+
+
+def read(*flags: str, size: int | None = 135_000_000):
+    """`bf16` and `dtype` of a recipe's settings, with a model of `size` parameters."""
+    argv = ["--output_dir", "out", "--model_name_or_path", "owner/name", "--dataset_name", "owner/rows", *flags]
+    *_, model_args, args = parse(
+        BatchArguments, DataArguments, ModelConfig, SFTConfig, nano=None, size=lambda _: size, argv=argv
+    )
+    assert args.mixed_precision == ("bf16" if args.bf16 else "no")
+    return args.bf16, model_args.dtype
+
+
+def test_the_measurement_is_of_two_products_and_leaves_the_threads():
+    before = torch.get_num_threads(), torch.get_rng_state()
+    rates = device.measure()
+    assert rates.fp32 > 0 and rates.bf16 > 0
+    assert torch.get_num_threads() == before[0] and torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_a_product_without_bf16_instructions_is_timed_once(monkeypatch):
+    """190 times slower than fp32, a product takes a tenth of a second: one is enough to know."""
+    calls, clock = [], SimpleNamespace(now=0.0)
+
+    def slow(tokens, weight):
+        calls.append(tokens.dtype)
+        clock.now += 0.19 if tokens.dtype == torch.bfloat16 else 0.001
+        return tokens
+
+    monkeypatch.setattr(torch.nn.functional, "linear", slow)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: clock.now)
+    rates = device.measure()
+    assert calls.count(torch.bfloat16) == 1 and calls.count(torch.float32) == 20
+    assert rates.fp32 / rates.bf16 == pytest.approx(190)
+
+
+def test_where_bf16_pays_it_is_the_default(machine, capsys):
+    machine(FAST)
+    assert read() == (True, "float32")
+    assert read(*LORA) == (True, "bfloat16")
+    assert (
+        "precision: bf16, measured 200 GFLOP/s a core in bf16, 80 in fp32; --bf16 false for fp32"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("rates", [SLOW, CLOSE])
+def test_where_it_does_not_pay_clearly_all_is_fp32(machine, capsys, rates):
+    machine(rates)
+    assert read(*LORA) == (False, "float32")
+    assert "precision: fp32, measured" in capsys.readouterr().out
+
+
+def test_the_margin_and_the_smallest_model(machine, monkeypatch):
+    machine(device.Rates(100, 129))
+    assert read() == (False, "float32")
+    machine(device.Rates(100, 130))
+    assert read() == (True, "float32")
+    machine(FAST)
+    monkeypatch.setattr(device, "measure", lambda: pytest.fail("a small model needs no measurement"))
+    assert read(*LORA, size=19_999_999) == (False, "float32")
+    assert read(*LORA, size=None) == (False, "float32")
+    machine(FAST)
+    assert read(size=20_000_000) == (True, "float32")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--bf16", "false"], (False, "float32")),
+        (["--dtype", "float32"], (False, "float32")),
+        (["--bf16", "true"], (True, "float32")),
+        (["--dtype", "bfloat16"], (False, "bfloat16")),
+    ],
+)
+def test_what_the_user_says_holds(machine, flags, expected):
+    machine(FAST)
+    assert read(*LORA, *flags) == expected
+
+
+@pytest.mark.parametrize("flags", [["--bf16", "true"], ["--dtype", "bfloat16", *LORA]])
+def test_bf16_where_it_is_slower_is_told_with_what_was_measured(machine, capsys, flags):
+    machine(SLOW)
+    read(*flags)
+    said = capsys.readouterr().out
+    assert said.count("note: bf16 was asked for, and here it is no faster: 0.5 GFLOP/s a core in bf16, 80 in fp32") == 1
+    machine(FAST)
+    read(*flags)
+    assert "no faster" not in capsys.readouterr().out
+
+
+def test_rates_are_measured_once_and_handed_down(machine, monkeypatch):
+    machine(FAST)
+    assert device.rates() == FAST
+    monkeypatch.setattr(device, "measure", lambda: SLOW)
+    assert device.rates() == FAST and device.facts() == {"matrix_gflops": {"fp32": 80, "bf16": 200}}
+    machine(SLOW)
+    monkeypatch.setenv(device.RATES, "80 200")
+    assert device.rates() == FAST
+
+
+@pytest.mark.parametrize(("recorded", "now"), [(FAST, SLOW), (SLOW, FAST)])
+def test_a_resumed_run_keeps_its_precision(machine, tmp_path, recorded, now):
+    """Whatever is measured when it goes on; what the user says then is compared with the record as ever."""
+    machine(recorded)
+    bf16, dtype = read(*LORA)
+    out = tmp_path / "run"
+    (out / "checkpoint-2").mkdir(parents=True)
+    config = {"bf16": bf16, "dtype": dtype}
+    (out / "run.json").write_text(json.dumps({"recipe": "sft", "status": "interrupted", "config": config}))
+    machine(now)
+    again = ["--output_dir", str(out), "--resume_from_checkpoint", "last", *LORA]
+    assert read(*again) == (bf16, dtype)
+    assert read(*again, "--bf16", "true")[0] is True
+
+
+def test_the_size_is_told_by_a_checkpoints_files(world, tmp_path):
+    from transformers import AutoModel
+
+    whole = AutoModel.from_pretrained(world / "base")
+    count = sum(weight.numel() for weight in whole.parameters())
+    assert adapters.parameters(str(world / "base")) == count
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(world / "base")}))
+    assert adapters.parameters(str(tmp_path)) == count
+    assert adapters.parameters(str(tmp_path / "nothing")) is None
+
+
+def test_a_new_models_size_is_told_by_its_settings(world):
+    from align.train import pretrain
+
+    settings = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "tie_word_embeddings": True}  # fmt: skip
+    values = {"model_config": settings, "tokenizer_name_or_path": str(world / "base")}
+    # embeddings, per layer four square matrices, three of the MLP and two norms, and the last norm
+    expected = len(make_tokenizer()) * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64
+    assert pretrain.size(values) == pretrain.size(values | {"model_config": json.dumps(settings)}) == expected
+    assert pretrain.size(values | {"model_config": "{"}) is None
+
+
+@pytest.mark.parametrize(("rates", "expected"), [(FAST, torch.bfloat16), (SLOW, torch.float32)])
+def test_a_model_that_is_only_read_is_read_in_what_is_faster(world, machine, monkeypatch, rates, expected):
+    machine(rates)
+    monkeypatch.setattr(device, "FROM", 1)
+    model = checkpoints.load_trained(str(world / "base"), make_tokenizer())
+    assert {weight.dtype for weight in model.parameters()} == {expected}
+    monkeypatch.setattr(device, "FROM", 10**9)
+    model = checkpoints.load_trained(str(world / "base"), make_tokenizer())
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+def test_training_by_default_where_bf16_pays(world, tmp_path, machine, monkeypatch, stage):
+    """Products in bf16, frozen weights in bf16, trained weights in fp32 and saved so; the record says what was measured.
+
+    DPO begins at ln 2, PPO at a ratio of 1 (its engine stops otherwise) and, on the first rollout, a KL of 0.
+    """
+    from align.train import loop
+
+    machine(FAST)
+    monkeypatch.setattr(device, "FROM", 1)
+    monkeypatch.chdir(ROOT)
+    seen, real = {}, loop._train
+
+    def spy(trainer, checkpoint):
+        def hook(_module, _inputs):
+            if torch.is_grad_enabled():
+                seen["autocast"] = (
+                    torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+                )
+
+        layer = next(part for name, part in trainer.model.named_modules() if name.endswith("q_proj"))
+        layer.register_forward_pre_hook(hook)
+        result = real(trainer, checkpoint)
+        seen["trained"] = {weight.dtype for weight in trainer.model.parameters() if weight.requires_grad}
+        seen["frozen"] = {weight.dtype for weight in trainer.model.parameters() if not weight.requires_grad}
+        return result
+
+    monkeypatch.setattr(loop, "_train", spy)
+    out = tmp_path / "run"
+    words = [*stage_arguments(stage, world), *LORA, "--max_steps", "2", "--output_dir", str(out)]
+    monkeypatch.setattr(sys, "argv", [f"recipes/{stage}.py", *words])
+    runpy.run_path(f"recipes/{stage}.py", run_name="__main__")
+    record = json.loads((out / "run.json").read_text())
+    assert seen == {"autocast": True, "trained": {torch.float32}, "frozen": {torch.bfloat16}}
+    assert record["config"]["bf16"] is True and record["config"]["dtype"] == "bfloat16"
+    assert record["matrix_gflops"] == {"fp32": 80, "bf16": 200}
+    from safetensors.torch import load_file
+
+    saved = load_file(next(out.glob("adapter_model.safetensors")))
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
+    if stage == "dpo":
+        assert losses(out)[0] == pytest.approx(0.6931, abs=2e-2)  # of products in bf16
+    if stage == "ppo":
+        first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+        assert first["objective/kl"] == 0
+
+
+@pytest.mark.slow
+def test_two_processes_agree(world, tmp_path):
+    """Each would measure something else; the first one's rates hold for both."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, runpy, sys\n"
+        "from align.run import device\n"
+        "device.FROM, rank = 1, os.environ['RANK']\n"
+        "device.measure = lambda: device.Rates(80, 200 if rank == '0' else 1)\n"
+        "from align.run import parse\n"
+        "real = parse.device.precision\n"
+        "def told(*given):\n"
+        "    found = real(*given)\n"
+        "    print('rank', rank, found, flush=True)\n"
+        "    return found\n"
+        "device.precision = told\n"
+        f"sys.argv[0] = '{ROOT}/recipes/sft.py'\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    words = [*stage_arguments("sft", world), "--max_steps", "1", "--output_dir", str(tmp_path / "run")]
+    done = launch([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", program, *words],
+                  env={"PYTHONPATH": str(ROOT)})  # fmt: skip
+    for rank in "01":
+        assert f"rank {rank} {{'bf16': True}}" in done.stdout
