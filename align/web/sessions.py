@@ -130,14 +130,15 @@ class Entry:
 
 
 def kept_at(what: Path, port: int) -> Path | None:
-    """The file of tokens and sessions for the page about `what` on `port`; None for a port that is another each time.
+    """The file of tokens and sessions for the page about `what` on `port`.
 
+    None for a port that is another each time, and for a user without a home.
     It is in the user's state folder (https://specifications.freedesktop.org/basedir-spec/latest/).
     """
-    if port == 0:
+    state = os.path.expanduser(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
+    if port == 0 or not os.path.isabs(state):
         return None
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return state / "align" / "pages" / f"{_hash(f'{what.resolve()} {port}')[:24]}.json"
+    return Path(state) / "align" / "pages" / f"{_hash(f'{what.resolve()} {port}')[:24]}.json"
 
 
 def _read(kept: Path) -> dict[str, Any]:
