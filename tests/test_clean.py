@@ -10,6 +10,7 @@ import json
 import lzma
 import os
 import random
+import shutil
 import struct
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from align.clean.review.overrule import Overrule
 from align.clean.rules import apply, filters, gopher
 from align.clean.rules.ruling import KEEP, Ruling
 from align.clean.rules.words import FastWords, split
-from align.run.errors import ConfigError
+from align.run.errors import ConfigError, DataError
 
 WORDS = FastWords("en")
 # Pieces that the filters look at: stop words, symbols, list items, ellipses, repetitions, other scripts, no words at all
@@ -449,11 +450,14 @@ def test_a_saved_data_set_and_a_mixed_folder(tmp_path):
     write_kind(folder / "deep", "parquet")
     (folder / "a.txt").write_text("one\nparagraph\n\n\n  \nand another\n")
     (folder / "README").write_text("no documents")
-    os.symlink(tmp_path / "saved" / "train", folder / "linked")
+    shutil.copytree(tmp_path / "saved" / "train", folder / "linked")
     os.symlink(folder, folder / "deep" / "again")  # a circle
     assert [row.text for row in read(folder)][:2] == ["one\nparagraph", "and another"] and len(read(folder)) == 17
     assert [row.text for row in read(folder / "a.txt", text_documents="line")] == ["one", "paragraph", "and another"]
     assert len(read(folder / "a.txt", text_documents="file")) == 1
+    os.symlink(tmp_path / "saved", folder / "mine")  # whoever sends a folder could name any of the reader's
+    with pytest.raises(DataError, match="mine leads out of .*mixed"):
+        read(folder)
 
 
 def test_undecodable_bytes_nul_and_lines_that_are_no_rows(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,7 @@ def attached(path: str, folder: Path, dtype: Any) -> Any:
         with warnings.catch_warnings():  # PEFT warns where half of an adapter is left out
             warnings.filterwarnings("error", message="Found missing adapter keys")
             return PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, ImportError, RuntimeError, UserWarning) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, UserWarning, pickle.UnpicklingError) as error:
         if isinstance(error, ConfigError):
             raise
         said = permission.reason(error)

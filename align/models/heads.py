@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,6 @@ def shapes(file: Path) -> Shapes:
 
     try:
         held: dict[str, Any] = torch.load(file, map_location="meta", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError) as error:  # pickle's own errors come as these
-        raise ConfigError(f"{file} cannot be read: {str(error).strip().splitlines()[0]}") from error
+    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"{file} cannot be read: {permission.reason(error)}") from error
     return {name: tuple(weight.shape) for name, weight in held.items() if isinstance(weight, torch.Tensor)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,15 @@ def from_pretrained(auto_class: Any, path: str, **extra: Any) -> Any:
         )
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError, AttributeError, AssertionError) as error:
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+        RuntimeError,
+        AttributeError,
+        AssertionError,
+        pickle.UnpicklingError,
+    ) as error:
         raise ConfigError(f"{path} cannot be loaded: {permission.reason(error)}") from error
     for name, held, wanted in sorted(found["mismatched_keys"]):
         raise ConfigError(

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from align.report.numerals import THIN
 from align.report.style import CSS
+from align.run.received.screen import plain
 
 NUMERAL = rf"[−+]?(?:[\d{THIN}]+(?:\.\d+)?(?:e[−+]?\d+)?|∞|NaN)(?:{THIN}%)?"
 INTERVAL = re.compile(rf"({NUMERAL}) (\[{NUMERAL}, {NUMERAL}\])")
@@ -108,5 +109,5 @@ def command(text: str) -> str:
 
 
 def document(title: str, made: str, lead: Section | None, sections: Sequence[Section]) -> str:
-    """The whole page: what leads it, the list of the other sections, and those."""
-    return render("document", title, made, lead, sections, CSS) + "\n"
+    """The whole page: what leads it, the list of the other sections, and those. No control character is in it."""
+    return plain(str(render("document", title, made, lead, sections, CSS))) + "\n"

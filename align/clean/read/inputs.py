@@ -17,6 +17,7 @@ from align.clean.read import columnar, formats
 from align.clean.read.formats import DAMAGE, Damaged, Row
 from align.run.lineage import parent_problem, run_directory
 from align.run.lineage import parents as lineage
+from align.run.received import outside
 
 KINDS = {
     ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".txt": "text", ".text": "text", ".md": "text",
@@ -120,7 +121,11 @@ def _files(folder: Path, split: str) -> tuple[list[Path], list[Path]]:
 
 
 def _below(folder: Path) -> list[Path]:
-    """All files below a folder, in order; links to folders are followed, each folder once."""
+    """All files below a folder, in order; links to folders in it are followed, each folder once.
+
+    Raises:
+        DataError: for a link that leads out of the folder.
+    """
     found: list[Path] = []
     seen: set[str] = set()
     for at, folders, files in os.walk(folder, followlinks=True):
@@ -129,6 +134,7 @@ def _below(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
+        outside.check_inside(folder, [Path(at, name) for name in (*folders, *files) if Path(at, name).is_symlink()])
         folders.sort()
         found += [Path(at, file) for file in files]
     return sorted(found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pickle
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -188,7 +189,7 @@ def check(
         )
     try:
         config = AutoConfig.from_pretrained(path, **permission.code(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
         raise ConfigError(f"classifier {path} cannot be loaded: {permission.reason(error, flag=False)}") from error
     kinds = config.architectures or []
     if not any("SequenceClassification" in kind for kind in kinds):
@@ -212,7 +213,7 @@ def _load(path: str) -> tuple[Any, Any]:
             model, told = AutoModelForSequenceClassification.from_pretrained(
                 path, output_loading_info=True, dtype=torch.float32, **permission.code(path)
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
         raise ConfigError(f"classifier {path} cannot be loaded: {permission.reason(error, flag=False)}") from error
     missing = sorted({*told["missing_keys"], *(str(key[0]) for key in told["mismatched_keys"])})
     if missing:

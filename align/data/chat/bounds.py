@@ -19,7 +19,7 @@ from align.run.errors import ConfigError
 
 SECONDS = 10.0  # of one conversation; templates take less than a thousandth of one
 BYTES = 1 << 30  # beyond what the process holds when a template begins
-LOOK = 0.25  # seconds after which a template that is still at it is looked at, and again
+LOOK = 0.25  # seconds of the processor after which a template that is still at it is looked at, and again
 FIRST = 32  # of a template's conversations in a process: so many cannot even ask for more memory at once
 _seen: dict[str, int] = {}
 _owner = 0  # the process whose alarm is ours: a fork has none
@@ -44,7 +44,7 @@ def bounded(template: str) -> Iterator[None]:
         _check(template)
     _own_alarm()
     _begun = (time.monotonic(), -1)
-    signal.setitimer(signal.ITIMER_REAL, LOOK, LOOK)
+    signal.setitimer(signal.ITIMER_VIRTUAL, LOOK, LOOK)
     first = _seen.get(template, 0) < FIRST
     limits = _less_memory() if first else None
     try:
@@ -53,7 +53,7 @@ def bounded(template: str) -> Iterator[None]:
         raise TooMuch(_told()) from error
     finally:
         _begun = None
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         if limits is not None:
             _set(limits)
         if first:
@@ -85,7 +85,7 @@ def _told() -> str:
 def _own_alarm() -> None:
     global _owner
     if os.getpid() != _owner:
-        signal.signal(signal.SIGALRM, _look)
+        signal.signal(signal.SIGVTALRM, _look)
         _owner = os.getpid()
 
 

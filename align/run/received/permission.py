@@ -7,6 +7,7 @@ its settings: left out, transformers asks at the keyboard, and takes a `y` from 
 from __future__ import annotations
 
 import os
+import pickle
 
 FLAG = "trust_remote_code"
 _given = {FLAG: False}
@@ -40,4 +41,6 @@ def reason(error: BaseException, *, flag: bool = True) -> str:
     if FLAG in said:
         way = f"read that code, and if you trust it give --{FLAG} true" if flag else "name one without"
         return f"it comes with code of its own, which is not run; {way}"
+    if isinstance(error, pickle.UnpicklingError):
+        return "its weights are a pickle that holds more than weights, and none of it was run; ask for safetensors"
     return said.splitlines()[0] if said else type(error).__name__
