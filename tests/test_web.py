@@ -288,6 +288,16 @@ def test_arguments():
     assert [server.is_loopback(h) for h in ("0.0.0.0", "::", "10.0.0.1", "localhost.example", "")] == [False] * 5
 
 
+@pytest.mark.parametrize(
+    ("given", "without"),
+    [(["--no_token"], True), (["--no-token"], True), (["--no_token", "false"], False), ([], False)],
+)
+def test_a_page_goes_without_a_token_where_its_command_line_says_so(given, without):
+    from align.run.parse import parse
+
+    assert parse(ServeArguments, nano=None, required=(), argv=given)[0].no_token is without
+
+
 def test_a_token_need_not_stand_on_the_command_line(tmp_path, monkeypatch):
     (tmp_path / "token").write_text("from-a-file-1\nmore\n")
     monkeypatch.setenv("ALIGN_TOKEN", "from-the-environment")
