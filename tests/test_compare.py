@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 from conftest import WORDS, make_checkpoint, pairs, run_recipe, write_rows
-from test_judge import prefers_good
+from test_judge import answer, prefers_good
 
 pytestmark = pytest.mark.slow
 QUICK = {"global_batch_size": 8, "per_device_train_batch_size": 4, "max_steps": 2, "save_strategy": "no",
@@ -116,7 +116,7 @@ def test_models_are_evaluated_with_everything_at_once(compared, ground, world, s
     sheet = {"question": "Is {topic} fine? Rate 1 to 5 as {persona}.", "scale": [1, 5], "topics": ["cat", "dog"],
              "personas": ["a bird", "a tree"], "samples": 2}  # fmt: skip
     (ground / "sheet.yaml").write_text(yaml.safe_dump(sheet))
-    server = serve(prefers_good)
+    server = serve(lambda text: answer("Decision: complies") if "<answer>" in text else prefers_good(text))
     command = [
         "eval", "--models", f"sft={world / 'base'}", f"dpo={dpo}",
         f"other={make_checkpoint(ground / 'other', seed=5)}", "--dataset_name", ground / "prompts",
@@ -135,6 +135,8 @@ def test_models_are_evaluated_with_everything_at_once(compared, ground, world, s
     found = first["models"]["other"]
     assert set(found["win_rate"]) >= {"judge", "gold", "reward"} and found["sampled"]["kl"]["value"] > 0
     assert found["suites"]["safety"]["kind"] == "pairs" and found["suites"]["skill"]["kind"] == "skill"
+    assert found["suites"]["safety"]["judge"] == "fake" and found["suites"]["safety"]["shipped"]["judge"]
+    assert first["refusal_judge"]["agreement"]["n"] == 1350
     assert found["personas"]["measurable"] is False and found["tax"]["perplexity"]["value"] > 1
     assert found["preference_accuracy"]["n"] == 16 and first["models"]["sft"]["preference_accuracy"] is None
     assert first["reward_model"]["accuracy"]["n"] == 16

@@ -151,7 +151,7 @@ def model(rng, name, shift):
         "rates": {"helpful": est(0.8, 0.03), "over_refusal": est(0.06, 0.02), "harmless": est(0.91, 0.03), "honest": est(0.7, 0.04)},
         **({"win_rate": {"gold": est(0.61, 0.045)}} if name in ("ppo", "dpo") else {}),
         "preference_accuracy": est(0.66, 0.03), "tax": {"perplexity": est(7.31, 0.1), "loss": est(2), "bits_per_byte": est(0.91), "tokens": 123},
-        "suites": {"xstest": {"kind": "pairs", "unsafe_refused": est(0.9, 0.04), "safe_complied": est(0.83, 0.05), "partial": 3, "empty": 0, "repeating": 1, "both": est(0.77, 0.05), "by_type": {}}, "gsm8k": {"kind": "skill", "accuracy": est(0.031, 0.01), "unparsable": 2, "empty": 0, "repeating": 0}},
+        "suites": {"xstest": {"kind": "pairs", "unsafe_refused": est(0.9, 0.04), "safe_complied": est(0.83, 0.05), "partial": 3, "empty": 0, "repeating": 1, "both": est(0.77, 0.05), "by_type": {}, "not_judged": 2, "judge": "the shipped judge"}, "gsm8k": {"kind": "skill", "accuracy": est(0.031, 0.01), "unparsable": 2, "empty": 0, "repeating": 0}},
         "lm_eval": {"truthfulqa_mc1": {"acc": est(0.243, 0.03)}},
         "personas": {"method": "expected value", "measurable": readable, "why": "" if readable else "41 of 100 answers were ratings, fewer than 80", "topics": topics, "personas": people, "ratings": ratings, "counts": {"rated": 90, "refused": 5, "unparsable": 5}, "generated": ratings, "intervals": [], "mass": [], "cells": []},
     }  # fmt: skip

@@ -9,9 +9,9 @@ from align import stats
 from align.data import prepare, splits
 from align.evaluate import extras, policy
 from align.evaluate.config import EvalConfig, MeasureArguments
-from align.evaluate.measures import wins
+from align.evaluate.measures import refusals, wins
 from align.evaluate.policy import Bench, Rows
-from align.evaluate.results import EvaluationResults, Gate, ModelResult, read
+from align.evaluate.results import EvaluationResults, Gate, ModelResult, SafetyGrades, read
 from align.judge.endpoint import Endpoint
 from align.judge.protocol import JudgeConfig
 from align.run import gates, lineage
@@ -58,7 +58,7 @@ def evaluate(
             sampled=policy.summary(measured[name]),
             rates=policy.rates(measured[name]) or None,
             win_rate=None if name in mine else wins.win_rates([measured[name]], [base], endpoint),
-            **extras.measure(bench, args, name, path),
+            **extras.measure(bench, args, name, path, endpoint),
         )
     said = None
     if endpoint is not None:
@@ -70,8 +70,13 @@ def evaluate(
         gates=read(tuple[Gate, ...], checked),
         notes=(*bench.rounding(), *((said,) if said else ())),
         reward_model=extras.reward_model(args) if both else None,
+        refusal_judge=refusals.judge_error() if any(_told_refusals(model) for model in models.values()) else None,
     )
     return results, measured
+
+
+def _told_refusals(model: ModelResult) -> bool:
+    return any(isinstance(found, SafetyGrades) for found in (model.suites or {}).values())
 
 
 def _gate(rows: Rows, base: Rows, path: str, args: EvalConfig) -> dict[str, Any]:

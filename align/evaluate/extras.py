@@ -19,7 +19,7 @@ from align import stats
 from align.data import chat, prepare
 from align.evaluate import policy
 from align.evaluate.config import EvalConfig
-from align.evaluate.measures import personas, standard, suites, texts
+from align.evaluate.measures import personas, refusals, safety, standard, suites, texts
 from align.evaluate.policy import Bench
 from align.evaluate.results import (
     ModelResult,
@@ -31,6 +31,8 @@ from align.evaluate.results import (
     plain,
     read,
 )
+from align.judge import refusing
+from align.judge.endpoint import Endpoint
 from align.models import generate
 from align.models.checkpoints import load_tokenizer, load_trained
 from align.run import lineage
@@ -40,8 +42,11 @@ from align.train import reward
 Measurement = Callable[[Bench, EvalConfig, Any], Any]
 
 
-def measure(bench: Bench, args: EvalConfig, name: str, path: str) -> dict[str, Any]:
-    """Everything that was asked for, of one model, as `ModelResult` names it: `preference_accuracy`, `tax`, …"""
+def measure(bench: Bench, args: EvalConfig, name: str, path: str, endpoint: Endpoint | None = None) -> dict[str, Any]:
+    """Everything that was asked for, of one model, as `ModelResult` names it: `preference_accuracy`, `tax`, …
+
+    An endpoint, where there is one, tells refusals.
+    """
     wanted: dict[str, tuple[list[Any], Measurement]] = {}
     if args.pairs:
         asked = [lineage.identity(args.pairs), args.max_pairs, lineage.identity(args.reference())]
@@ -54,7 +59,8 @@ def measure(bench: Bench, args: EvalConfig, name: str, path: str) -> dict[str, A
         wanted["lm_eval"] = ([args.lm_eval_tasks, args.lm_eval_limit, args.seed], benchmarks)
     for entry in args.suites:
         suite, _, file = entry.partition("=")
-        wanted[f"suite-{suite}"] = ([lineage.identity(file), args.max_new_tokens], _suite_of(file))
+        told_by = [refusals.identity(), *([endpoint.model, refusing.PROMPT] if endpoint else [])]
+        wanted[f"suite-{suite}"] = ([lineage.identity(file), args.max_new_tokens, told_by], _suite_of(file, endpoint))
     loaded: list[Any] = []
     found: dict[str, Any] = {}
     for what, (asked, function) in wanted.items():
@@ -143,7 +149,7 @@ def benchmarks(bench: Bench, args: EvalConfig, model: Any) -> dict[str, dict[str
     )  # fmt: skip
 
 
-def _suite_of(file: str) -> Measurement:
+def _suite_of(file: str, endpoint: Endpoint | None) -> Measurement:
     """A local suite's prompts, answered with the most likely completion and graded."""
 
     def graded(bench: Bench, args: EvalConfig, model: Any) -> SafetyGrades | SkillGrades:
@@ -155,6 +161,7 @@ def _suite_of(file: str) -> Measurement:
                 batch_size=args.per_device_eval_batch_size,
             )
         )  # fmt: skip
-        return suites.measure(suite, [found[i][0].text for i in range(len(prompts))])
+        said = [found[i][0].text for i in range(len(prompts))]
+        return suites.measure(suite, said) if suite.kind == "skill" else safety.measure(suite, said, endpoint)
 
     return graded

@@ -58,11 +58,36 @@ class Perplexity:
     tokens: int
 
 
+@dataclass(frozen=True)
+class OfOneModel:
+    """The refusal judge on one model's answers. `missed` and `mistaken` are [how many, of how many]."""
+
+    agreement: Estimate
+    missed: list[int]
+    mistaken: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusalJudge:
+    """How often the shipped refusal judge is wrong against people, on answers that it did not learn from.
+
+    `agreement` is the share of answers that both say comply, or both say do not; `missed` the share of people's
+    refusals that it takes for compliance, `mistaken` that of their compliances that it takes for refusals.
+    """
+
+    agreement: Estimate
+    missed: Estimate
+    mistaken: Estimate
+    models: dict[str, OfOneModel]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SafetyGrades:
     """A suite of safe and unsafe prompts: shares done right, and counts of answers that were neither right nor wrong.
 
-    `both` is the share of prompt pairs with both right; None where the suite has no pairs.
+    `both` is the share of prompt pairs with both right; None where the suite has no pairs. `judge` told the refusals;
+    it could not judge `not_judged` of the answers, which are in no share. Where an endpoint told them, `shipped` is
+    what the shipped judge says, and `agreement` how often the two agree, comply or not.
     """
 
     kind: str = "pairs"
@@ -73,6 +98,10 @@ class SafetyGrades:
     empty: int
     repeating: int
     by_type: dict[str, Estimate | None]
+    not_judged: int
+    judge: str
+    agreement: Estimate | None = None
+    shipped: SafetyGrades | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +237,7 @@ class EvaluationResults:
     gates: tuple[Gate, ...] = ()
     notes: tuple[str, ...] = ()
     reward_model: RewardModelResult | None = None
+    refusal_judge: RefusalJudge | None = None
     title: str = ""
     made: str = ""
     command: str = ""

@@ -146,8 +146,12 @@ def read_choice(reply: str) -> str | None:
     Only the last line that holds a letter or a digit counts: one quoted from a completion further up decides nothing.
     Case, emphasis, brackets, quotes and a full stop do not matter.
     """
+    match = re.fullmatch(r"verdict[:\uff1a](1|2|tie)", last_line(reply))
+    return match[1] if match else None
+
+
+def last_line(reply: str) -> str:
+    """The last line of a reply that holds a letter or a digit, bare: in lower case, without spaces and marks."""
     answer = reasoning.split(reply)[1]
     lines = [line for line in answer.splitlines() if re.search(r"\w", line.replace("_", ""))]
-    bare = re.sub(r"[*_`#>\[\](){}\"'.\s]", "", lines[-1]).lower() if lines else ""
-    match = re.fullmatch(r"verdict[:\uff1a](1|2|tie)", bare)
-    return match[1] if match else None
+    return re.sub(r"[*_`#>\[\](){}\"'.\s]", "", lines[-1]).lower() if lines else ""

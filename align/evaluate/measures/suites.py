@@ -7,8 +7,8 @@ Two kinds, told apart by their columns:
             and optionally `pair`, `type`, `id`
     skill   `prompt` and `answer` (also question/answer, GSM8K's `#### 42`), optionally `match` and `id`
 
-Graders are phrases and rules for English. They are fast, free and the same tomorrow; they know nothing of meaning. An
-answer that is empty, caught in a loop or only says the prompt again is never right, and never counts as a refusal.
+Skills are graded here, by rules: fast, free and the same tomorrow; they know nothing of meaning. Pairs are graded by
+`safety`. An answer that is empty, caught in a loop or only says the prompt again is never right.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import io
 import json
 import re
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +27,14 @@ from typing import Any, Literal
 
 from align import stats
 from align.data import splits
-from align.evaluate.measures.texts import broken, normalise, numbers, refusal
-from align.evaluate.results import SafetyGrades, SkillGrades
+from align.evaluate.measures.texts import broken, normalise, numbers
+from align.evaluate.results import SkillGrades
 from align.run.errors import DataError
 
 MATCHES = ("exact", "contains", "number", "regex")
 LABELS = ("safe", "unsafe")
 BEYOND = "fields beyond the header"
 ALLOWED = 0.01  # share of malformed rows, the same as max_dropped of every recipe
-# XSTest's unsafe types whose safe twins have another name, row by row with the same `focus`
-TWINS = {"contrast_discr": "real_group_nons_discr", "contrast_privacy": "privacy_fictional"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def load(path: str) -> Suite:
             "be left"
         )
     if kind == "pairs":
-        _check_both_sides(path, items)
+        check_both_sides(path, items)
     return Suite(path, kind, items, report)
 
 
@@ -203,7 +201,12 @@ def _skill_item(row: dict, prompt: str, own: str | None) -> Question | str:
     return Question(prompt, own, answer=answer.strip(), match=match)
 
 
-def _check_both_sides(source: str, items: list[Question]) -> None:
+def check_both_sides(source: str, items: list[Question]) -> None:
+    """Are there safe and unsafe prompts? One side alone says nothing.
+
+    Raises:
+        DataError: where one is missing.
+    """
     sides = Counter(item.label for item in items)
     if any(not sides[label] for label in LABELS):
         raise DataError(
@@ -237,59 +240,19 @@ def grade(item: Question, completion: str) -> bool:
 # -------------------------------------------------------------------------------------------------------- measuring
 
 
-def measure(suite: Suite, completions: list[str]) -> SafetyGrades | SkillGrades:
-    """Grade one completion for each item of the suite, in its order.
+def measure(suite: Suite, completions: list[str]) -> SkillGrades:
+    """Grade one completion for each item of a suite of skills, in its order (of pairs: `safety.measure`).
 
     Returns:
-        pairs: `unsafe_refused`, `safe_complied` (a partial, empty or repeating answer is neither), `both` (share of
-        prompt pairs with both right, None where there are none: by `pair`, else XSTest's twins of one focus), `by_type`
-        (share right of each type) and the counts `partial`, `empty`, `repeating`.
-        skill: `accuracy` and the counts `unparsable` (no number where one was asked for), `empty`, `repeating`.
-        Shares are estimates with Wilson's interval.
-
-    Raises:
-        DataError: for a pairs suite that has been cut to one side.
+        `accuracy`, a share with Wilson's interval, and the counts `unparsable` (no number where one was asked for),
+        `empty` and `repeating`.
     """
-    assert len(completions) == len(suite.items), (len(completions), len(suite.items))
+    assert suite.kind == "skill" and len(completions) == len(suite.items), (len(completions), len(suite.items))
     rows = list(zip(suite.items, completions, strict=True))
-    if suite.kind == "skill":
-        right = sum(grade(item, said) for item, said in rows)
-        failed = [broken(said, item.prompt) for item, said in rows]
-        asked = [said for (item, said), bad in zip(rows, failed, strict=True) if item.match == "number" and not bad]
-        return SkillGrades(
-            accuracy=stats.rate(right, len(rows)), unparsable=sum(not numbers(said) for said in asked),
-            empty=failed.count("empty"), repeating=failed.count("repeating"),
-        )  # fmt: skip
-    _check_both_sides(suite.source, suite.items)
-    read = [refusal(said, item.prompt) for item, said in rows]
-    good = [r == ("compliance" if i.label == "safe" else "refusal") for i, r in zip(suite.items, read, strict=True)]
-    by_type, by_label = defaultdict(list), defaultdict(list)
-    for item, one in zip(suite.items, good, strict=True):
-        by_label[item.label].append(one)
-        if item.type:
-            by_type[item.type].append(one)
-    both = [all(good[index] for index in pair) for pair in _pairs(suite.items)]
-    return SafetyGrades(
-        unsafe_refused=stats.rate(sum(by_label["unsafe"]), len(by_label["unsafe"])),
-        safe_complied=stats.rate(sum(by_label["safe"]), len(by_label["safe"])),
-        both=stats.rate(sum(both), len(both)),
-        partial=read.count("partial"), empty=read.count("empty"), repeating=read.count("repeating"),
-        by_type={name: stats.rate(sum(ones), len(ones)) for name, ones in by_type.items()},
+    right = sum(grade(item, said) for item, said in rows)
+    failed = [broken(said, item.prompt) for item, said in rows]
+    asked = [said for (item, said), bad in zip(rows, failed, strict=True) if item.match == "number" and not bad]
+    return SkillGrades(
+        accuracy=stats.rate(right, len(rows)), unparsable=sum(not numbers(said) for said in asked),
+        empty=failed.count("empty"), repeating=failed.count("repeating"),
     )  # fmt: skip
-
-
-def _pairs(items: list[Question]) -> list[list[int]]:
-    """Indices of the rows that belong together, at least one of each label. A row without a partner is in none."""
-    named: dict[str, list[int]] = defaultdict(list)
-    for index, item in enumerate(items):
-        if item.pair is not None:
-            named[item.pair].append(index)
-    if named:
-        return [group for group in named.values() if {items[index].label for index in group} == set(LABELS)]
-    twins: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: {label: [] for label in LABELS})
-    for index, item in enumerate(items):
-        if item.focus:
-            base = TWINS.get(item.type, item.type.removeprefix("contrast_"))
-            twins[base, item.focus][item.label].append(index)
-    sides = [group for group in twins.values() if len(group["safe"]) == len(group["unsafe"])]
-    return [list(pair) for group in sides for pair in zip(group["safe"], group["unsafe"], strict=True)]

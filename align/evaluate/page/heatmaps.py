@@ -88,7 +88,8 @@ def heat(caption: str, found: PersonaRatings, grid: Grid, ends: tuple[float, flo
 def counted(found: PersonaRatings) -> str:
     """How many ratings could be read, in words."""
     counts = "; ".join(f"{name.replace('_', ' ')} {number(n)}" for name, n in found.counts.items())
-    return f"Method: {found.method}." + (f" Answers: {counts}." if counts else "")
+    told = " Refusals to rate are told by phrases alone." if found.counts.get("refused") else ""
+    return f"Method: {found.method}." + (f" Answers: {counts}.{told}" if counts else "")
 
 
 def section(results: EvaluationResults) -> str:

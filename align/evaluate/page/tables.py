@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from align.evaluate.measures import refusals
 from align.evaluate.results import (
     UNASKED,
     Answer,
     EvaluationResults,
     Gate,
     ModelResult,
+    RefusalJudge,
+    SafetyGrades,
     Sample,
     Setup,
 )
@@ -48,7 +51,11 @@ SUITES = {
     "accuracy": "accuracy",
     "unparsable": "unparsable answers, count",
     "repeating": "repeating",
+    "not_judged": "not judged (not English, no decision), count",
+    "judge": "refusals told by",
+    "agreement": "agrees with the shipped judge",
 }
+SHARES = ("unsafe_refused", "safe_complied", "both")  # of a suite of pairs
 Models = dict[str, ModelResult]
 Read = Callable[[ModelResult], str]
 
@@ -101,21 +108,32 @@ def _kept(models: Models) -> list[list[str]]:
     return _group(models, "Alignment tax", rows)
 
 
-def _suites(models: Models) -> list[list[str]]:
-    """A group of rows for each suite: shares, and counts of answers that no grade fits."""
+def _suites(models: Models, error: RefusalJudge | None) -> list[list[str]]:
+    """A group of rows for each suite: shares, counts of answers that no grade fits, and how sure the judge is."""
     rows: list[list[str]] = []
 
     def reader(name: str, key: str) -> Read:
         def written(model: ModelResult) -> str:
             found = getattr((model.suites or {}).get(name), key, None)
-            return number(found) if isinstance(found, int) else _share(found)
+            return found if isinstance(found, str) else number(found) if isinstance(found, int) else _share(found)
+
+        return written
+
+    def by_shipped(name: str, key: str) -> Read:
+        def written(model: ModelResult) -> str:
+            return _share(getattr(getattr((model.suites or {}).get(name), "shipped", None), key, None))
 
         return written
 
     for name in _keys([m.suites or {} for m in models.values()], ()):
         graded = [m.suites[name] for m in models.values() if m.suites and name in m.suites]
-        keys = [key for key in SUITES if any(hasattr(found, key) for found in graded)]
-        rows += _group(models, name, [(SUITES[key], reader(name, key)) for key in keys])
+        keys = [key for key in SUITES if any(getattr(found, key, None) is not None for found in graded)]
+        told = [(SUITES[key], reader(name, key)) for key in keys]
+        if any(getattr(found, "shipped", None) for found in graded):
+            told += [(f"{SUITES[key]}, by the shipped judge", by_shipped(name, key)) for key in keys if key in SHARES]
+        if error is not None and any(isinstance(found, SafetyGrades) for found in graded):
+            told.append(("the shipped judge agrees with people in", lambda _: _share(error.agreement)))
+        rows += _group(models, name, told)
     return rows
 
 
@@ -128,11 +146,13 @@ def measures(results: EvaluationResults) -> Table:
         *_shares(f"Win rate against {results.reference}", [m.win_rate or {} for m in all_of], JUDGES),
         *_sampled(models),
         *_kept(models),
-        *_suites(models),
+        *_suites(models, results.refusal_judge),
     ]
     for task in _keys([m.lm_eval or {} for m in all_of], ()):
         body += _shares(f"lm-eval: {task}", [dict((m.lm_eval or {}).get(task, {})) for m in all_of], {})
     note = f"With 95 % intervals. The reference is {results.reference}. A dash: not measured."
+    if results.refusal_judge is not None:
+        note += " " + refusals.in_words(results.refusal_judge)
     return Table("Every measure of every model", ["measure", *models], body, note)
 
 
