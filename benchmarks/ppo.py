@@ -35,6 +35,7 @@ NANO_FLAGS = dict(
 )  # fmt: skip
 RANDOM_FLAGS = dict(num_mini_batches=1, num_ppo_epochs=2, temperature=1.0, kl_coef=0.05, learning_rate=1e-5)
 LORA = dict(use_peft=True, lora_r=16)
+FP32 = dict(bf16=False)  # on a CPU with instructions for bf16 the default would be another one
 CASES: dict[str, dict[str, Any]] = {
     "nano-full": dict(flags=NANO_FLAGS | dict(reward_model_path=str(NANO / "reward"), learning_rate=1e-4)),
     "nano-lora": dict(
@@ -43,11 +44,12 @@ CASES: dict[str, dict[str, Any]] = {
     # 27 M parameters, 19 M of them the vectors of 50,000 tokens; random weights never stop early
     "logits-full": dict(
         shape=dict(hidden_size=384, layers=4, heads=6, vocab=50_000), prompt=16,
-        flags=RANDOM_FLAGS | dict(global_batch_size=64, per_device_train_batch_size=8, response_length=32),
+        flags=RANDOM_FLAGS | FP32 | dict(global_batch_size=64, per_device_train_batch_size=8, response_length=32),
     ),
     "logits-lora": dict(
         shape=dict(hidden_size=384, layers=4, heads=6, vocab=50_000), prompt=16,
-        flags=RANDOM_FLAGS | LORA | dict(global_batch_size=64, per_device_train_batch_size=8, response_length=32),
+        flags=RANDOM_FLAGS | LORA | FP32
+        | dict(global_batch_size=64, per_device_train_batch_size=8, response_length=32),
     ),
     "gpu-1b": dict(
         shape=dict(hidden_size=2048, layers=16, heads=32, kv=8, vocab=128_256, mlp=8192, tied=True), prompt=512,
@@ -149,7 +151,7 @@ def side(flags: dict[str, Any], engine: str, updates: int, result: Path) -> None
     from trl import ModelConfig
 
     from align.data import prepare
-    from align.models import checkpoints
+    from align.models import adapters, checkpoints
     from align.ppo.assemble import make_trainer
     from align.ppo.config import PPOArguments, plan
     from align.run import launch
@@ -163,7 +165,7 @@ def side(flags: dict[str, Any], engine: str, updates: int, result: Path) -> None
                              num_sample_generations=0, disable_tqdm=True, max_too_long=1)  # fmt: skip
         run_args, data_args, model_args, args = parse(
             BatchArguments, DataArguments, ModelConfig, PPOArguments, nano=None, defaults=recipe["DEFAULTS"],
-            lora_defaults=recipe["LORA_DEFAULTS"], argv=command_line(given),
+            lora_defaults=recipe["LORA_DEFAULTS"], size=adapters.of_settings, argv=command_line(given),
         )  # fmt: skip
         launch.check()
         set_seed(0)
@@ -192,7 +194,7 @@ def side(flags: dict[str, Any], engine: str, updates: int, result: Path) -> None
                  "time/scoring", "time/logps", "time/update")  # fmt: skip
         result.write_text(json.dumps(dict(
             seconds=seconds, peak_bytes=peak, parameters=sum(p.numel() for p in trainer.model.parameters()),
-            last={k: shown[k] for k in names if k in shown},
+            last={k: shown[k] for k in names if k in shown}, bf16=args.bf16,
         )))  # fmt: skip
 
 

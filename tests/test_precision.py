@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import sys
 from types import SimpleNamespace
@@ -235,6 +236,68 @@ def test_training_by_default_where_bf16_pays(world, tmp_path, machine, monkeypat
     if stage == "ppo":
         first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
         assert first["objective/kl"] == 0
+
+
+def test_the_arms_of_a_comparison_have_one_precision(machine, monkeypatch, tmp_path):
+    """An arm that was trained says by which rates; what is measured now may be on the other side of the margin."""
+    from align.compare import arms
+
+    def arm(**recorded):
+        return SimpleNamespace(stage=object(), record=recorded)
+
+    monkeypatch.setenv(device.RATES, "")
+    monkeypatch.setattr(arms.adapters, "parameters", lambda _: 135_000_000)
+    asked = SimpleNamespace(model_name_or_path="sft")
+    for known, expected in (([arm()], SLOW), ([arm(), arm(matrix_gflops={"fp32": 80, "bf16": 200})], FAST)):
+        machine(SLOW)
+        arms._one_precision(known, asked)
+        assert device.Rates(*map(float, os.environ[device.RATES].split())) == device.rates() == expected
+
+
+def test_a_head_in_bf16_reads_a_slice_as_one_matrix(world):
+    """Of [B, T, H] hidden states a slice is no contiguous tensor: torch would multiply it row by row, each with a copy
+    of the vocabulary's matrix."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function._overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    model = checkpoints.load_trained(str(world / "base"), make_tokenizer(), dtype=torch.bfloat16)
+    hidden = torch.ones(3, 5, model.config.hidden_size, dtype=torch.bfloat16)[:, -1:]
+    seen: list[str] = []
+    with torch.no_grad(), Watch():
+        model.get_output_embeddings()(hidden)
+    assert "mm" in seen and "bmm" not in seen
+
+
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_sampling_under_autocast_reads_factors_that_are_cast_once(world, use_rslora):
+    """A scale of 2 is exact in bf16; another one is rounded once with the factor instead of with every product."""
+    from peft import LoraConfig, get_peft_model
+
+    from align.ppo.shared import folding, switching
+
+    base = checkpoints.load_trained(str(world / "base"), make_tokenizer(), dtype=torch.bfloat16)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear", use_rslora=use_rslora)
+    policy = get_peft_model(base, lora).eval()
+    torch.manual_seed(0)
+    for name, weight in policy.named_parameters():
+        if "lora_" in name:
+            weight.data = torch.randn(weight.shape) * 0.1
+    switch, ids, calls = switching.Switch(policy), torch.tensor([[25, 26, 27, 38]]), []
+    matrices = [part for name, part in policy.named_modules() if name.endswith("lora_A.default")]
+    for part in matrices:
+        part.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        theirs = policy(ids).logits
+        assert len(calls) == len(matrices)
+        with folding.folded(switch):
+            ours = policy(ids).logits
+        assert len(calls) == len(matrices)  # PEFT's own way was left out
+        assert torch.equal(policy(ids).logits, theirs) and len(calls) == 2 * len(matrices)
+    torch.testing.assert_close(ours, theirs, atol=0.05 if use_rslora else 0, rtol=0)
 
 
 @pytest.mark.slow
