@@ -409,6 +409,9 @@ def test_names_that_look_alike_are_told_to_the_manager_and_stay_two(store, one, 
 
 
 def test_a_name_of_several_scripts_is_told_and_one_of_any_script_is_not():
+    assert names.alike(["Ada", "\u0410da"]) == [
+        "Ada (Latin) and \u0410da (Cyrillic, Latin) look alike, and are kept apart."
+    ]
     assert names.alike(["P\u0430ul"]) == ["P\u0430ul has letters of several scripts: Cyrillic, Latin."]
     assert (
         names.alike(

@@ -56,12 +56,24 @@ def alike(names: Sequence[str]) -> list[str]:
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys(one for one in names if len(one) <= TYPED):
         found.setdefault(_drawn(name), []).append(name)
-    said = [f"{' and '.join(group)} look alike, and are kept apart." for group in found.values() if len(group) > 1]
-    for name in (one for group in found.values() for one in group):
-        scripts = {unicodedata.name(letter, "").split(" ")[0] for letter in name} & set(SCRIPTS)
-        if len(scripts) > 1:
-            said.append(f"{name} has letters of several scripts: {', '.join(sorted(map(str.capitalize, scripts)))}.")
+    said = []
+    for group in found.values():
+        scripts = [_scripts(name) for name in group]
+        if len(group) > 1:
+            told = [
+                f"{name} ({of})" if of and len(set(scripts)) > 1 else name
+                for name, of in zip(group, scripts, strict=True)
+            ]
+            said.append(f"{' and '.join(told)} look alike, and are kept apart.")
+        elif "," in scripts[0]:
+            said.append(f"{group[0]} has letters of several scripts: {scripts[0]}.")
     return said
+
+
+def _scripts(name: str) -> str:
+    """The scripts of a name's letters, of those in which letters look alike: "Cyrillic, Latin"."""
+    found = {unicodedata.name(letter, "").split(" ")[0] for letter in name}
+    return ", ".join(sorted(script.capitalize() for script in SCRIPTS if script in found))
 
 
 def _drawn(name: str) -> str:
