@@ -261,6 +261,16 @@ def test_tokens_that_others_could_have_written_are_not_used(page, tmp_path):
     kept.parent.chmod(0o700)
 
 
+def test_whoever_enters_again_and_again_ends_no_session_of_the_managers(page, monkeypatch):
+    monkeypatch.setattr(sessions, "MOST", 3)
+    web = client(page, manager=True)
+    entry = web.app.state.entry
+    manager, first = entry.enter(entry.tokens["manager"]), web.headers["x-align-session"]
+    for _ in range(10):
+        entry.enter("0123456789ab")
+    assert entry.session(manager) and not entry.session(first) and len(entry.sessions) == 4
+
+
 def test_a_session_ends_with_its_time(page, monkeypatch):
     web = client(page)
     assert web.get("/api/role").status_code == 200

@@ -25,7 +25,7 @@ from align.run.received import files
 
 TOKEN = re.compile(r"[A-Za-z0-9_.~-]{12,200}")
 LASTS = 30 * 24 * 3600.0  # seconds that a session lasts; then the link has to be opened again
-MOST = 1000  # sessions; of more, the oldest end
+MOST = 1000  # sessions of one role; of more, the oldest end
 
 
 @dataclass
@@ -89,8 +89,9 @@ class Entry:
                 del self.sessions[held.key]
             word = secrets.token_urlsafe(32)
             self.sessions[_hash(word)] = Session(_hash(word), role, time.time())
-            while len(self.sessions) > MOST:
-                del self.sessions[next(iter(self.sessions))]
+            same = [key for key, one in self.sessions.items() if one.role == role]
+            for key in same[:-MOST]:  # nobody ends the manager's by entering again and again as a visitor
+                del self.sessions[key]
             self._save()
         return word
 
