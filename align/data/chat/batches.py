@@ -6,20 +6,23 @@ What encodes a row is a generator (`Steps`): it yields texts and is sent their t
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from align.data.chat.templates import TemplateError
 
 
-class Tokens(NamedTuple):
-    """The token ids of a text, and where each ends in it."""
+@dataclass(frozen=True)
+class Tokens:
+    """The token ids of a text."""
 
     ids: list[int]
-    encoding: Any  # of `tokenizers`
+    text: str
+    tokenizer: Any
 
     def end(self, at: int) -> int:
-        """How many characters of the text there are up to the end of a token."""
-        return self.encoding.token_to_chars(at)[1]
+        """How many characters of the text there are up to the end of a token. Seldom asked for, so only then found."""
+        return self.tokenizer.backend_tokenizer.encode(self.text, add_special_tokens=False).token_to_chars(at)[1]
 
 
 T = TypeVar("T")
@@ -63,5 +66,6 @@ def alone(tokenizer: Any, steps: Steps[T]) -> T:
 
 
 def _tokens(tokenizer: Any, texts: list[str]) -> list[Tokens]:
-    made = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
-    return [Tokens(ids, encoding) for ids, encoding in zip(made["input_ids"], made.encodings, strict=True)]
+    tokenizer("", add_special_tokens=False)  # so that it neither pads nor cuts, whatever it was used for before
+    made = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)  # without places in the text
+    return [Tokens(one.ids, text, tokenizer) for one, text in zip(made, texts, strict=True)]

@@ -185,12 +185,16 @@ def _turn_steps(
     stop = tokenizer.convert_tokens_to_ids(called or tokenizer.eos_token)
     end = _end(tokenizer, answer, ends, text, {stop, tokenizer.eos_token_id}, inside)
     if end is None:  # the template leaves it to the next turn's beginning
-        answer, end, kept = [*answer, stop], len(answer) + 1, text
-    else:
+        check_kept(text, said, thoughts=True)
+        return before, [*answer, stop]
+    words, mark, _ = text.partition(tokenizer.convert_ids_to_tokens(answer[end - 1]))
+    try:  # up to the first place that reads like the token, which ends there or later
+        check_kept(words if mark else "", said, thoughts=True)
+    except TemplateError:
         kept = text[: ends(end - 1)]
-    if packed(said["content"]) not in packed(kept) and packed(said["content"]) in packed(text):
-        raise TemplateError("the answer's words hold the token that ends an answer")
-    check_kept(kept, said, thoughts=True)
+        if packed(said["content"]) not in packed(kept) and packed(said["content"]) in packed(text):
+            raise TemplateError("the answer's words hold the token that ends an answer") from None
+        check_kept(kept, said, thoughts=True)
     return before, answer[:end]
 
 
@@ -266,9 +270,8 @@ def _end(tokenizer: Any, answer: list[int], ends: Ends, text: str, stops: set[in
     Raises:
         TemplateError: if another special token ends it, of which generation knows nothing.
     """
-    end = next((at + 1 for at, token in enumerate(answer) if token in stops), None)
-    if end is not None:
-        return end
+    if found := [answer.index(stop) for stop in stops if stop in answer]:
+        return min(found) + 1
     special = special_ids(tokenizer) - inside
     last = next((at for at in reversed(range(len(answer))) if answer[at] in special), None)
     if last is not None and not text[ends(last) :].strip():

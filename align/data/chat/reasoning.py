@@ -50,6 +50,8 @@ def split(text: str, opened: str = "") -> tuple[str, str]:
     Returns:
         Reasoning ("" for none) and answer; ("…", "") where the reasoning never ends.
     """
+    if not opened and "<" not in text and "[" not in text:  # all marks begin with one of these
+        return "", text
     thoughts: list[str] = []
     rest, found = text, False
     while True:

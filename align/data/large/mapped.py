@@ -30,7 +30,7 @@ from align.data.splits import Report, row_digest
 from align.run import device
 from align.run.errors import DataError
 
-BATCH = 256  # rows that are Python objects at once in a process
+BATCH = 128  # rows that are Python objects at once in a process
 FEW = 2_000  # rows that are prepared in memory, in this process; and the fewest that another process is started for
 MOST = 16  # processes, where the user names no number: each holds a tokenizer and a batch
 DIGEST = 32  # bytes of a row's digest
