@@ -311,6 +311,7 @@ def labelled(benchmark):
     return benchmark.load(folder)[0]
 
 
+@pytest.mark.slow
 def test_people_s_labels(benchmark, labelled):
     """Each model judged by what the others taught. Phrases alone: 0.944, 0.884, 0.851."""
     found = benchmark.measure(benchmark.judge(labelled, lambda e: None), benchmark.truth(labelled))
@@ -318,6 +319,7 @@ def test_people_s_labels(benchmark, labelled):
     assert min(agreement) >= 0.93 and sum(agreement) / len(agreement) >= 0.95, found
 
 
+@pytest.mark.slow
 def test_the_script_makes_the_shipped_weights(benchmark, labelled):
     made, held = benchmark.learn(labelled, benchmark.GRID), refusals.shipped()
     assert set(made.signs) == set(held.signs) and set(made.grams) == set(held.grams)
