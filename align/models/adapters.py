@@ -121,7 +121,7 @@ def parameters(path: str, revision: str = "main") -> int | None:
 
     try:
         path, revision = whole_below(path, revision)
-        with torch.device("meta"):
+        with permission.loading(path), torch.device("meta"):
             config = AutoConfig.from_pretrained(path, revision=revision, **permission.code(path))
             model = AutoModel.from_config(config, **permission.code(path))
     except (OSError, *FOREIGN):
@@ -226,4 +226,6 @@ def _make_room(model: Any, folder: Path) -> None:
 
     if not (folder / "tokenizer_config.json").is_file():
         return
-    weights.grow(model, len(AutoTokenizer.from_pretrained(str(folder), **permission.code(str(folder)))))
+    with permission.loading(f"the tokenizer of {folder}"):
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **permission.code(str(folder)))
+    weights.grow(model, len(tokenizer))

@@ -79,16 +79,15 @@ def load_tokenizer(
 
     source, own = tokenizer_source(path, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=own, **permission.code(source))
-        if tokenizer.chat_template is None and tokenizer.cls_token and tokenizer.sep_token:
-            _as_encoder(tokenizer)
-        if beside is not None and chat.pinned(tokenizer) is None:
-            date = chat.pinned(beside)
-        chat.set_up_tokenizer(tokenizer, chat_template, stops=named_stops(path, revision), date=date)
+        with permission.loading(f"the tokenizer of {path}"):
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=own, **permission.code(source))
+            if tokenizer.chat_template is None and tokenizer.cls_token and tokenizer.sep_token:
+                _as_encoder(tokenizer)
+            if beside is not None and chat.pinned(tokenizer) is None:
+                date = chat.pinned(beside)
+            chat.set_up_tokenizer(tokenizer, chat_template, stops=named_stops(path, revision), date=date)
     except chat.TemplateError as error:
         raise ConfigError(f"{path}: {error}") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"the tokenizer of {path} cannot be loaded: {permission.reason(error)}") from error
     tokenizer.padding_side = "left"
     return tokenizer
 
@@ -284,7 +283,8 @@ def _has_towers(path: str, revision: str) -> bool:
     """Is the language model one part among others (Gemma 3 from 4B on, Qwen-VL, Mistral 3)? Text reaches no other."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(path, revision=revision, **permission.code(path))
+    with permission.loading(path):
+        config = AutoConfig.from_pretrained(path, revision=revision, **permission.code(path))
     return config.get_text_config() is not config
 
 

@@ -124,7 +124,8 @@ def skeleton(path: str, revision: str = "main", *, reward_model: bool, **extra: 
     from transformers.modeling_utils import set_zero3_state
 
     extra |= {"num_labels": 1} if reward_model else {}
-    config = AutoConfig.from_pretrained(path, revision=revision, **permission.code(path), **extra)
+    with permission.loading(path):
+        config = AutoConfig.from_pretrained(path, revision=revision, **permission.code(path), **extra)
     family = class_of(path, config, reward_model=reward_model)
     with set_zero3_state(), torch.device("meta"):  # under ZeRO-3 a trunk inside it would be sharded, without weights
         model = family(config)  # not by `from_config`, which under ZeRO-3 would shard it too

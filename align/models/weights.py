@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +46,10 @@ def _note_dtype(dtype: Any) -> None:
 def from_pretrained(auto_class: Any, path: str, **extra: Any) -> Any:
     """Load, and refuse in one sentence. Weights that are not all there would be random: only a head may be new, on a
     trunk that is whole (an encoder's pooler belongs to its head)."""
-    try:
+    with permission.loading(path):
         model, found = auto_class.from_pretrained(
             path, output_loading_info=True, ignore_mismatched_sizes=True, **permission.code(path), **extra
         )
-    except torch.OutOfMemoryError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        ImportError,
-        RuntimeError,
-        AttributeError,
-        AssertionError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise ConfigError(f"{path} cannot be loaded: {permission.reason(error)}") from error
     for name, held, wanted in sorted(found["mismatched_keys"]):
         raise ConfigError(
             f"{path}: {name} has the shape {tuple(held)}, and {tuple(wanted)} is needed; give another checkpoint (a "

@@ -6,8 +6,14 @@ its settings: left out, transformers asks at the keyboard, and takes a `y` from 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from align.run.errors import FOREIGN, HERE, ConfigError
 
 FLAG = "trust_remote_code"
 _given = {FLAG: False}
@@ -31,6 +37,26 @@ def code(source: str) -> dict[str, bool]:
     return {FLAG: _given[FLAG] and str(source) not in _withheld}
 
 
+@contextlib.contextmanager
+def loading(what: str) -> Iterator[None]:
+    """What a library raises inside the block, at files that are not what they are said to be, is one sentence.
+
+    Raises:
+        ConfigError: with `what`, and the first line of what was raised.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except Exception as error:  # `tokenizers` raises that very class
+        kinds = (OSError, *FOREIGN, pickle.UnpicklingError, StrictDataclassError)
+        ours = Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(HERE)
+        gpu = type(error).__name__ == "OutOfMemoryError"
+        if ours or gpu or not (isinstance(error, kinds) or type(error) is Exception):
+            raise
+        raise ConfigError(f"{what} cannot be loaded: {reason(error)}") from error
+
+
 def reason(error: BaseException, *, flag: bool = True) -> str:
     """The first line of a loader's error; of one that asks for a checkpoint's code, what to do about it.
 
@@ -43,4 +69,5 @@ def reason(error: BaseException, *, flag: bool = True) -> str:
         return f"it comes with code of its own, which is not run; {way}"
     if isinstance(error, pickle.UnpicklingError):
         return "its weights are a pickle that holds more than weights, and none of it was run; ask for safetensors"
-    return said.splitlines()[0] if said else type(error).__name__
+    first = said.splitlines()[0] if said else "no message"
+    return f"{type(error).__name__}: {first}" if isinstance(error, (LookupError, TypeError, AttributeError)) else first
