@@ -11,6 +11,7 @@ from transformers import Trainer, set_seed
 from trl import ModelConfig
 
 from align.data import prepare
+from align.data.large import stream
 from align.models import checkpoints
 from align.run import launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments, StreamArguments, derive_batch
@@ -35,7 +36,7 @@ def main():
         BatchArguments, DataArguments, StreamArguments, ModelConfig, pretrain.PretrainConfig,
         nano="recipes/nano/pretrain.yaml", defaults=DEFAULTS, refused=prepare.TEXTS_REFUSED, size=pretrain.size,
     )  # fmt: skip
-    pretrain.check(data_args, stream_args, model_args, args)
+    pretrain.check(model_args, args)
     launch.check()
     derive_batch(run_args, args, launch.world_size())
     set_seed(args.seed)
@@ -43,9 +44,8 @@ def main():
     if args.model_config is None:
         checkpoints.check(source, revision=model_args.model_revision)
     tokenizer = checkpoints.load_tokenizer(source, revision=model_args.model_revision, date=data_args.template_date)
-    corpus = pretrain.corpus(
-        data_args, tokenizer, length=args.max_length, seed=args.seed, stream=stream_args.dataset_streaming
-    )
+    how = stream.how(stream_args, args)
+    corpus = pretrain.corpus(data_args, tokenizer, length=args.max_length, seed=args.seed, how=how)
     preflight.check(args, model_args, source if args.model_config is None else None, corpus)
 
     config = resolved(run_args, data_args, stream_args, model_args, args)
@@ -65,6 +65,7 @@ def main():
         )  # fmt: skip
         loop.describe(trainer, run, corpus, args, "pretrain", source)
         metrics = loop.train_and_save(trainer, tokenizer)
+        loop.count(run, corpus)
         metrics |= measuring.take(run, {"held-out text": lambda: pretrain.held_out(trainer, corpus)})
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
     loop.show("held-out text", metrics, ("loss", "perplexity", "bits_per_byte"))

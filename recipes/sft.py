@@ -9,9 +9,10 @@ from transformers import set_seed
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from align.data import prepare
+from align.data.large import stream
 from align.models import adapters, checkpoints
 from align.run import gates, launch, lineage, record
-from align.run.arguments import BatchArguments, DataArguments, derive_batch
+from align.run.arguments import BatchArguments, DataArguments, StreamArguments, derive_batch
 from align.run.parse import parse, resolved
 from align.train import loop, measuring, packed, preflight
 
@@ -30,8 +31,8 @@ LORA_DEFAULTS = dict(learning_rate=2e-4)  # ten times full fine-tuning's (Schulm
 
 
 def main():
-    run_args, data_args, model_args, args = parse(
-        BatchArguments, DataArguments, ModelConfig, SFTConfig,
+    run_args, data_args, stream_args, model_args, args = parse(
+        BatchArguments, DataArguments, StreamArguments, ModelConfig, SFTConfig,
         nano="recipes/nano/sft.yaml", defaults=DEFAULTS, lora_defaults=LORA_DEFAULTS,
         required=("model_name_or_path", "output_dir"), size=adapters.of_settings,
     )  # fmt: skip
@@ -43,10 +44,11 @@ def main():
     tokenizer = checkpoints.load_tokenizer(
         parent, chat_template=args.chat_template_path, revision=model_args.model_revision, date=data_args.template_date
     )
-    rows = prepare.rows(data_args, "sft", tokenizer, max_length=args.max_length, seed=args.seed)
+    how = stream.how(stream_args, args)
+    rows = prepare.rows(data_args, "sft", tokenizer, max_length=args.max_length, seed=args.seed, how=how)
     preflight.check(args, model_args, parent, rows)
 
-    config = resolved(run_args, data_args, model_args, args)
+    config = resolved(run_args, data_args, stream_args, model_args, args)
     with record.start("sft", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
         roles = {"model": parent, **data_args.parents()}
         run.note(parents=lineage.parents(roles, model_args.model_revision), data=rows.as_dict())
@@ -62,6 +64,7 @@ def main():
         loop.describe(trainer, run, rows, args, "sft", parent)
         metrics = measuring.take(run, {"loss_before": lambda: measuring.loss_before(trainer, rows.test)})
         metrics |= loop.train_and_save(trainer, tokenizer)
+        loop.count(run, rows)
         metrics |= measuring.take(run, {
             "held-out loss": lambda: measuring.held_out(trainer),
             "stops": lambda: measuring.stop_rate(trainer, rows, tokenizer, metrics["tokens"]),

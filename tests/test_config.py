@@ -105,7 +105,7 @@ def test_what_is_given_wrongly_is_not_called_missing():
 
 
 @pytest.mark.parametrize(
-    ("flag", "reason"), [("--ties", "learn from pairs"), ("--dataset_streaming", "only pretraining streams")]
+    ("flag", "reason"), [("--ties", "learn from pairs"), ("--dataset_streaming", "only sft and pretraining stream")]
 )
 def test_a_flag_of_other_recipes_is_no_flag_of_this_one(flag, reason):
     with pytest.raises(ConfigError, match=f"{flag[2:]} is not a flag of this recipe.*{reason}"):

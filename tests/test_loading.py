@@ -19,6 +19,7 @@ from conftest import ROOT, WORDS, conversations, write_rows
 
 from align.data import arrow, folders, lines, load, prepare, splits
 from align.data.forms import normal
+from align.data.large import stream
 from align.run.arguments import DataArguments
 from align.run.errors import DataError
 from align.train import pretrain
@@ -371,7 +372,7 @@ class Hub:
 )
 def test_a_stream_downloads_nothing_to_look_for_a_test_split(names, asked, monkeypatch, tokenizer):
     hub = Hub(monkeypatch, *names)
-    corpus = pretrain.corpus(DataArguments(dataset_name="some/texts"), tokenizer, length=8, seed=0, stream=True)
+    corpus = pretrain.corpus(DataArguments(dataset_name="some/texts"), tokenizer, length=8, seed=0, how=stream.How())
     assert next(iter(corpus.train)) and (corpus.test is None) == (len(names) == 1)
     assert hub.asked == [(split, True) for split in asked]
 
@@ -379,17 +380,17 @@ def test_a_stream_downloads_nothing_to_look_for_a_test_split(names, asked, monke
 def test_a_stream_without_its_train_split_says_so(monkeypatch, tokenizer):
     Hub(monkeypatch, "test")
     with pytest.raises(DataError, match="some/texts has no split 'train'; name one with --dataset_train_split"):
-        pretrain.corpus(DataArguments(dataset_name="some/texts"), tokenizer, length=8, seed=0, stream=True)
+        pretrain.corpus(DataArguments(dataset_name="some/texts"), tokenizer, length=8, seed=0, how=stream.How())
 
 
 def test_a_stream_begins_again_until_the_steps_are_made(tmp_path, tokenizer):
     """Also one that has fewer blocks than an optimizer step takes: the trainer waited for ever."""
     path = write_rows(tmp_path / "x.jsonl", [{"text": "the cat sits on the mat"}] * 3)
-    corpus = pretrain.corpus(DataArguments(dataset_name=str(path)), tokenizer, length=8, seed=0, stream=True)
+    corpus = pretrain.corpus(DataArguments(dataset_name=str(path)), tokenizer, length=8, seed=0, how=stream.How())
     blocks = list(itertools.islice(corpus.train, 20))
     once = len(pretrain.corpus(DataArguments(dataset_name=str(path)), tokenizer, length=8, seed=0).train)
     assert len(blocks) == 20 > once and blocks[once] == blocks[0] and "as they arrive" in str(corpus)
-    long = pretrain.corpus(DataArguments(dataset_name=str(path)), tokenizer, length=512, seed=0, stream=True)
+    long = pretrain.corpus(DataArguments(dataset_name=str(path)), tokenizer, length=512, seed=0, how=stream.How())
     with pytest.raises(DataError, match="fewer than max_length=512 tokens in all"):
         next(iter(long.train))
 

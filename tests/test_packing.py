@@ -78,7 +78,7 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_rows_alone(kind):
     assert packed.problems(args, model) == []
     noted = {}
     run = SimpleNamespace(note=lambda **facts: noted.update(facts), main=False)
-    both = packed.rows(SimpleNamespace(train=Dataset.from_list(rows)), args, model, run)
+    both = packed.rows(SimpleNamespace(train=Dataset.from_list(rows), stream=None), args, model, run)
     assert noted["packing"] == {"demonstrations": 12, "rows": 4, "filled": 113 / 128}
     batch = collate(list(both))
     assert batch["input_ids"].shape == (1, 113) and "attention_mask" not in batch

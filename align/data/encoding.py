@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -52,7 +53,7 @@ ENCODERS: dict[str, Encoder] = {"sft": _sft, "preference": _preference, "prompt"
 
 
 def encode(
-    rows: list[dict], schema: str, tokenizer: Any, *, max_length: int | None, first: int = 1,
+    rows: list[dict], schema: str, tokenizer: Any, *, max_length: int | None, first: int = 1, step: int = 1,
     encoder: Encoder | None = None,
 ) -> tuple[list[dict], Report]:  # fmt: skip
     """Encode some rows in one schema, as `align.data.forms` makes them; drop what cannot be used, and count it.
@@ -60,7 +61,7 @@ def encode(
     Nothing is truncated.
 
     Args:
-        first: the number of the first of the rows in its source.
+        first: the number of the first of the rows in its source, and `step` how many numbers further the next one is.
         encoder: by default that of the schema.
 
     Returns:
@@ -70,7 +71,7 @@ def encode(
     steps = [(encoder or ENCODERS[schema])(tokenizer, row) for row in rows if not row["drop"]]
     encoded = iter(chat.together(tokenizer, steps))
     examples: list[dict] = []
-    for number, row in enumerate(rows, first):
+    for number, row in zip(itertools.count(first, step), rows, strict=False):
         made = [] if row["drop"] else next(encoded)
         reason = f"unusable ({made})" if isinstance(made, chat.TemplateError) else row["drop"]
         examples += _counted(account, number, row, schema, made if isinstance(made, list) else [], reason, max_length)

@@ -15,6 +15,7 @@ from align.run.arguments import DataArguments
 from align.run.errors import DataError
 from align.run.received import outside
 
+FILES = 64  # of a stream, whose parts are looked up first: a request or two for each
 # Columns that are read as words or messages, beside those that --columns names
 WORDS = {"text", *asked.COLUMNS, *asked.ANSWERS}
 
@@ -27,7 +28,7 @@ def load(args: DataArguments, split: str, *, seed: int, stream: bool = False) ->
     if args.datasets:
         if split != args.dataset_train_split and any("split" in entry for entry in args.datasets):
             return None  # an entry that names its split has said what to train on; test_split_size may cut some off
-        parts = [_mapped(_read(e["path"], e.get("name"), e.get("split", split), stream, args), e, args.columns)
+        parts = [_mapped(_source(e["path"], e.get("name"), e.get("split", split), stream, args), e, args.columns)
                  for e in args.datasets]  # fmt: skip
         if any(part is None for part in parts):
             if split != args.dataset_train_split:
@@ -37,7 +38,7 @@ def load(args: DataArguments, split: str, *, seed: int, stream: bool = False) ->
             _check_words(part, entry["path"], args.columns)
         rows = _mix(parts, args, seed, stream)
     else:
-        rows = _read(str(args.dataset_name), args.dataset_config, split, stream, args)
+        rows = _source(str(args.dataset_name), args.dataset_config, split, stream, args)
         rows = merged.without_fillers(rows, args.columns)
         _check_words(rows, str(args.dataset_name), args.columns)
     limit = args.max_train_rows if split == args.dataset_train_split else args.max_eval_rows
@@ -84,6 +85,15 @@ def _mix(parts: list[Any], args: DataArguments, seed: int, stream: bool) -> Any:
         total = min(len(part) / w for part, w in zip(parts, weights, strict=True) if w > 0)
         parts = [p.shuffle(seed=seed).select(range(round(w * total))) for p, w in zip(parts, weights, strict=True)]
     return datasets.concatenate_datasets(arrow.alike(parts)).shuffle(seed=seed)
+
+
+def _source(name: str, config: str | None, split: str, stream: bool, args: DataArguments) -> Any:
+    """One split of one source. Parquet files that are streamed are read part by part (row group).
+
+    The reader of a whole file reads on while nobody asks: up to its end, in the time of a few steps (pyarrow 24).
+    """
+    rows = _read(name, config, split, stream, args)
+    return rows.reshard() if stream and rows is not None and rows.num_shards <= FILES else rows
 
 
 def _read(name: str, config: str | None, split: str, stream: bool, args: DataArguments) -> Any:

@@ -22,13 +22,19 @@ def without_fillers(rows: Any, columns: list[str]) -> Any:
     """
     import datasets
 
-    if not isinstance(rows, datasets.Dataset):
+    if rows is None or rows.features is None:
         return rows
     ours = dict(pair.split("=", 1) for pair in columns if "=" in pair)
+    changes: dict[str, Any] = {}
     for name, feature in rows.features.items():
         inside = ours.get(name, name) in WRITTEN_OUT
         if _is_merged(feature, inside):
-            rows = arrow.rewritten(rows, name, functools.partial(_cleared, feature=feature, inside=inside))
+            changes[name] = functools.partial(_cleared, feature=feature, inside=inside)
+    if changes and isinstance(rows, datasets.IterableDataset):
+        kinds = datasets.Features({**rows.features, **dict.fromkeys(changes, arrow.Written())})
+        return rows.map(lambda row: {name: change(row[name]) for name, change in changes.items()}, features=kinds)
+    for name, change in changes.items():
+        rows = arrow.rewritten(rows, name, change)
     return rows
 
 

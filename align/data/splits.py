@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import random
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from align.data import load, pairs
-from align.data.forms import beside, schemas, sides
-from align.run.arguments import DataArguments
-from align.run.errors import DataError
+import numpy as np
 
+from align.data import arrow, load, pairs
+from align.data.forms import asked, beside, schemas, sides
+from align.run.arguments import DataArguments
+from align.run.errors import DataError, in_words, one_sentence
+
+HELD_OUT = 1_000  # rows that are read of a stream's test split, where --max_eval_rows says nothing
 _AT_A_COMMIT = re.compile(r"hf://datasets/[^@]+@([0-9a-f]{40})/")
 
 
@@ -55,7 +61,7 @@ class Report:
 
     def __str__(self) -> str:
         if not self.rows_in:
-            return f"{self.source}: rows are read as they arrive, and not counted"
+            return f"{self.source}: rows are checked and counted as they arrive"
         reasons = [f"{count:,} {reason}" for reason, count in self.dropped.items()]
         reasons += [f"{self.too_long:,} longer than {self.limit:,} tokens"] if self.too_long else []
         ranked = f"{pairs.describe(self.rankings)}; " if self.rankings else ""
@@ -148,6 +154,7 @@ class Splits:
     test: Any
     reports: dict[str, Report]
     shared: dict[str, Any] | None = None  # prompts on both sides: `align.data.overlap.prompts.within`
+    stream: Any = None  # what reads the rows to train on where they are read as they arrive
 
     def __str__(self) -> str:
         lines = [f"  {name}: {report}" for name, report in self.reports.items()]
@@ -182,10 +189,27 @@ def read(args: DataArguments, *, seed: int, stream: bool = False) -> dict[str, A
         train, test = _halves(train, args, seed)
         if args.max_eval_rows is not None:
             test = test.select(range(min(args.max_eval_rows, len(test))))
+    elif stream and test is not None:
+        with readable(f"{args.dataset_name or 'mixture'} ({args.dataset_test_split})"):
+            test = arrow.of_rows(test if args.max_eval_rows is not None else test.take(HELD_OUT))
     elif args.test_split_size and os.environ.get("RANK", "0") == "0":
         print(f"test_split_size: nothing is held out, as {args.dataset_name or 'the mixture'} has a split "
               f"{args.dataset_test_split}", flush=True)  # fmt: skip
     return {"train": train, "test": test}
+
+
+@contextlib.contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Rows that are read when they are asked for: what the hub, a file system or a reader raises is about them.
+
+    Raises:
+        DataError: for such.
+    """
+    try:
+        with one_sentence(f"{what} cannot be read", kind=DataError):
+            yield
+    except OSError as error:
+        raise DataError(f"{what} cannot be read: {in_words(error)}") from error
 
 
 def _halves(rows: Any, args: DataArguments, seed: int) -> tuple[Any, Any]:
@@ -194,10 +218,14 @@ def _halves(rows: Any, args: DataArguments, seed: int) -> tuple[Any, Any]:
     size = int(args.test_split_size) if args.test_split_size >= 1 else args.test_split_size
     try:
         named = schemas.rename(rows, args.columns)
-        if "text" in (named.column_names or []) and _prompt_of(next(iter(named), {}), "none") == "none":
+        if "text" in (named.column_names or []) and _prompt_of(next(iter(named), {}), "") is None:
             halves = rows.train_test_split(test_size=size, seed=seed)
             return halves["train"], halves["test"]
-        keys = [_prompt_of(row, f"{args.dataset_name}, row {number + 1}") for number, row in enumerate(named)]
+        where = (f"{args.dataset_name}, row {number}" for number in itertools.count(1))
+        useful = [name for name in named.column_names if name in asked.COLUMNS]
+        asking = named.select_columns(useful) if useful else named
+        names = (int(_prompt_of(row, at) or pairs.digest(at), 16) for row, at in zip(asking, where, strict=False))
+        keys = np.fromiter(names, np.uint64, len(named))
         kept, held = pairs.split_by_prompt(keys, size, shuffle=random.Random(f"split-{seed}").shuffle)
     except ValueError as error:
         if isinstance(error, DataError):
@@ -206,9 +234,9 @@ def _halves(rows: Any, args: DataArguments, seed: int) -> tuple[Any, Any]:
     return rows.select(kept), rows.select(held)
 
 
-def _prompt_of(row: dict, where: str) -> str:
-    """What names a raw row's prompt, in whatever schema it is; a row without one stands for itself."""
+def _prompt_of(row: dict, where: str) -> str | None:
+    """16 hex digits for a raw row's prompt, in whatever schema it is; None for a row without one."""
     try:
         return pairs.prompt_key(schemas.prompt(row, where)["prompt"])
     except schemas.NoForm:
-        return where
+        return None

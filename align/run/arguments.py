@@ -126,7 +126,13 @@ class PromptArguments:
 class StreamArguments:
     """What a recipe takes that can train on rows as they arrive."""
 
-    dataset_streaming: bool = field(default=False, metadata={"help": "Stream the rows instead of reading them first."})
+    dataset_streaming: bool = field(
+        default=False, metadata={"help": "Read the rows to train on as they arrive, not first; needs max_steps."}
+    )
+    shuffle_buffer_size: int = field(
+        default=1_000,  # datasets' own
+        metadata={"help": "Of a stream: how many examples wait, for the next one to be drawn from (0: in order)."},
+    )
 
 
 @dataclass

@@ -42,7 +42,9 @@ REFUSED = {
 
 # Flags of ours that only some recipes take, and why another one does not
 ELSEWHERE = {
-    "dataset_streaming": "only pretraining streams: the other recipes check and count every row first",
+    **dict.fromkeys(
+        ("dataset_streaming", "shuffle_buffer_size"), "only sft and pretraining stream; others read every row first"
+    ),
     **dict.fromkeys(
         ("ties", "pair_weights", "annotators", "aggregate", "pairs_together"),
         "only recipes that learn from pairs take it (reward, dpo)",

@@ -16,7 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from align.models import checkpoints, weights
 from align.run import launch
 from align.run.device import facts as measured
-from align.run.errors import NotFinite, RunError, one_sentence
+from align.run.errors import DataError, NotFinite, OneProcess, RunError, one_sentence
 from align.run.record import Run
 from align.train import measuring, progress
 
@@ -193,11 +193,26 @@ def _train(trainer: Any, checkpoint: str | None) -> Any:
 
     Raises:
         ConfigError: for such.
+        DataError: for rows that are read as they arrive; `OneProcess` where one of several met them.
         RunError: where memory ran out.
     """
     begun = int(json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"]) if checkpoint else 0
     with one_sentence("training cannot begin like this", when=lambda: trainer.state.global_step <= begun):
-        return trainer.train(resume_from_checkpoint=checkpoint)
+        try:
+            return trainer.train(resume_from_checkpoint=checkpoint)
+        except DataError as error:  # torch hands on the whole traceback of a loader's worker; the sentence is its end
+            sentence = str(error).rpartition(f"{DataError.__name__}: ")[2].strip()
+            raise (OneProcess if launch.world_size() > 1 else DataError)(sentence) from error
+
+
+def count(run: Run, rows: Any) -> None:
+    """Print and record what became of the rows of a stream, as far as it was read. Every process takes part."""
+    if rows.stream is None:
+        return
+    rows.stream.finish()
+    run.note(data=rows.as_dict())
+    if run.main:
+        print(f"train: {rows.stream.report}", flush=True)
 
 
 def check_saved(folder: Path) -> None:

@@ -14,6 +14,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from align.models import packing
 
+AT_ONCE = 1_000  # demonstrations of a stream that are packed together
 LENGTHS = "seq_lengths"  # TRL's column: the tokens of each demonstration in a packed row
 
 
@@ -68,6 +69,12 @@ def rows(rows: Any, args: Any, policy: Any, run: Any) -> Any:
     if args.include_num_input_tokens_seen == "non_padding":
         args.include_num_input_tokens_seen = "all"
     whole = rows.train.select_columns(["input_ids", "labels"])
+    if rows.stream is not None:
+        if run.main:
+            print(f"packing: {AT_ONCE:,} demonstrations of the stream at a time, in rows of up to {args.max_length:,} "
+                  "tokens", flush=True)  # fmt: skip
+        made = pack_dataset(whole, args.max_length, "bfd", {"batch_size": AT_ONCE})
+        return made.shuffle(seed=args.seed, buffer_size=AT_ONCE // 4)  # they come with the longest first
     made = pack_dataset(whole.shuffle(seed=args.seed), args.max_length, "bfd")
     tokens = sum(map(sum, made[LENGTHS]))
     facts = {"demonstrations": len(whole), "rows": len(made), "filled": tokens / (len(made) * args.max_length)}

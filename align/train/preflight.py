@@ -102,9 +102,10 @@ def _room(config: Any, rows: Any, answer: int) -> list[str]:
     if room is None:
         return []
     longest = max((_longest(split) for split in (rows.train, rows.test) if hasattr(split, "__len__")), default=0)
-    if rows.stream is not None and rows.stream.max_length is not None and rows.stream.max_length > room:
-        return [f"max_length={rows.stream.max_length}: rows of a stream may be as long, and the model has positions for "
-                f"{room:,}; give --max_length {room} (longer rows are dropped and counted)"]  # fmt: skip
+    most = rows.stream.report.limit if rows.stream is not None else None
+    if most is not None and most > room:
+        return [f"max_length={most}: rows of a stream may be as long, and the model has positions for {room:,}; give "
+                f"--max_length {room} (longer rows are dropped and counted)"]  # fmt: skip
     if longest + answer <= room:
         return []
     if answer:

@@ -9,21 +9,20 @@ import inspect
 import itertools
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import TrainingArguments
 
-from align.data import arrow, chat, prepare, preview, splits
-from align.data.forms.normal import normalise
-from align.data.large import cached
+from align.data import arrow, chat, prepare, splits
+from align.data.large import cached, stream
 from align.models import adapters, checkpoints, layout
 from align.run import errors
-from align.run.arguments import CodeArguments, DataArguments, StreamArguments
+from align.run.arguments import CodeArguments, DataArguments
 from align.run.errors import ConfigError, fail, recipe
 from align.train import measuring
 
@@ -49,15 +48,9 @@ class PretrainConfig(CodeArguments, TrainingArguments):
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_config"]
 
 
-def check(data_args: DataArguments, stream_args: StreamArguments, model_args: Any, args: PretrainConfig) -> None:
-    """Stop at combinations that cannot work, and settle how a stream is shared by several processes."""
+def check(model_args: Any, args: PretrainConfig) -> None:
+    """Stop at combinations that cannot work."""
     problems = []
-    if stream_args.dataset_streaming:
-        args.accelerator_config.dispatch_batches = False  # each process reads its own part of the stream
-        if args.max_steps <= 0:
-            problems.append("dataset_streaming: a stream has no length, so say when to stop: --max_steps 1000")
-        if data_args.test_split_size:
-            problems.append("test_split_size cannot be cut off a stream; name a split with --dataset_test_split")
     if args.model_config is None and model_args.model_name_or_path is None:
         problems.append(
             "model_name_or_path is needed (a model to continue), or model_config and tokenizer_name_or_path"
@@ -75,20 +68,6 @@ def check(data_args: DataArguments, stream_args: StreamArguments, model_args: An
         )
     if problems:
         fail(problems)
-
-
-def size(values: dict[str, Any]) -> int | None:
-    """Parameters of the model that a run's settings continue or make; None where they cannot tell (`check` says why)."""
-    settings, tokenizer = values.get("model_config"), values.get("tokenizer_name_or_path")
-    if settings is None or tokenizer is None:
-        return adapters.of_settings(values)
-    try:
-        with torch.device("meta"):
-            model = new_model(json.loads(settings) if isinstance(settings, str) else settings,
-                              checkpoints.load_tokenizer(str(tokenizer)))  # fmt: skip
-    except (ConfigError, json.JSONDecodeError):
-        return None
-    return sum(weight.numel() for weight in model.parameters())
 
 
 def size(values: dict[str, Any]) -> int | None:
@@ -163,22 +142,6 @@ def collate(blocks: list[dict[str, list[int]]]) -> dict[str, Any]:
     return {"input_ids": ids, "position_ids": positions, "labels": labels, "use_cache": False}
 
 
-def _token_ids(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
-    """Documents as token ids between BOS (where there is one) and EOS."""
-    head = [tokenizer.bos_token_id] if tokenizer.bos_token_id not in (None, tokenizer.eos_token_id) else []
-    for batch in itertools.batched(texts, 1000) if hasattr(itertools, "batched") else _batches(texts, 1000):
-        for ids in tokenizer(list(batch), add_special_tokens=False)["input_ids"]:
-            if ids:
-                yield [*head, *ids, tokenizer.eos_token_id]
-
-
-def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    """`itertools.batched`, which Python 3.11 does not have yet."""
-    stream = iter(items)
-    while batch := list(itertools.islice(stream, size)):
-        yield batch
-
-
 @dataclass
 class Corpus(splits.Splits):
     """Blocks to train on, blocks of held-out text, and the number of bytes that text has."""
@@ -186,29 +149,15 @@ class Corpus(splits.Splits):
     test_bytes: int = 0
 
 
-def corpus(args: DataArguments, tokenizer: Any, *, length: int, seed: int, stream: bool = False) -> Corpus:
-    """Load text, tokenise and pack it. With `stream`, the train split is packed as it arrives."""
-    from datasets import Dataset, IterableDataset
-
+def corpus(args: DataArguments, tokenizer: Any, *, length: int, seed: int, how: stream.How | None = None) -> Corpus:
+    """Load text, tokenise and pack it; where `how` says how to stream it, the train split as it arrives."""
     args.template_date = chat.pinned(tokenizer)  # for the record
-    if stream:
-        source = f"{args.dataset_name or 'mixture'} (train, streamed)"
-        read = splits.read(args, seed=seed, stream=True)
-        rows = normalise(read["train"], "text", source, args.columns)
-        if args.preview:
-            preview.show(rows, source, preview.document, tokenizer, None)
-        settings = {"rows": rows, "tokenizer": tokenizer, "length": length}
-        blocks = IterableDataset.from_generator(_stream_blocks, gen_kwargs=settings)
-        unseen: Any = [] if read["test"] is None else normalise(read["test"], "text", source, args.columns)
-        told = [row["text"] for row in unseen]
-        test = list(pack(_token_ids(told, tokenizer), length))
-        kept = Dataset.from_list(test) if test else None
-        return Corpus(blocks, kept, {"train": splits.Report(source)}, test_bytes=_packed_bytes(test, tokenizer))
-    documents = prepare.texts(args, seed=seed, tokenizer=tokenizer, ids=True)
-    train, test = _blocks(documents.train, length), _blocks(documents.test, length)
+    documents = prepare.texts(args, seed=seed, tokenizer=tokenizer, ids=True, how=how)
+    test, arriving = _blocks(documents.test, length), documents.stream
+    train = arriving.dataset(partial(_arriving, length=length)) if arriving else _blocks(documents.train, length)
     if train is None:
         raise errors.DataError(f"{args.dataset_name}: fewer than max_length={length} tokens in all; lower --max_length")
-    return Corpus(train, test, documents.reports, test_bytes=_packed_bytes(test or [], tokenizer))
+    return Corpus(train, test, documents.reports, stream=arriving, test_bytes=_packed_bytes(test or [], tokenizer))
 
 
 def _blocks(documents: Any, length: int) -> Any:
@@ -226,19 +175,17 @@ def _blocks(documents: Any, length: int) -> Any:
     return made if len(made) else None
 
 
-def _stream_blocks(rows: Any, tokenizer: Any, length: int) -> Iterator[dict[str, list[int]]]:
-    """The stream's blocks, over and over, for `max_steps` ends a run.
-
-    A Trainer that began the stream anew would wait for ever where one pass has fewer batches than a step accumulates.
-    """
-    if torch.utils.data.get_worker_info() is not None:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive the fork: a worker would wait for ever
-    blocks = pack(_token_ids((row["text"] for row in rows), tokenizer), length)
-    while (block := next(blocks, None)) is not None:
+def _arriving(documents: Iterable[dict], length: int) -> Iterator[dict[str, list[int]]]:
+    """The blocks of what one reader of a stream has in one pass."""
+    made = False
+    for block in pack((one["input_ids"] for one in documents), length):
+        made = True
         yield block
-        yield from blocks
-        blocks = pack(_token_ids((row["text"] for row in rows), tokenizer), length)
-    raise errors.DataError(f"the stream has fewer than max_length={length} tokens in all; lower --max_length")
+    if not made:
+        raise errors.DataError(
+            f"the stream has fewer than max_length={length} tokens in all, or in what one process or worker reads of "
+            "it; lower --max_length"
+        )
 
 
 def _packed_bytes(blocks: Iterable[dict[str, list[int]]], tokenizer: Any) -> int:

@@ -41,6 +41,7 @@ RULES: dict[str, Rule] = {
     "ref_model_sync_steps": COUNT,
     "ref_model_mixup_alpha": UP_TO_ONE,
     "max_train_rows": COUNT,
+    "shuffle_buffer_size": NOT_NEGATIVE,
     "max_eval_rows": COUNT,
     "test_split_size": NOT_NEGATIVE,
     "max_dropped": UP_TO_ONE,
@@ -142,7 +143,7 @@ def problems(given: dict[str, Any], values: dict[str, Any], known: Collection[st
         )
     if given.get("dataloader_persistent_workers") and not given.get("dataloader_num_workers"):
         found.append("dataloader_persistent_workers: there are none; give --dataloader_num_workers 1 or more as well")
-    return [*found, *_of_packing(given, values), *_of_pairs(values)]
+    return [*found, *_of_packing(given, values), *_of_streams(given, values), *_of_pairs(values)]
 
 
 def numbers(given: dict[str, Any], known: Collection[str]) -> list[str]:
@@ -189,6 +190,22 @@ def _of_packing(given: dict[str, Any], values: dict[str, Any]) -> list[str]:
         found.append("neftune_noise_alpha: its noise goes by a row's length, which packing changes; leave out either")
     if given.get("pad_to_multiple_of"):
         found.append("pad_to_multiple_of: packing leaves no padding; leave out either")
+    return found
+
+
+def _of_streams(given: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """What cannot be had of rows that are read as they arrive."""
+    if not values.get("dataset_streaming"):
+        return ["shuffle_buffer_size: nothing reads this without --dataset_streaming"] * (
+            "shuffle_buffer_size" in given
+        )
+    found = []
+    if (values.get("max_steps") or -1) <= 0:
+        found.append("dataset_streaming: a stream has no length, so say when to stop: --max_steps 1000")
+    if values.get("test_split_size"):
+        found.append("test_split_size cannot be cut off a stream; name a split with --dataset_test_split")
+    if "max_length" in values and values["max_length"] is None:
+        found.append("dataset_streaming: how long a stream's rows are is not known beforehand; give a --max_length")
     return found
 
 
