@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,16 +95,12 @@ def _arguments(run: dict[str, Any]) -> DataArguments:
     Raises:
         DataError: where one is not.
     """
-    kinds = {field.name: type(getattr(DataArguments(), field.name)) for field in dataclasses.fields(DataArguments)}
+    kinds = {field.name: re.split(r"[ \[]", str(field.type))[0] for field in dataclasses.fields(DataArguments)}
     said = {key: value for key, value in (run.get("config") or {}).items() if key in kinds and value is not None}
     for key, value in said.items():
-        wanted = (int, float, str) if kinds[key] is type(None) else kinds[key]
-        if not isinstance(value, (int, float) if wanted is float else wanted):
+        if type(value).__name__ not in (kinds[key], "int" if kinds[key] == "float" else ""):
             raise DataError(f"{key} of the run's record is {value!r}")
-    if any(
-        not isinstance(entry.get("path") if isinstance(entry, dict) else None, str)
-        for entry in said.get("datasets", ())
-    ):
+    if not all(isinstance(one, dict) and isinstance(one.get("path"), str) for one in said.get("datasets", ())):
         raise DataError("datasets of the run's record are no mappings with a path")
     return DataArguments(**said)
 
