@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -95,10 +94,12 @@ def _arguments(run: dict[str, Any]) -> DataArguments:
     Raises:
         DataError: where one is not.
     """
-    kinds = {field.name: re.split(r"[ \[]", str(field.type))[0] for field in dataclasses.fields(DataArguments)}
-    said = {key: value for key, value in (run.get("config") or {}).items() if key in kinds and value is not None}
+    hints = get_type_hints(DataArguments)
+    said = {key: value for key, value in (run.get("config") or {}).items() if key in hints and value is not None}
     for key, value in said.items():
-        if type(value).__name__ not in (kinds[key], "int" if kinds[key] == "float" else ""):
+        kinds = [get_origin(one) or one for one in (get_args(hints[key]) or [hints[key]])]
+        kinds = [list] if get_origin(hints[key]) is list else [*kinds, int] if float in kinds else kinds
+        if type(value) not in kinds:
             raise DataError(f"{key} of the run's record is {value!r}")
     if not all(isinstance(one, dict) and isinstance(one.get("path"), str) for one in said.get("datasets", ())):
         raise DataError("datasets of the run's record are no mappings with a path")
