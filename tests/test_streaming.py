@@ -21,7 +21,8 @@ from fsspec.implementations.local import LocalFileSystem
 from align.data import load, prepare, splits
 from align.data.large import stream
 from align.run.arguments import DataArguments
-from align.run.errors import DataError, OneProcess
+from align.run.checks import resumed
+from align.run.errors import DataError, OneProcess, RunError
 from align.train import loop, pretrain
 
 
@@ -111,6 +112,25 @@ def test_a_malformed_row_later_is_named_by_its_number(readers, tmp_path, tokeniz
     rows = streamed(write_rows(tmp_path / "x.jsonl", rows), tokenizer, readers=readers)
     said = refusal(lambda: list(itertools.islice(rows.train, 150)))
     assert "x.jsonl (train, streamed), row 151.messages" in said
+
+
+def test_a_malformed_row_among_several_files_is_told_from_where(tmp_path, tokenizer):
+    """Of two files one is each reader's; where files are read in random order, a row has no number of its own."""
+    for part in range(2):
+        write_rows(
+            tmp_path / f"train-{part}.jsonl", [*map(chat, range(150)), {"messages": [{"role": "user", "content": 5}]}]
+        )
+    for readers, where in ((2, ", part 1 of 2, row 151"), (1, ", files in random order, row 151")):
+        rows = streamed(tmp_path, tokenizer, readers=readers, buffer=5)
+        assert f"(train, streamed){where}.messages" in refusal(
+            lambda rows=rows: list(itertools.islice(rows.train, 500))
+        )
+
+
+def test_more_readers_than_rows(tmp_path, tokenizer):
+    rows = streamed(write_rows(tmp_path / "x.jsonl", [chat(1)]), tokenizer, readers=2)
+    said = refusal(lambda: next(iter(rows.train.shard(num_shards=2, index=1))))
+    assert "not one row to train on; 2 processes and workers share it: use fewer" in said
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path, tokenizer):
@@ -307,6 +327,18 @@ def test_a_streamed_run_resumes_where_it_stopped(world, tmp_path, more):
     (tmp_path / "b/run.json").write_text(json.dumps({"status": "running"}))
     run_recipe(*arguments, "--output_dir", tmp_path / "b", "--resume_from_checkpoint", "last")
     assert losses(tmp_path / "b") == losses(tmp_path / "a")[2:]
+
+
+def test_other_readers_of_a_stream_do_not_resume():
+    """They would share the rows in another way: some would be read again, and some never."""
+    config = {"dataset_streaming": True, "dataloader_num_workers": 2}
+    before = {"world_size": 1, "config": config}
+    assert resumed.check_settings(before, config | {"save_steps": 3}) == {}
+    with pytest.raises(RunError, match=r"who reads the stream \(processes x dataloader_num_workers\): 1 x 2 -> 1 x 1"):
+        resumed.check_settings(before, config | {"dataloader_num_workers": 0})
+    assert (
+        resumed.check_settings({**before, "config": {"dataloader_num_workers": 0}}, {"dataloader_num_workers": 2}) == {}
+    )
 
 
 @pytest.mark.slow

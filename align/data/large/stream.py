@@ -109,15 +109,16 @@ class Stream:
         Args:
             tell: leave an account of them.
         """
-        rows, first, step = self._part(reader)
+        rows, where, first, step = self._part(reader)
         drawn = random.Random(f"{self.seed}-{reader}-{turn}")
         if self.how.buffer and rows.num_shards > 1:  # the files, or their parts, in another order
             rows = rows.shuffle(seed=drawn.randrange(2**32), buffer_size=1, max_buffer_input_shards=1)
+            where += ", files in random order"
         account = Report("")
         told = Path(self.folder) / f"{reader}.json"
 
         def arrived() -> Iterator[dict]:
-            for examples, some in self._batches(rows, first, step, AT_ONCE):
+            for examples, some in self._batches(rows, first, step, AT_ONCE, where):
                 account.add(some)
                 if tell:
                     told.with_suffix(".part").write_text(json.dumps(mapped.plain(account)))
@@ -129,53 +130,60 @@ class Stream:
 
         yield from _drawn(arrived(), self.how.buffer, drawn)
 
-    def _part(self, reader: int) -> tuple[Any, int, int]:
-        """A reader's rows, the number of the first of them, and how many numbers further the next one is."""
+    def _part(self, reader: int) -> tuple[Any, str, int, int]:
+        """A reader's rows, which they are, the number of the first, and how many numbers further the next one is."""
         rows, readers = self.rows.rows, self.how.readers
         if readers == 1:
-            return rows, 1, 1
+            return rows, "", 1, 1
         if rows.num_shards >= readers:
-            return rows.shard(num_shards=readers, index=reader), 1, 1
-        mine = self.rows.rows.filter(lambda _, number: number % readers == reader, with_indices=True)
-        return mine, reader + 1, readers
+            mine = rows.shard(num_shards=readers, index=reader)
+            return mine, f", part {reader + 1} of {readers}", 1, 1
+        mine = rows.filter(lambda _, number: number % readers == reader, with_indices=True)
+        return mine, "", reader + 1, readers
 
-    def _batches(self, rows: Any, first: int, step: int, size: int) -> Iterator[tuple[list[dict], Report]]:
-        """Examples of some rows at once, and the account of those rows."""
+    def _batches(
+        self, rows: Any, first: int, step: int, size: int, where: str = ""
+    ) -> Iterator[tuple[list[dict], Report]]:
+        """Examples of some rows at once, and the account of those rows. `where` says which rows are counted."""
+        here = dataclasses.replace(self.rows, source=self.rows.source + where)
         batches = rows.iter(size)  # `iter(rows)` would share them among a loader's workers once more
         settings: dict[str, Any] = {"max_length": self.report.limit, "step": step}
         for number in itertools.count(first, size * step):
-            with readable(f"{self.rows.source} beyond row {max(0, number - step):,}"):
+            with readable(f"{here.source} beyond row {max(0, number - step):,}"):
                 batch = next(batches, None)
             if batch is None:
                 return
             raw = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
             numbered = zip(raw, itertools.count(number - 1, step), strict=False)
-            normal = [self.rows.made(row, at) for row, at in numbered]
+            normal = [here.made(row, at) for row, at in numbered]
             examples, account = encoding.encode(normal, self.rows.schema, self.tokenizer, first=number, **settings)
-            account.not_read, account.matter = list(self.rows.names), list(self.rows.matter)
+            account.not_read, account.matter = list(here.names), list(here.matter)
             yield examples, account
 
     def _hold(self, account: Report) -> None:
         """Stop where more of the rows read so far were dropped than may be, or none of a whole pass is left."""
-        if self.rows.schema != "text":
+        if self.rows.schema != "text" and account.rows_in:
             source = f"{self.report.source}, the {account.rows_in:,} rows read so far"
             check_dropped(dataclasses.replace(account, source=source, limit=self.report.limit), self.args)
 
     def finish(self) -> None:
         """Put the accounts of all readers into the report, on every process. Rows are counted the first time only."""
-        mine = [json.loads(file.read_text()) for file in sorted(Path(self.folder).glob("*.json"))]
-        for account in itertools.chain.from_iterable(_everyone(mine)):
+        mine = {file.stem: json.loads(file.read_text()) for file in Path(self.folder).glob("*.json")}
+        found: dict[str, dict] = {}
+        for told in _everyone(mine):  # a trainer looks at a first example before it shares the readers
+            for reader, account in told.items():
+                found[reader] = max(found.get(reader, account), account, key=lambda one: one["rows_in"])
+        for account in found.values():
             self.report.add(mapped.read_account(account))
 
 
 def _read(readers: list[int], stream: Stream, through: Through | None) -> Iterator[dict]:
     """The generator of some readers' examples, over and over."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive a fork: a worker would wait for ever
-    alone = len(readers) < stream.how.readers or stream.how.readers == 1  # and no trainer that looks at a first example
     for turn in itertools.count():
         made = False
         for reader in readers:
-            examples = stream.once(reader, turn, tell=alone and turn == 0)
+            examples = stream.once(reader, turn, tell=turn == 0)
             for one in through(examples) if through else examples:
                 made = True
                 yield one
@@ -201,7 +209,7 @@ def _drawn(examples: Iterator[dict], size: int, order: random.Random) -> Iterato
     yield from waiting
 
 
-def _everyone(mine: list[dict]) -> list[list[dict]]:
+def _everyone(mine: dict) -> list[dict]:
     """What each process has."""
     import torch.distributed as dist
 

@@ -7,6 +7,7 @@ part, and what it has learnt would be hidden from the check for leaks.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,20 @@ def check_settings(before: dict[str, Any], config: dict[str, Any]) -> dict[str, 
                 "constant)"
             )
         _refuse([f"{name}: {_shown(a)} -> {_shown(b)}" for name, (a, b) in wrong.items()], longer)
+    _check_readers(before, now)
     return {name: differ[name] for name in sorted(free) if name in (*LENGTH, *PATHS) or name.startswith("per_device_")}
+
+
+def _check_readers(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A stream's rows are shared by processes and their workers: other ones would read some again, and others never."""
+    if not now.get("dataset_streaming") or "world_size" not in before:
+        return
+    worlds = (int(before["world_size"]), int(os.environ.get("WORLD_SIZE", "1")))
+    workers = [config.get("dataloader_num_workers") or 0 for config in (before.get("config") or {}, now)]
+    readers = [world * max(1, some) for world, some in zip(worlds, workers, strict=True)]
+    if readers[0] != readers[1]:
+        told = [f"{world} x {max(1, some)}" for world, some in zip(worlds, workers, strict=True)]
+        _refuse([f"who reads the stream (processes x dataloader_num_workers): {told[0]} -> {told[1]}"])
 
 
 def check_facts(before: dict[str, Any], facts: dict[str, Any]) -> dict[str, list[Any]]:
