@@ -283,3 +283,13 @@ def test_how_far_it_is_is_told_off_a_terminal_in_lines_and_not_at_all_where_it_i
     with pace.told("preparing x", 400, lambda: 100):
         time.sleep(0.1)
     assert capsys.readouterr().err == ""
+
+
+def test_the_benchmark_runs_and_both_sides_make_the_same_tokens(tmp_path):
+    command = [sys.executable, "benchmarks/data.py", "--rows", "60", "--kinds", "sft", "--output", str(tmp_path / "x")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "x").read_text())
+    assert [(one["side"], one["rows"]) for one in found["results"]] == [("ours", 60), ("warm", 60), ("trl", 60)]
+    assert all(one["memory_mib"] > 50 and one["summed_mib"] >= 0.9 * one["memory_mib"] for one in found["results"])
+    assert "sft                 60  trl" in done.stdout
