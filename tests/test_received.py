@@ -18,6 +18,7 @@ from test_house import MODULES, short, tree_of
 from align.data import chat
 from align.data.chat import bounds
 from align.evaluate import held_out
+from align.judge.cache import Cache
 from align.label.exchange import imports
 from align.label.store import source
 from align.label.store.store import Store
@@ -155,6 +156,17 @@ def test_values_that_align_does_not_write_end_in_a_sentence(tmp_path):
         db.close()
         with pytest.raises((RunError, DataError)):
             source.read(str(file))
+
+
+def test_a_judges_cache_holds_replies_and_nothing_else(tmp_path):
+    with sqlite3.connect(tmp_path / "a.sqlite") as db:
+        db.execute("CREATE TABLE replies (request TEXT PRIMARY KEY, model, verdict, reply, usage, time)")
+        db.execute("CREATE TRIGGER t AFTER INSERT ON replies BEGIN DELETE FROM replies; END")
+    db.close()
+    (tmp_path / "b.sqlite").symlink_to(tmp_path / "a.sqlite")
+    for name, why in (("a", "holds 't', which is not ours"), ("b", "is a link")):
+        with pytest.raises(RunError, match=why):
+            Cache(tmp_path / f"{name}.sqlite")
 
 
 def test_what_only_reads_changes_nothing(tmp_path):
