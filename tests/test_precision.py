@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, launch, losses, make_tokenizer, stage_arguments
 from trl import ModelConfig, SFTConfig
 
-from align.models import adapters, checkpoints
+from align.models import adapters, checkpoints, weights
 from align.run import device
 from align.run.arguments import BatchArguments, DataArguments
 from align.run.parse import parse
@@ -272,6 +272,41 @@ def test_a_head_in_bf16_reads_a_slice_as_one_matrix(world):
     assert "mm" in seen and "bmm" not in seen
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_small_change_is_not_rounded_away(bias):
+    """A layer of ones times a vector of 1/64 gives 1, and steps of bf16 there are 2^-7 up and 2^-8 down. Inputs around
+    it make outputs of all kinds, and changes of 2^-12 to each: PEFT adds them to what is rounded already, and none of
+    them arrives. Added before, so many outputs move by a whole step that the mean moves by 2^-12."""
+    from peft import LoraConfig, get_peft_model
+
+    class One(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(64, 4096, bias=bias)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    torch.manual_seed(0)
+    model = get_peft_model(One().to(torch.bfloat16), LoraConfig(r=1, lora_alpha=1, target_modules=["layer"]))
+    layer = model.base_model.model.layer
+    with torch.no_grad():
+        layer.base_layer.weight.copy_(torch.randn(4096, 64) / 8 + 1 / 64)
+        layer.lora_A["default"].weight.fill_(1 / 64)
+        layer.lora_B["default"].weight.fill_(2.0**-12)
+    hidden = torch.ones(16, 64)
+
+    def moved():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with model.disable_adapter():
+                before = model(hidden)
+            return (model(hidden).double() - before.double()).mean().item()
+
+    assert moved() < 2.0**-13
+    weights.round_once(model)
+    assert moved() == pytest.approx(2.0**-12, rel=0.2)
+
+
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_sampling_under_autocast_reads_factors_that_are_cast_once(world, use_rslora):
     """A scale of 2 is exact in bf16; another one is rounded once with the factor instead of with every product."""
@@ -286,6 +321,7 @@ def test_sampling_under_autocast_reads_factors_that_are_cast_once(world, use_rsl
     for name, weight in policy.named_parameters():
         if "lora_" in name:
             weight.data = torch.randn(weight.shape) * 0.1
+    weights.round_once(policy)
     switch, ids, calls = switching.Switch(policy), torch.tensor([[25, 26, 27, 38]]), []
     matrices = [part for name, part in policy.named_modules() if name.endswith("lora_A.default")]
     for part in matrices:

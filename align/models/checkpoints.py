@@ -210,6 +210,7 @@ def trained_in_fp32(model: Any) -> Any:
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    weights.round_once(model)
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     trunk = getattr(bare, "base_model_prefix", "")
     heads = {part for name, child in bare.named_children() if name != trunk for part in child.modules()}

@@ -95,6 +95,39 @@ def _contiguous(_head: Any, inputs: tuple) -> tuple | None:
     return (hidden.contiguous(), *inputs[1:])
 
 
+def round_once(model: Any) -> None:
+    """Under bf16 autocast on a CPU, let LoRA's change be added before a layer's output is rounded, not after.
+
+    PEFT adds it to an output that lies on bf16's grid already, where a change smaller than half a step is lost every
+    time: the first steps of a training hardly move the model. Here the product starts from the change, and what is
+    rounded is their sum. Layers that this cannot be done in (DoRA, quantised, sharded by ZeRO-3) stay PEFT's.
+    """
+    from peft.tuners.lora import Linear
+
+    for layer in model.modules():
+        base: Any = layer.base_layer if type(layer) is Linear else None
+        if type(base) is torch.nn.Linear and not hasattr(base.weight, "ds_id"):
+            layer.forward = functools.partial(_accumulate, layer)
+
+
+def _accumulate(layer: Any, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """x W^T + s (x A^T) B^T with one rounding, [..., in] to [..., out]; by PEFT where more is asked for."""
+    names = layer.active_adapters
+    plain = len(names) == 1 and names[0] in layer.lora_A and names[0] not in layer.lora_variant
+    quiet = layer.disable_adapters or layer.merged or args or kwargs
+    if quiet or not plain or hidden.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return type(layer).forward(layer, hidden, *args, **kwargs)
+    name = names[0]
+    inner = layer.lora_A[name](layer.lora_dropout[name](hidden))
+    return accumulated(layer.base_layer, hidden, layer.lora_B[name](inner) * layer.scaling[name])
+
+
+def accumulated(base: torch.nn.Linear, hidden: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    """A linear layer's output for `hidden` [..., in] on top of `change` [..., out], rounded once."""
+    whole = torch.addmm(change.flatten(0, -2), hidden.flatten(0, -2), base.weight.T).view(change.shape)
+    return whole if base.bias is None else whole + base.bias.to(whole.dtype)
+
+
 def grow(model: Any, count: int) -> None:
     """Give embeddings rows for `count` tokens; where they have rows to spare they stay as they are.
 

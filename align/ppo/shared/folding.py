@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from align.models import weights
 from align.ppo.shared.switching import Switch
 
 
@@ -45,23 +46,31 @@ def folded(switch: Switch) -> Iterator[None]:
 def _cast(switch: Switch, dtype: torch.dtype) -> Iterator[None]:
     """Run plain LoRA layers as two products more, with factors that are in `dtype` already."""
     layers = [layer for layer in switch.layers if _is_plain_lora(layer) and not layer.lora_variant.get("default")]
+    before = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
         layer.forward = _short_forward(layer, dtype)
     try:
         yield
     finally:
-        for layer in layers:
+        for layer, own in zip(layers, before, strict=True):
             del layer.forward
+            if own is not None:
+                layer.forward = own
 
 
 def _short_forward(layer: Any, dtype: torch.dtype) -> Any:
-    """x W^T + (x A^T) (s B)^T, as PEFT computes it under autocast: [..., in] to [..., out]."""
+    """x W^T + (x A^T) (s B)^T, as it is computed in training: [..., in] to [..., out]."""
     base, scale = layer.base_layer, layer.scaling["default"]
     down = layer.lora_A["default"].weight.detach().to(dtype)
     up = (layer.lora_B["default"].weight.detach() * scale).to(dtype)
 
+    once = type(base) is nn.Linear and down.device.type == "cpu"  # as `weights.round_once` has it
+
     def forward(hidden: torch.Tensor) -> torch.Tensor:
-        whole, small = base(hidden), nn.functional.linear(nn.functional.linear(hidden, down), up)
+        small = nn.functional.linear(nn.functional.linear(hidden, down), up)
+        if once:
+            return weights.accumulated(base, hidden, small)
+        whole = base(hidden)
         return whole + small.to(whole.dtype)
 
     return forward
