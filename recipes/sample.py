@@ -9,7 +9,7 @@ Every batch has a seed of its own, so the number of processes and an interruptio
 
 from align.data import prepare
 from align.models import checkpoints, sample
-from align.run import launch, lineage, record
+from align.run import device, launch, lineage, record
 from align.run.arguments import DataArguments, RunArguments
 from align.run.parse import parse, resolved
 
@@ -33,7 +33,7 @@ def main():
         if launch.is_main_process():
             print(rows, flush=True)
         policy = checkpoints.load_trained(args.model_name_or_path, tokenizer)
-        run.note(resumable=True)
+        run.note(resumable=True, dtype=str(policy.dtype).removeprefix("torch."), **device.facts())
         metrics = sample.sample_splits(policy, tokenizer, rows, args)
         run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
     if launch.is_main_process():
