@@ -30,16 +30,16 @@ class Cache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            odd = self.db.execute("SELECT name FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchone()
+            if odd:  # it would change what is kept
+                self.db.close()
+                raise RunError(f"the judge's cache {path} holds {odd[0]!a}, which is not ours; name another file")
             self.db.execute(
                 "CREATE TABLE IF NOT EXISTS replies "
                 "(request TEXT PRIMARY KEY, model TEXT, verdict TEXT, reply TEXT, usage TEXT, time TEXT)"
             )
-            found = {row[0] for row in self.db.execute("SELECT name FROM sqlite_master")}
         except (OSError, sqlite3.Error) as error:
             raise RunError(f"the judge's cache {path} cannot be used: {error}; name another file") from error
-        if odd := sorted(found - {"replies", "sqlite_autoindex_replies_1"}):  # a trigger would change what is kept
-            self.db.close()
-            raise RunError(f"the judge's cache {path} holds {odd[0]!a}, which is not ours; name another file")
 
     def known(self, keys: Iterable[str]) -> dict[str, str]:
         """What was read from the replies that are there. Malformed replies (kept to be read by people) are not."""
