@@ -11,6 +11,7 @@ sides    `ours` is `align.data.prepare.rows`; `warm` the same once more, from it
          tokens and labels, which is checked on the first rows.
 each     Rows of about 390 tokens, made by a seed, as one JSONL file; a tokenizer made here. Each side runs in a process
          of its own, in an empty cache.
+time     `seconds` on the clock, which other programs lengthen; `cpu` seconds of the processor, over all processes.
 memory   `memory` counts every page once (PSS) that is nobody's file, over all processes of a side; `summed` adds up
          what each process holds (RssAnon and RssShmem), pages that forked processes share counted for each; `mapped`
          is all of PSS, pages of memory-mapped files included, which the kernel takes back when others need room.
@@ -28,6 +29,7 @@ import os
 import platform
 import random
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -83,14 +85,14 @@ def made(kind: str, count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     for number in range(count):
         if kind == "sft":
             turns = rng.choice((1, 1, 2))
-            pairs = [(turn("user", 18 // turns, 36 // turns), turn("assistant", 55 // turns, 105 // turns))
+            pairs = [(turn("user", 50 // turns, 100 // turns), turn("assistant", 160 // turns, 300 // turns))
                      for _ in range(turns)]  # fmt: skip
             yield {"messages": [one for pair in pairs for one in pair]}
         elif kind == "preference":
-            yield {"prompt": [turn("user", 25, 50)], "chosen": [turn("assistant", 40, 95)],
-                   "rejected": [turn("assistant", 40, 95)]}  # fmt: skip
+            yield {"prompt": [turn("user", 70, 140)], "chosen": [turn("assistant", 110, 250)],
+                   "rejected": [turn("assistant", 110, 250)]}  # fmt: skip
         else:
-            yield {"prompt": [turn("user", 78, 140)], "topic": f"t{number % 7}"}
+            yield {"prompt": [turn("user", 220, 400)], "topic": f"t{number % 7}"}
 
 
 def make_tokenizer(folder: Path) -> None:
@@ -153,14 +155,20 @@ def run_side(side: str, kind: str, file: Path, tokenizer: Path) -> None:
     logging.set_verbosity_error()
     loaded = AutoTokenizer.from_pretrained(tokenizer)
     go = preparation(side, kind, file, loaded)
-    begun = time.perf_counter()
+    before, begun = processor_seconds(), time.perf_counter()
     rows = go()
-    seconds = time.perf_counter() - begun
+    seconds, after = time.perf_counter() - begun, processor_seconds()
     names = sorted({"input_ids", "labels", "prompt_ids", "chosen_ids", "rejected_ids"} & {*rows.column_names})
     some = [[list(row[name]) for name in names] for row in rows.select(range(min(CHECKED, len(rows))))]
     first = hashlib.sha256(json.dumps([names, some]).encode()).hexdigest()
     tokens = statistics.fmean(len(row[0]) + (len(row[1]) if "prompt_ids" in names else 0) for row in some)
-    print(json.dumps({"seconds": seconds, "rows": len(rows), "first": first, "tokens": round(tokens)}))
+    told = {"seconds": seconds, "cpu_seconds": after - before, "rows": len(rows), "first": first}
+    print(json.dumps(told | {"tokens": round(tokens)}))
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    return sum(sum(resource.getrusage(which)[:2]) for which in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def kib(pattern: str, file: Path) -> int:
@@ -223,20 +231,20 @@ def measure(args: argparse.Namespace, kind: str, count: int, work: Path) -> list
     return [
         {"kind": kind, "side": side, "rows": count, "tokens": found[0]["tokens"], "repeat": len(found)}
         | {name: round(statistics.median(one[name] for one in found), 1)
-           for name in ("seconds", "memory_mib", "summed_mib", "mapped_mib", "disk_mib")}
+           for name in ("seconds", "cpu_seconds", "memory_mib", "summed_mib", "mapped_mib", "disk_mib")}
         for side, found in results.items()
     ]  # fmt: skip
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """The results as people read them."""
-    lines = [f"{'kind':<12}{'rows':>10}  {'side':<6}{'seconds':>9}{'rows/s':>9}{'memory':>9}{'summed':>9}{'mapped':>9}"
-             f"{'disk':>8}  MiB"]  # fmt: skip
+    heads = "".join(f"{head:>9}" for head in ("seconds", "cpu", "rows/s", "memory", "summed", "mapped", "disk"))
+    lines = [f"{'kind':<12}{'rows':>10}  {'side':<6}{heads}  MiB"]
     for one in results:
         lines.append(
-            f"{one['kind']:<12}{one['rows']:>10,}  {one['side']:<6}{one['seconds']:>9,.1f}"
+            f"{one['kind']:<12}{one['rows']:>10,}  {one['side']:<6}{one['seconds']:>9,.1f}{one['cpu_seconds']:>9,.1f}"
             f"{one['rows'] / max(one['seconds'], 0.1):>9,.0f}{one['memory_mib']:>9,.0f}{one['summed_mib']:>9,.0f}"
-            f"{one['mapped_mib']:>9,.0f}{one['disk_mib']:>8,.0f}"
+            f"{one['mapped_mib']:>9,.0f}{one['disk_mib']:>9,.0f}"
         )
     return "\n".join(lines)
 

@@ -116,22 +116,16 @@ class _Parts:
             self._begin(kinds)
         nothing = pa.nulls(count)
         columns = [_as_kind(chunk.get(name, nothing), kind) for name, kind in kinds.items()]
-        self._put(pa.record_batch(columns, _schema(kinds)))
+        put = self.parts[-1][1].append if self.stream is None else self.stream.write_batch
+        put(pa.record_batch(columns, _schema(kinds)))
 
     def _begin(self, kinds: dict[str, Kind]) -> None:
         self._end()
         if self.folder is None:
-            self.parts.append((kinds, []))
-            return
+            return self.parts.append((kinds, []))
         file = self.folder / f"{len(list(self.folder.glob('*.arrow'))):05}.arrow"
         self.parts.append((kinds, file))
         self.stream = pa.ipc.new_stream(str(file), _schema(kinds))
-
-    def _put(self, batch: pa.RecordBatch) -> None:
-        if self.stream is not None:
-            self.stream.write_batch(batch)
-        else:
-            self.parts[-1][1].append(batch)
 
     def _end(self) -> None:
         if self.stream is not None:
@@ -152,10 +146,8 @@ class _Parts:
         if self.folder is not None:
             keep_features(self.folder, features)
             return opened(self.folder)
-        batches = [batch for _, held in self.parts for batch in held]
-        names = list(final)
-        columns = [pa.chunked_array([b.column(n) for b in batches], _schema(final).field(n).type) for n in names]
-        return Dataset(pa.table(columns, schema=features.arrow_schema), info=DatasetInfo(features=features))
+        table = pa.Table.from_batches([batch for _, held in self.parts for batch in held], _schema(final))
+        return Dataset(table.cast(features.arrow_schema), info=DatasetInfo(features=features))
 
     def _rewritten(self, kinds: dict[str, Kind], held: Any, final: dict[str, Kind]) -> Any:
         made: Iterator[pa.RecordBatch] = (_recast(batch, kinds, final) for batch in _batches(held))
@@ -172,7 +164,7 @@ class _Parts:
         fit, seen = [pa.int64(), pa.float64()], False
         for kinds, held in self.parts:
             for batch in _batches(held) if name in kinds else ():
-                filled = _filled(batch.column(name))
+                filled = pc.if_else(pc.equal(batch.column(name), ""), None, batch.column(name))
                 seen = seen or filled.null_count < len(filled)
                 fit = [kind for kind in fit if _casts(filled, kind)]
         return fit[0] if fit and seen else None
@@ -181,9 +173,9 @@ class _Parts:
 def _batches(held: Any) -> Iterator[pa.RecordBatch]:
     if isinstance(held, list):
         yield from held
-        return
-    with pa.memory_map(str(held)) as source:
-        yield from pa.ipc.open_stream(source)
+    else:
+        with pa.memory_map(str(held)) as source:
+            yield from pa.ipc.open_stream(source)
 
 
 def _typed(values: list[Any]) -> Any:
@@ -228,7 +220,7 @@ def _recast(batch: pa.RecordBatch, kinds: dict[str, Kind], final: dict[str, Kind
         elif kind == "written":
             columns.append(as_text(column.to_pylist()))
         else:
-            columns.append(_filled(column).cast(kind))
+            columns.append(pc.if_else(pc.equal(column, ""), None, column).cast(kind))
     return pa.record_batch(columns, _schema(final))
 
 
@@ -251,10 +243,6 @@ def _feature(kind: Kind) -> Any:
     if kind == "written":
         return Written()
     return List(Value("int64")) if kind == _IDS else Value(str(_held(kind)).replace("double", "float64"))
-
-
-def _filled(column: pa.Array) -> pa.Array:
-    return pc.if_else(pc.equal(column, ""), None, column)
 
 
 def _casts(column: pa.Array, kind: pa.DataType) -> bool:
@@ -291,6 +279,12 @@ def rewritten(part: Dataset, name: str, change: Callable[[Any], Any] = lambda va
 def values(rows: Dataset, name: str) -> pa.ChunkedArray:
     """A column as Arrow has it, in the order of the rows: without an object for each value."""
     return rows.select_columns([name]).with_format("arrow")[:].column(name)
+
+
+def numbered(column: Any) -> np.ndarray:
+    """[rows] the values of a column as numbers from 0 on, in the order in which they first come."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return whole.dictionary_encode().indices.to_numpy()
 
 
 def lengths(rows: Dataset, *names: str) -> np.ndarray:

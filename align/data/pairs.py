@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from align.data import text
+from align.data import arrow, text
 from align.run.errors import DataError
 
 
@@ -253,10 +253,7 @@ def weighed(groups: Any, weights: np.ndarray, how: str) -> np.ndarray:
     Args:
         groups: the prompt of each pair, as an array of Arrow.
     """
-    each = np.zeros(len(weights), np.int64)
-    if how == "prompt":
-        whole = groups.combine_chunks() if isinstance(groups, pa.ChunkedArray) else groups
-        each = whole.dictionary_encode().indices.to_numpy()
+    each = arrow.numbered(groups) if how == "prompt" else np.zeros(len(weights), np.int64)
     sums = np.bincount(each, weights)
     return weights * (len(weights) / len(sums) / sums[each])
 
@@ -284,15 +281,14 @@ def split_by_prompt(keys: Any, size: float, *, shuffle: Callable[[list], None]) 
     Raises:
         ValueError: where one side would be empty.
     """
-    prompts = pa.array(keys).dictionary_encode().indices.to_numpy()  # numbers, in the order in which they come
+    prompts = arrow.numbered(pa.array(keys))
     sizes = np.bincount(prompts).tolist()
     wanted = round(size * len(prompts)) if size < 1 else int(size)
     if len(sizes) < 2 or not 0 < wanted < len(prompts):
         raise ValueError(f"{len(prompts)} rows with {len(sizes)} prompts cannot give {wanted} rows to test on")
     order = list(range(len(sizes)))
     shuffle(order)
-    held: list[int] = []
-    count = 0
+    held, count = list[int](), 0
     for prompt in order[:-1]:
         if held and abs(count + sizes[prompt] - wanted) > abs(count - wanted):
             continue  # this prompt has too many rows; a smaller one may still fit

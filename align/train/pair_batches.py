@@ -24,7 +24,7 @@ class PromptSampler(Sampler[int]):
     """
 
     def __init__(self, groups: pa.Array, seed: int, epoch: Callable[[], int]):
-        prompts = groups.dictionary_encode().indices.to_numpy()  # numbers, in the order in which they come
+        prompts = arrow.numbered(groups)
         self.members = np.argsort(prompts, kind="stable")  # rows, those of one prompt together
         self.ends = np.cumsum(np.bincount(prompts))
         self.seed, self.epoch = seed, epoch
