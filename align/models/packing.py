@@ -27,13 +27,15 @@ class Packing:
 
     def __init__(self, widths: list[int], device: Any):
         self.count, self.width = len(widths), max(widths)
-        sizes = torch.tensor(widths)
-        self.starts = (sizes.cumsum(0) - sizes).to(device)  # [B]
-        self.rows = torch.repeat_interleave(torch.arange(len(widths)), sizes).to(device)  # [N]
-        self.positions = torch.arange(int(sizes.sum()), device=device) - self.starts[self.rows]  # [N], within its own
+        sizes = torch.tensor(widths)  # all is worked out on the CPU, so that no device is waited for
+        starts, rows = sizes.cumsum(0) - sizes, torch.repeat_interleave(torch.arange(len(widths)), sizes)
+        positions = torch.arange(len(rows)) - starts[rows]
+        self.starts = starts.to(device)  # [B]
+        self.rows = rows.to(device)  # [N]
+        self.positions = positions.to(device)  # [N], within its own
         self.places = self.rows * self.width + self.positions  # [N], in [B * W]
         self.ends = torch.nn.functional.pad(sizes.cumsum(0), (1, 0)).to(device=device, dtype=torch.int32)
-        self.groups = self._groups(widths)
+        self.groups = self._groups(widths, rows, positions, device)
 
     @classmethod
     def of(cls, positions: Tensor) -> Packing:
@@ -41,20 +43,20 @@ class Packing:
         starts = (positions[0] == 0).nonzero().view(-1)
         return cls(starts.diff(append=starts.new_tensor([positions.shape[1]])).tolist(), positions.device)
 
-    def _groups(self, widths: list[int]) -> list[Group]:
+    def _groups(self, widths: list[int], rows: Tensor, positions: Tensor, device: Any) -> list[Group]:
         """Sequences that are spread together: all, unless that were more padding than tokens; then those of a like
-        length, the shortest of a group at least half as long as its longest."""
-        whole = Group(self.count, self.width, None, self.places)
-        if self.count * self.width <= 2 * len(self.rows):
-            return [whole]
-        levels = torch.tensor([width.bit_length() for width in widths], device=self.rows.device)
+        length, the shortest of a group at least half as long as its longest. `rows` and `positions` are [N]."""
+        if self.count * self.width <= 2 * len(rows):
+            return [Group(self.count, self.width, None, self.places)]
+        levels = torch.tensor([width.bit_length() for width in widths])  # [B]
         found = []
-        for level in sorted({width.bit_length() for width in widths}):
+        for level in levels.unique().tolist():
             mine = levels == level  # [B]
-            tokens = mine[self.rows].nonzero().view(-1)
-            ranks = (mine.cumsum(0) - 1)[self.rows[tokens]]  # of a token's sequence in its group
+            tokens = mine[rows].nonzero().view(-1)  # [n]
+            ranks = (mine.cumsum(0) - 1)[rows[tokens]]  # [n], of a token's sequence in its group
             width = max(width for width in widths if width.bit_length() == level)
-            found.append(Group(int(mine.sum()), width, tokens, ranks * width + self.positions[tokens]))
+            places = ranks * width + positions[tokens]
+            found.append(Group(int(mine.sum()), width, tokens.to(device), places.to(device)))
         return found
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, attend: Callable[..., Tensor]) -> Tensor:

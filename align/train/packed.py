@@ -48,7 +48,8 @@ def problems(args: Any, model: Any) -> list[str]:
             "have layers that are no attention over the whole row, and would read on from one demonstration to another"
         )
     elif config._attn_implementation == "eager":
-        why = "run with eager attention here, which cannot keep packed demonstrations apart (sdpa can)"
+        return [f"packing: {kind} models run with eager attention here, which cannot keep packed demonstrations apart; "
+                "give --attn_implementation sdpa where they have it, or leave --packing out"]  # fmt: skip
     else:
         why = "have an attention of their own, which cannot keep packed demonstrations apart"
     return [f"packing: {kind} models {why}; leave --packing out"]
