@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 from datasets import Dataset
 
 from align.data import arrow
@@ -59,7 +60,9 @@ def read(files: list[Path], words: Collection[str]) -> Dataset:
         return make(None)
     # another file under the same name and date (rsync, cp -p, tar) differs in ctime
     known = [[str(file.resolve()), one.st_size, one.st_ctime_ns] for file, one in zip(files, told, strict=True)]
-    return arrow.opened(cached.kept(["read", known, sorted(words)], make))
+    folder = cached.kept(["read", known, sorted(words)], make)
+    pa.default_memory_pool().release_unused()  # before processes are forked, each of which would hold it too
+    return arrow.opened(folder)
 
 
 def rows_of(files: list[Path]) -> Iterator[dict[str, Any]]:
