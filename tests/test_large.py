@@ -122,7 +122,9 @@ def test_the_cache_knows_rows_options_tokenizer_and_code(tmp_path, cache, monkey
     assert len(made) == 3
     tokenizer = make_tokenizer()
     tokenizer.chat_template = tokenizer.chat_template.replace("User:", "Asked:")
-    prepare.rows(DataArguments(dataset_name=str(path), max_dropped=1, max_too_long=1), "sft", tokenizer, max_length=60, seed=0)
+    prepare.rows(
+        DataArguments(dataset_name=str(path), max_dropped=1, max_too_long=1), "sft", tokenizer, max_length=60, seed=0
+    )
     assert len(made) == 4
     monkeypatch.setattr(cached, "code", lambda: "changed")
     take(path)
