@@ -6,25 +6,29 @@ import ast
 import io
 import json
 import os
+import signal
 import sqlite3
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import WORDS, make_tokenizer
+from conftest import ROOT, WORDS, make_checkpoint, make_tokenizer
 from test_house import MODULES, short, tree_of
+from trl import SFTConfig
 
-from align.data import chat
+from align.data import chat, folders
 from align.data.chat import bounds
 from align.evaluate import held_out
 from align.judge.cache import Cache
 from align.label.exchange import imports
 from align.label.store import source
 from align.label.store.store import Store
-from align.models import adapters
+from align.models import adapters, checkpoints
 from align.run import gates, lineage, record
 from align.run.errors import ConfigError, DataError, RunError
+from align.run.parse import parse
 from align.run.received import files, outside, permission, screen
 
 CONVERSATION = "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
@@ -227,6 +231,15 @@ def test_a_template_without_an_end_is_stopped(monkeypatch, template):
     assert time.monotonic() - began < 20
 
 
+def test_values_that_take_for_ever_to_compare_end_the_process():
+    """No alarm reaches Python within one comparison, nor does Ctrl-C; the system ends what takes so long."""
+    grow = "{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}"
+    template = "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}" + grow + "{% endfor %}{{ n.x == n.y }}"
+    code = f"from align.data.chat import bounds, templates; bounds.KILLED = 1; import jinja2\nwith bounds.bounded({template!r}): jinja2.Template({template!r}).render()"  # fmt: skip
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120)
+    assert ended.returncode == -signal.SIGPROF
+
+
 def test_a_template_that_begins_well_is_stopped_as_well(monkeypatch):
     """It renders what it is asked at first, and goes on for ever where a row has a certain word."""
     monkeypatch.setattr(bounds, "SECONDS", 0.5)
@@ -309,3 +322,69 @@ def test_what_a_record_was_trained_on_is_read_and_never_asked_for(tmp_path, monk
         (tmp_path / "run.json").write_text(json.dumps(run | {"config": wrong}))
         (sets, unknown) = held_out.trained_on([str(tmp_path)], {})
         assert not sets and "record that cannot be read" in unknown[0], wrong
+
+
+BOMBS = {
+    "parts": "[{split: x, path: *a}, {split: x, path: *a}]", "names": "[*a, *a]", "merges": "{<<: [*a, *a]}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", BOMBS.values(), ids=BOMBS)
+def test_a_card_whose_aliases_multiply_ends_in_a_sentence(tmp_path, line):
+    """Sixty lines that have more parts than memory has bytes; a card that says one thing twice by an alias is read."""
+    first = "a0: &a0 " + ("{x: y}" if "<<" in line else "[{split: train, path: a.jsonl}]")
+    lines = [f"a{n}: &a{n} {line.replace('*a', f'*a{n - 1}')}" for n in range(1, 60)]
+    card = tmp_path / "README.md"
+    card.write_text("\n".join(["---", first, *lines, "configs: [{config_name: *a59, data_files: *a59}]", "---", ""]))
+    with pytest.raises(DataError, match="aliases|merges"):
+        folders.card(tmp_path, None)
+    card.write_text("---\nn: &n a.jsonl\nconfigs: [{config_name: a, data_files: *n}]\n---\n")
+    (tmp_path / "a.jsonl").write_text("{}")
+    assert folders.card(tmp_path, None) == {"train": [tmp_path / "a.jsonl"]}
+
+
+@pytest.mark.parametrize("where", ["additional_chat_templates", "additional_chat_templates/tool.jinja", "a.tiktoken"])
+def test_no_text_of_a_checkpoint_is_a_link_out_of_it(tmp_path, where):
+    """Templates beside the first one are read, and written beside a child."""
+    outside_of_it = tmp_path / "mine"
+    outside_of_it.mkdir()
+    link = tmp_path / "got" / where
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside_of_it)
+    with pytest.raises(DataError, match="leads out of"):
+        outside.check_texts(tmp_path / "got")
+
+
+def test_an_adapters_base_is_looked_at_as_well(tmp_path):
+    """It is a folder of whoever sent the adapter, and its tokenizer is the child's."""
+    base = make_checkpoint(tmp_path / "got/base")
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(base)}
+    (tmp_path / "got/adapter_config.json").write_text(json.dumps(settings))
+    (tmp_path / "got/adapter_model.safetensors").write_text("")
+    (tmp_path / "mine").write_text("mine")
+    (base / "vocab.txt").symlink_to(tmp_path / "mine")
+    with pytest.raises(DataError, match="vocab.txt leads out of"):
+        checkpoints.check(str(tmp_path / "got"))
+
+
+def test_a_checkpoint_that_lies_about_itself_ends_in_a_sentence(tmp_path):
+    """Attention that is code from the hub; ends of an answer that are no tokens; weights whose header is none."""
+    folder = make_checkpoint(tmp_path / "a")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "evil/attention"}))
+    with pytest.raises(ConfigError, match="evil/attention.*is code"):
+        checkpoints.check(str(folder))
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = checkpoints.load_tokenizer(str(folder))
+    (folder / "model.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(ConfigError, match="a cannot be loaded: .*header"):
+        checkpoints.load_trained(str(folder), tokenizer)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [*range(10_000)]}))
+    with pytest.raises(ConfigError, match="ids of no token"):
+        checkpoints.load_tokenizer(str(folder))
+
+
+def test_a_key_of_the_hub_is_not_taken_from_a_command_that_is_recorded():
+    """`run.json` holds the command, and is pushed with the model."""
+    with pytest.raises(ConfigError, match="hub_token cannot be set: .*HF_TOKEN"):
+        parse(SFTConfig, nano=None, argv=["--output_dir", "a", "--hub_token", "hf_secret"])

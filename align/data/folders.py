@@ -31,6 +31,7 @@ SPLITS = {
 _SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*")
 # What lies beside rows and is none: the card, the terms, what `datasets` and our runs write about them
 _BESIDE = {"readme", "license", "licence", "notice", "citation", "changelog", "guidelines"}
+PARTS = 100_000  # of what a card says of its configurations: names of files
 _ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "run.json"}
 
 
@@ -177,13 +178,27 @@ def _configs(file: Path) -> list[dict[str, Any]]:
         return []
     try:
         head = re.match(r"---\s*\n(.*?)\n---", files.text(file), re.S)
+        if head and re.search(r"<<\s*:", head[1]):  # each merge may double what the one before it made
+            raise DataError(f"{file}: its head merges mappings (<<:), and no card needs to; write them out")
         known = ((yaml.safe_load(head[1]) or {}).get("configs") if head else None) or []
+        if _parts(known) >= PARTS:
+            raise DataError(f"{file}: its configurations have over {PARTS:,} parts, by aliases of aliases; write less")
         asked = [one[key] for one in known for key in ("data_files", "data_dir") if one.get(key)]
     except (yaml.YAMLError, AttributeError, TypeError, RecursionError, RunError) as error:
         raise DataError(f"{file}: what stands between its first two lines of --- is not YAML of a card") from error
     if not all(map(names, asked)):
         raise DataError(f"{file}: data_files are names, or {{split, path}}, and data_dir is a name")
     return known
+
+
+def _parts(value: Any) -> int:
+    """How many parts a value has, up to `PARTS`: by aliases of aliases a few lines have more than there are atoms."""
+    waiting, found = [value], 0
+    while waiting and found < PARTS:
+        one = waiting.pop()
+        found += 1
+        waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+    return found
 
 
 @functools.cache

@@ -41,10 +41,10 @@ def check(path: str, *, reward_model: bool = False, revision: str = "main") -> N
         adapters.check(path, adapter)
     elif folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(f"{path} holds no model (neither config.json nor adapter_config.json)")
-    if folder.is_dir():
-        outside.check_texts(folder)
-    heads.check_dtype(path, _settings(str(folder), "config.json", revision))
     owner = Path(tokenizer_source(path, revision)[0])
+    for place in (folder, owner, Path(adapters.whole_below(path, revision)[0])):
+        outside.check_texts(place)
+    heads.check_settings(path, _settings(str(folder), "config.json", revision))
     if owner.is_dir() and not any((owner / name).is_file() for name in TOKENIZER_FILES):
         raise ConfigError(
             f"{path} holds a model without a tokenizer; save one there: tokenizer.save_pretrained({path!r})"

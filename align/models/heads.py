@@ -47,10 +47,15 @@ def file_of(source: str, name: str, revision: str) -> Path | None:
     return None if found is None else Path(found)
 
 
-def check_dtype(path: str, settings: dict[str, Any]) -> None:
-    """Stop at a checkpoint whose config.json names a dtype that torch has not: nothing can read that config."""
+def check_settings(path: str, settings: dict[str, Any]) -> None:
+    """Stop at a checkpoint whose config.json names a dtype that torch has not (nothing can read that config), or
+    attention that is to be fetched from the hub: that is code, and whoever made the checkpoint chose it."""
     import torch
 
+    if (named := settings.get("attn_implementation")) and "/" in str(named):
+        raise ConfigError(
+            f"{path}: its config.json has attention fetched from the hub ({named}), which is code; take it out there"
+        )
     dtype = settings.get("dtype") or settings.get("torch_dtype")
     if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ConfigError(f"{path}: its config.json has the dtype {dtype!r}, which torch has not; write float32 there")

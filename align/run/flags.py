@@ -21,6 +21,7 @@ REFUSED = {
     "auto_find_batch_size": "it would change the recipe unseen; lower --per_device_train_batch_size",
     "stop_token": "the stop token is read off the chat template",
     "stop_token_id": "the stop token is read off the chat template",
+    "hub_token": "it would be kept in run.json, which is pushed as well; give it as HF_TOKEN, or once: hf auth login",
     "sft_model_path": "use --model_name_or_path",
     "ignore_data_skip": "a resumed run must see the rows that it has not seen yet",
     "deepspeed": "launch with accelerate_configs/zero2.yaml (or zero1, zero3)",

@@ -18,6 +18,7 @@ from typing import Any
 from align.run.errors import ConfigError
 
 SECONDS = 10.0  # of one conversation; templates take less than a thousandth of one
+KILLED = 60.0  # seconds of the processor: two values that are compared hold Python up, and the system ends the process
 BYTES = 1 << 30  # beyond what the process holds when a template begins
 LOOK = 0.25  # seconds of the processor after which a template that is still at it is looked at, and again
 FIRST = 32  # of a template's conversations in a process: so many cannot even ask for more memory at once
@@ -45,6 +46,7 @@ def bounded(template: str) -> Iterator[None]:
     _own_alarm()
     _begun = (time.monotonic(), -1)
     signal.setitimer(signal.ITIMER_VIRTUAL, LOOK, LOOK)
+    signal.setitimer(signal.ITIMER_PROF, KILLED)
     first = _seen.get(template, 0) < FIRST
     limits = _less_memory() if first else None
     try:
@@ -54,6 +56,7 @@ def bounded(template: str) -> Iterator[None]:
     finally:
         _begun = None
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         if limits is not None:
             _set(limits)
         if first:

@@ -211,4 +211,8 @@ def _give_pad(tokenizer: Any, stops: set[int]) -> None:
         tokenizer.pad_token = spare
     else:  # really added: naming a token that is not there would give the id of the unknown one, GPT-2's EOS
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-    assert tokenizer.pad_token_id not in stops, (tokenizer.pad_token, stops)
+    if tokenizer.pad_token_id in stops:  # where it was added: of ids that no token has, one is its own
+        raise TemplateError(
+            "generation_config.json or config.json names ids of no token as ends of an answer (eos_token_id), and so "
+            "the pad token's; leave there what its tokenizer has"
+        )

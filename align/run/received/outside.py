@@ -16,7 +16,8 @@ from typing import Any
 from align.run.errors import DataError, RunError
 from align.run.received import files
 
-TEXTS = ("*.json", "*.jinja", "*.txt", "*.model")  # of a checkpoint: what is read as text, or written beside a child
+# Of a checkpoint: what is read as text, or written beside a child
+TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*templates", "*templates/*.jinja")
 
 
 def check_inside(folder: Path, found: Iterable[Path]) -> None:

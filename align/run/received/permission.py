@@ -45,11 +45,12 @@ def loading(what: str) -> Iterator[None]:
         ConfigError: with `what`, and the first line of what was raised.
     """
     from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
 
     try:
         yield
     except Exception as error:  # `tokenizers` raises that very class
-        kinds = (OSError, *FOREIGN, pickle.UnpicklingError, StrictDataclassError)
+        kinds = (OSError, *FOREIGN, pickle.UnpicklingError, StrictDataclassError, SafetensorError)
         ours = Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(HERE)
         gpu = type(error).__name__ == "OutOfMemoryError"
         if ours or gpu or not (isinstance(error, kinds) or type(error) is Exception):
