@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import os
+import pickle
 import signal
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ from conftest import ROOT, WORDS, make_checkpoint, make_tokenizer
 from test_house import MODULES, short, tree_of
 from trl import SFTConfig
 
+from align.clean.review.queue import Queue
 from align.data import chat, folders
 from align.data.chat import bounds
 from align.evaluate import held_out
@@ -26,7 +28,7 @@ from align.label.exchange import imports
 from align.label.store import source
 from align.label.store.store import Store
 from align.models import adapters, checkpoints
-from align.run import gates, lineage, record
+from align.run import gates, launch, lineage, record
 from align.run.errors import ConfigError, DataError, RunError
 from align.run.parse import parse
 from align.run.received import files, outside, permission, screen
@@ -388,3 +390,25 @@ def test_a_key_of_the_hub_is_not_taken_from_a_command_that_is_recorded():
     """`run.json` holds the command, and is pushed with the model."""
     with pytest.raises(ConfigError, match="hub_token cannot be set: .*HF_TOKEN"):
         parse(SFTConfig, nano=None, argv=["--output_dir", "a", "--hub_token", "hf_secret"])
+
+
+ODD = {"spans": [[0, 1e999]], "beside": {"id": "a", "source": "b", "text": ["x"]}, "text": 5, "id": ["a"]}
+
+
+@pytest.mark.parametrize("key", ODD)
+def test_a_row_of_a_review_queue_is_looked_at_before_it_is_shown(tmp_path, key):
+    row = {"id": "a", "source": "b", "rule": "c", "why": "unsure", "text": "words"}
+    (tmp_path / "review").mkdir()
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": "clean", "status": "complete"}))
+    (tmp_path / "review/queue.jsonl").write_text(json.dumps(row | {key: ODD[key]}) + "\n")
+    with pytest.raises(RunError, match="line 1 is no row of a review queue"):
+        Queue(str(tmp_path))
+
+
+def test_a_saved_state_that_is_more_than_weights_ends_in_a_sentence(capsys):
+    def resume():
+        raise pickle.UnpicklingError("Weights only load failed")
+
+    with pytest.raises(SystemExit):
+        launch.run(resume)
+    assert "none of it was run" in capsys.readouterr().err

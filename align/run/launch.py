@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -168,7 +169,7 @@ def run(main: Callable[[], None], *, again: str = "") -> None:
     screen.guard()
     try:
         main()
-    except (ConfigError, RunError, OSError, SafetensorError) as error:
+    except (ConfigError, RunError, OSError, SafetensorError, pickle.UnpicklingError) as error:
         if int(os.environ.get("RANK", "0")) == 0 or isinstance(error, OneProcess):
             print(f"\nerror: {_told(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
@@ -184,6 +185,11 @@ def _told(error: Exception) -> str:
     """What a recipe ends with. Where a disk may be the cause, what to do about it; any other file's name and fault."""
     from safetensors import SafetensorError
 
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "a saved state of the run is a pickle that holds more than weights, and none of it was run; a new run can "
+            "begin from the checkpoint's weights: --model_name_or_path"
+        )
     if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno in DISK):
         return f"{error} (a file could not be written or read: free space there, or name another --output_dir)"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:

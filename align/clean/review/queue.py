@@ -101,11 +101,13 @@ class Queue:
             for number, line in enumerate(stream, 1):
                 try:
                     row = files.parsed(line)
-                    text = row.pop("text")
-                    row.pop("beside", None)
+                    text, beside = row.pop("text"), row.pop("beside", None)
+                    merge(row.get("spans") or (), len(f"{text:s}"))  # whoever sent the run wrote them
+                    if beside and not all(isinstance(beside[key], str) for key in ("id", "source", "text")):
+                        raise TypeError("what is beside it is no document")
                     row.update(length=len(text), rule=str(row.get("rule") or ""), why=str(row["why"]), _at=(file, at))
                     self.documents.setdefault(f"{row['id']:s}", []).append(row)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
                     raise RunError(
                         f"{file}, line {number} is no row of a review queue ({error!r}); clean again"
                     ) from error
