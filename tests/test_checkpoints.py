@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from importlib.resources import files
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +22,7 @@ from transformers import (
 )
 from trl import ModelConfig
 
+from align.data import splits
 from align.models import adapters, checkpoints, generate
 from align.ppo import assemble, roles
 from align.run.errors import ConfigError, RunError
@@ -535,7 +535,7 @@ def test_more_than_an_encoder_can_read_is_refused(tmp_path, kind, room):
     own = checkpoints.load_tokenizer(str(tmp_path / "rm"))
     scorer = checkpoints.load_trained(str(tmp_path / "rm"), own, reward_model=True)
     assert generate.scores(scorer, [[5] * room], pad_id=0).isfinite().all()
-    rows = SimpleNamespace(train=Dataset.from_dict({"input_ids": [[5] * (room + 1)]}), test=None)
+    rows = splits.Splits(Dataset.from_dict({"input_ids": [[5] * (room + 1)]}), None, {})
     assert f"give --max_length {room} " in preflight._room(scorer.config, rows, 0)[0]
     with pytest.raises(RunError, match=f"has {room + 1} tokens, and the reward model .*rm reads {room}"):
         generate.scores(scorer, [[5] * (room + 1), [5]], pad_id=0)

@@ -320,6 +320,7 @@ def chain(tmp_path):
         take=[],
         temperature=1.0,
         output_dir=str(tmp_path),
+        trust_remote_code=False,
     )
     return SimpleNamespace(args=args, parent=parent, prompts=DataArguments(dataset_name=prompts), tmp=tmp_path)
 
@@ -426,7 +427,7 @@ def test_tables_verdict_and_notes_name_the_loss(tmp_path):
     assert "DPO + SFT: 3 of 3 runs win" in " ".join(said.sentences)
     found = ComparisonResults(title="x", verdict=said, settings=tuple(map(fake_result, made)))
     assert "| DPO + SFT, beta 0.1 |" in page.markdown(found).replace("\\", "") and "DPO + SFT, beta" in page.html(found)
-    args = SimpleNamespace(reward_model_path=None, jobs=1)
+    args = SimpleNamespace(reward_model_path=None, jobs=1, trust_remote_code=False)
     notes = " ".join(program._notes(args, [arm for setting in made for arm in setting.arms]))
     assert "DPO + SFT is not plain DPO" in notes and "sigmoid (weight 1), sft (weight 1)" in notes
     assert notes.count("not plain") == 1

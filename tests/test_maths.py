@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 from conftest import make_checkpoint
+from datasets import Dataset
 
 from align import stats
 from align.models import generate
@@ -61,7 +62,7 @@ def test_wilson_interval():
 
 def test_length_baseline_learns_its_direction_from_the_training_pairs():
     def rows(*lengths):
-        return [{"chosen_ids": [0] * a, "rejected_ids": [0] * b} for a, b in lengths]
+        return Dataset.from_list([{"chosen_ids": [0] * a, "rejected_ids": [0] * b} for a, b in lengths])
 
     assert reward.length_baseline(rows((1, 2), (1, 3)), rows((1, 2), (2, 1), (2, 2))) == 0.5
     assert reward.length_baseline(rows((3, 2)), rows((1, 2), (2, 1), (5, 1), (2, 1))) == 0.75

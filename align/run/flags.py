@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from collections import Counter
+from dataclasses import fields
 from typing import Any
 
 # Fields of TRL's and transformers' own classes that our recipes decide, and what to do instead of setting them.
@@ -60,6 +62,8 @@ class Flags:
         from trl import TrlParser
 
         # `dataset_num_proc` is in TRL's configs as well as in our DataArguments: it is one flag, and fills both
+        names = Counter(field.name for one in classes for field in fields(one))
+        assert {name for name, count in names.items() if count > 1} <= {"dataset_num_proc"}, names
         self.parser = TrlParser(
             classes, allow_abbrev=False, formatter_class=argparse.HelpFormatter, conflict_handler="resolve"
         )
