@@ -8,10 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import datasets
+import psutil
 import pytest
 from conftest import ROOT, WORDS, make_tokenizer, pairs, write_rows
 
@@ -19,7 +21,7 @@ from align.data import arrow, lines, prepare
 from align.data.large import cached, mapped, pace
 from align.data.overlap import prompts
 from align.run.arguments import DataArguments, PairArguments
-from align.run.errors import DataError
+from align.run.errors import ConfigError, DataError
 from align.train import pretrain
 
 
@@ -216,6 +218,30 @@ def test_what_a_killed_program_left_is_not_used_and_is_cleaned_away(tmp_path):
     assert runs[0].stdout.split()[:2] == runs[1].stdout.split()[:2] and runs[0].stdout.startswith("5900 ")
 
 
+@pytest.mark.parametrize("ends", ["interrupted", "killed"])
+def test_what_ends_the_processes_is_told_as_it_was(ends, tmp_path, cache, monkeypatch):
+    """`datasets` raises its own TimeoutError over it, where a process is in the middle of a batch."""
+    real = mapped.encode
+    monkeypatch.setattr(mapped, "encode", lambda *args, **named: time.sleep(0.3) or real(*args, **named))
+    path = write_rows(tmp_path / "x.jsonl", chats(200))
+
+    def end() -> None:
+        while not list(cache.glob("*.part/*.digests")):
+            time.sleep(0.02)
+        if ends == "interrupted":
+            return os.kill(os.getpid(), signal.SIGINT)
+        workers = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+        min(workers, key=psutil.Process.create_time).kill()  # the last one only passes on what the others made
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    kind, said = (KeyboardInterrupt, "") if ends == "interrupted" else (DataError, "--dataset_num_proc 1")
+    with pytest.raises(kind) as caught:
+        take(path, processes=2)
+    thread.join()
+    assert said in str(caught.value) and not list(cache.glob("*.part"))
+
+
 def test_a_full_disk_ends_in_a_sentence_and_leaves_nothing(cache):
     def make(folder: Path) -> None:
         (folder / "half").write_text("x")
@@ -224,6 +250,47 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_nothing(cache):
     with pytest.raises(DataError, match=r"align: No space left on device, and prepared rows go there; free space, or"):
         cached.kept(["x"], make)
     assert not list(cache.iterdir())
+
+
+def test_a_cache_that_may_only_be_read_is_read(cache, monkeypatch):
+    def refused(*_args, **_named):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    made = cached.kept(["x"], lambda folder: (folder / "x").write_text("x"))
+    monkeypatch.setattr(Path, "touch", refused)
+    assert cached.kept(["x"], lambda folder: pytest.fail("it is there")) == made
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(DataError, match=r"align: Permission denied, and prepared rows go there; .*HF_DATASETS_CACHE="):
+        cached.kept(["y"], lambda folder: None)
+
+
+def test_token_ids_become_arrow_without_a_data_set_in_between(monkeypatch):
+    monkeypatch.setattr(mapped, "Dataset", None)
+    ids = mapped._features("sft", datasets.Features(), None)["input_ids"]
+    assert mapped._column([[1, 2], None], ids).to_pylist() == [[1, 2], None]
+
+
+def test_a_tokenizer_in_python_alone_ends_in_a_sentence(tmp_path, cache):
+    from transformers import ByT5Tokenizer
+
+    slow = ByT5Tokenizer()
+    slow.chat_template = make_tokenizer().chat_template
+    for rows in (3, 40):  # in memory, and through files
+        path = write_rows(tmp_path / f"{rows}.jsonl", chats(rows))
+        with pytest.raises(ConfigError, match=r"^ByT5Tokenizer is a tokenizer in Python alone"):
+            prepare.rows(DataArguments(dataset_name=str(path)), "sft", slow, max_length=60, seed=0)
+
+
+def test_how_special_tokens_in_texts_are_read_is_part_of_the_key():
+    tokenizer = make_tokenizer()
+    before = cached.tokens(tokenizer)
+    tokenizer.split_special_tokens = not tokenizer.split_special_tokens
+    assert cached.tokens(tokenizer) != before
+
+
+@pytest.mark.parametrize("values", [[2**53 + 1, 0.5], [2**70, 0.5], [2**70, 1], [[2**70], [1]]])
+def test_whole_numbers_that_no_column_of_numbers_holds_stay_as_written(values):
+    assert [row["n"] for row in arrow.of_rows({"n": value} for value in values)] == values
 
 
 def test_entries_that_nobody_reads_go(cache, monkeypatch):

@@ -16,6 +16,7 @@ from trl import ModelConfig, SFTConfig
 from align.models import adapters, checkpoints, weights
 from align.run import device
 from align.run.arguments import BatchArguments, DataArguments
+from align.run.errors import ConfigError
 from align.run.parse import parse
 
 FAST, SLOW, CLOSE = device.Rates(80, 200), device.Rates(80, 0.5), device.Rates(80, 100)
@@ -119,6 +120,37 @@ def test_the_margin_and_the_smallest_model(machine, monkeypatch):
 def test_what_the_user_says_holds(machine, flags, expected):
     machine(FAST)
     assert read(*LORA, *flags) == expected
+
+
+@pytest.mark.parametrize(
+    ("launcher", "flags", "expected"),
+    [
+        ("bf16", ["--bf16", "false"], False),
+        ("bf16", [], True),
+        ("fp16", ["--bf16", "true"], True),
+        ("no", [], False),
+    ],
+)
+def test_a_launchers_precision_is_recorded_and_holds_only_where_the_recipe_was_told_none(
+    machine, monkeypatch, launcher, flags, expected
+):
+    machine(SLOW)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
+    assert read(*flags)[0] is expected  # and `mixed_precision`, by which the trainer goes, says the same
+
+
+def test_half_precision_leaves_no_default_that_contradicts_it(monkeypatch):
+    monkeypatch.setattr(device, "has_gpu", lambda: True)
+    assert device.defaults(["bf16"], {"fp16": True}) == {"bf16": False}
+    assert device.defaults(["bf16"], {}) == {"bf16": True}
+
+
+@pytest.mark.parametrize("told", ["80", "fast", "80 200 3"])
+def test_rates_in_the_environment_that_are_none_end_in_a_sentence(machine, monkeypatch, told):
+    machine(FAST)
+    monkeypatch.setenv(device.RATES, told)
+    with pytest.raises(ConfigError, match=f"ALIGN_MATRIX_GFLOPS='{told}': expected two numbers"):
+        read()
 
 
 @pytest.mark.parametrize("flags", [["--bf16", "true"], ["--dtype", "bfloat16", *LORA]])
@@ -305,6 +337,23 @@ def test_a_small_change_is_not_rounded_away(bias):
     assert moved() < 2.0**-13
     weights.round_once(model)
     assert moved() == pytest.approx(2.0**-12, rel=0.2)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_policy_that_has_learnt_nothing_is_its_reference_to_the_bit(bias):
+    """The reference is the same layers with the change switched off; a bias has to be added to both in one way."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = get_peft_model(
+        torch.nn.Sequential(torch.nn.Linear(64, 256, bias=bias)), LoraConfig(r=4, target_modules=["0"])
+    )
+    weights.round_once(model)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for hidden in (torch.randn(16, 64), torch.randn(3, 5, 64)):
+            policy = model(hidden)
+            with model.disable_adapter():
+                assert torch.equal(policy, model(hidden))
 
 
 @pytest.mark.parametrize("use_rslora", [False, True])

@@ -189,7 +189,7 @@ def _typed(values: list[Any]) -> Any:
     if kind is not None:
         try:
             return pa.array(values, kind)
-        except OverflowError:  # a whole number beyond 64 bits
+        except (OverflowError, pa.ArrowInvalid):  # whole numbers beyond 64 bits, or beside fractions beyond 53
             pass
     return (as_text(values),)
 

@@ -114,9 +114,11 @@ def _accumulate(layer: Any, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> 
     """x W^T + s (x A^T) B^T with one rounding, [..., in] to [..., out]; by PEFT where more is asked for."""
     names = layer.active_adapters
     plain = len(names) == 1 and names[0] in layer.lora_A and names[0] not in layer.lora_variant
-    quiet = layer.disable_adapters or layer.merged or args or kwargs
-    if quiet or not plain or hidden.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+    other = layer.merged or args or kwargs
+    if other or not plain or hidden.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return type(layer).forward(layer, hidden, *args, **kwargs)
+    if layer.disable_adapters:  # the reference: what the policy is, to the bit, before it has learnt anything
+        return _with_bias(torch.nn.functional.linear(hidden, layer.base_layer.weight), layer.base_layer)
     name = names[0]
     inner = layer.lora_A[name](layer.lora_dropout[name](hidden))
     return accumulated(layer.base_layer, hidden, layer.lora_B[name](inner) * layer.scaling[name])
@@ -125,6 +127,10 @@ def _accumulate(layer: Any, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> 
 def accumulated(base: torch.nn.Linear, hidden: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
     """A linear layer's output for `hidden` [..., in] on top of `change` [..., out], rounded once."""
     whole = torch.addmm(change.flatten(0, -2), hidden.flatten(0, -2), base.weight.T).view(change.shape)
+    return _with_bias(whole, base)
+
+
+def _with_bias(whole: torch.Tensor, base: torch.nn.Linear) -> torch.Tensor:
     return whole if base.bias is None else whole + base.bias.to(whole.dtype)
 
 

@@ -6,7 +6,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
+from collections.abc import Collection
 from typing import Any, NamedTuple
+
+from align.run.errors import ConfigError
 
 # What accelerate and torchrun leave in the environment of the processes that they start
 LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
@@ -109,11 +112,21 @@ def rates() -> Rates:
 
     if not _measured:
         told = os.environ.get(RATES)
-        found = [Rates(*map(float, told.split())) if told else measure()]
+        found = [_read(told) if told else measure()]
         if dist.is_available() and dist.is_initialized():
             dist.broadcast_object_list(found)
         _measured.append(Rates(*found[0]))
     return _measured[0]
+
+
+def _read(told: str) -> Rates:
+    try:
+        return Rates(*map(float, told.split()))
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"{RATES}={told!r}: expected two numbers, GFLOP/s of a core in fp32 and in bf16 ('80 200'); write them so, "
+            "or unset it, and they are measured"
+        ) from None
 
 
 def hand_down(known: Rates | None = None) -> None:
@@ -135,11 +148,23 @@ def bf16_pays(parameters: int | None) -> bool:
     return (parameters or 0) >= FROM and rates().bf16_pays
 
 
+def launched(known: Collection[str], given: dict[str, Any]) -> dict[str, Any]:
+    """The precision that a launcher was told (`mixed_precision`), where the recipe was told none.
+
+    The launcher's would hold below any `--bf16 false`, unrecorded; from here on the recipe's settings alone decide.
+    """
+    told = os.environ.get(LAUNCHED[0])
+    if told not in ("bf16", "fp16") or told not in known:
+        return {}
+    os.environ[LAUNCHED[0]] = "no"
+    return {} if {"bf16", "fp16"} & set(given) else {told: True}
+
+
 def defaults(known: list[str], given: dict[str, Any]) -> dict[str, Any]:
     """Defaults that depend on the machine. TRL's own (bf16, checkpointing) are for GPUs: on a CPU checkpointing costs
     a fifth of the speed to save memory that it has, and `precision` decides on bf16 once the model is known."""
     gpu = has_gpu()
-    values: dict[str, Any] = {"bf16": gpu, "gradient_checkpointing": gpu, "use_cpu": not gpu}
+    values: dict[str, Any] = {"bf16": gpu and not given.get("fp16"), "gradient_checkpointing": gpu, "use_cpu": not gpu}
     if gpu and given.get("use_peft"):
         values["dtype"] = "bfloat16"  # frozen weights need no fp32 master copy
     return {key: value for key, value in values.items() if key in known and key not in given}

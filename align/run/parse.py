@@ -147,6 +147,7 @@ def parse(
         broken |= set(raw) - set(typed)
         problems += [f"{problem} ({where})" for problem in found]
     given |= resumed.kept(given, flags.known)
+    given |= device.launched(flags.known, given)
     values = {**(defaults or {}), **((lora_defaults or {}) if given.get("use_peft") else {}), **given}
     if {"bf16", "dtype"} & set(flags.known):  # a program without a model is spared loading torch, a second and 300 MB
         values = {**device.defaults(flags.known, given), **values}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from align.data.chat.templates import TemplateError
+from align.run.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Tokens:
 
     def end(self, at: int) -> int:
         """How many characters of the text there are up to the end of a token. Seldom asked for, so only then found."""
-        return self.tokenizer.backend_tokenizer.encode(self.text, add_special_tokens=False).token_to_chars(at)[1]
+        return backend(self.tokenizer).encode(self.text, add_special_tokens=False).token_to_chars(at)[1]
 
 
 T = TypeVar("T")
@@ -65,7 +66,21 @@ def alone(tokenizer: Any, steps: Steps[T]) -> T:
     return found
 
 
+def backend(tokenizer: Any) -> Any:
+    """What a fast tokenizer runs on.
+
+    Raises:
+        ConfigError: for one that is written in Python.
+    """
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"{type(tokenizer).__name__} is a tokenizer in Python alone, and rows are read by fast ones; give a "
+            "checkpoint whose tokenizer has a tokenizer.json"
+        )
+    return tokenizer.backend_tokenizer
+
+
 def _tokens(tokenizer: Any, texts: list[str]) -> list[Tokens]:
     tokenizer("", add_special_tokens=False)  # so that it neither pads nor cuts, whatever it was used for before
-    made = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)  # without places in the text
+    made = backend(tokenizer).encode_batch_fast(texts, add_special_tokens=False)  # without places in the text
     return [Tokens(one.ids, text, tokenizer) for one, text in zip(made, texts, strict=True)]

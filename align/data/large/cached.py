@@ -8,6 +8,7 @@ holds what other code would make.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from align.data.chat import batches
 from align.run import launch, lineage
 from align.run.errors import DataError
 
@@ -51,13 +53,14 @@ def kept(parts: Any, make: Callable[[Path], Any]) -> Path:
         parts: all that it depends on but for the code, as JSON.
 
     Raises:
-        DataError: where the disk is full.
+        DataError: where the disk is full, or the folder is not one to write to.
     """
     entry = root() / lineage.digest([parts, code()])[:32]
     with _first():
         if not _is_whole(entry):
             _make(entry, make)
-        (entry / DONE).touch()  # read now
+        with contextlib.suppress(OSError):  # a cache that others keep may only be read
+            (entry / DONE).touch()  # read now
     return entry
 
 
@@ -85,11 +88,11 @@ def _make(entry: Path, make: Callable[[Path], Any]) -> None:
             part.rename(entry)
         assert _is_whole(entry), entry
     except OSError as error:
-        if error.errno not in launch.DISK:
+        if error.errno not in (*launch.DISK, errno.EACCES, errno.EPERM):
             raise
         raise DataError(
-            f"{root()}: {error.strerror or error}, and prepared rows go there; free space, or name a folder on another "
-            "disk: HF_DATASETS_CACHE=/large/cache"
+            f"{root()}: {error.strerror or error}, and prepared rows go there; free space, or name a folder elsewhere "
+            "that you may write to: HF_DATASETS_CACHE=/large/cache"
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -154,7 +157,8 @@ def tokens(tokenizer: Any) -> str:
     if tokenizer is None:
         return ""
     return lineage.digest([
-        type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template,
+        type(tokenizer).__name__, batches.backend(tokenizer).to_str(), tokenizer.chat_template,
+        getattr(tokenizer, "split_special_tokens", False),
         {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         sorted((number, str(token), token.special) for number, token in tokenizer.added_tokens_decoder.items()),
     ])  # fmt: skip

@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import multiprocess
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, List, Value
 
@@ -81,7 +82,7 @@ def _map(worker: _Worker, rows: Dataset, folder: Path, processes: int, source: s
     """Fill a folder with what `arrow.opened` reads and an account of it."""
     worker.folder = folder
     several = processes if processes > 1 else None
-    with pace.told(f"preparing {source}", len(rows), lambda: _size(folder) // DIGEST):
+    with pace.told(f"preparing {source}", len(rows), lambda: _size(folder) // DIGEST), causes():
         rows.map(
             worker, batched=True, batch_size=BATCH, with_indices=True, with_rank=True, num_proc=several,
             remove_columns=rows.column_names, features=worker.features, writer_batch_size=BATCH,
@@ -102,6 +103,31 @@ def _map(worker: _Worker, rows: Dataset, folder: Path, processes: int, source: s
     account.fingerprint = digest.hexdigest()
     arrow.keep_features(folder, worker.features)
     (folder / "account.json").write_text(json.dumps(plain(account)))
+
+
+def leave_interrupts(rank: int | None) -> None:
+    """In a process of `datasets.map`: Ctrl-C is the main process's to tell."""
+    if rank is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def causes() -> Iterator[None]:
+    """Raise what ended `datasets.map`: while it ends it waits for its processes, and tells that this took too long."""
+    try:
+        yield
+    except (RuntimeError, multiprocess.TimeoutError) as error:
+        chain: list[BaseException] = [error]
+        while chain[-1].__context__ is not None:
+            chain.append(chain[-1].__context__)
+        if any(isinstance(one, KeyboardInterrupt) for one in chain):
+            raise KeyboardInterrupt from error
+        if any("abruptly died" in str(one) for one in chain):
+            raise DataError(
+                "a process that prepared rows was killed, for want of memory as a rule; let fewer do it: "
+                "--dataset_num_proc 1"
+            ) from error
+        raise
 
 
 @dataclass
@@ -148,8 +174,7 @@ class _Worker:
 
     def __call__(self, batch: Any, numbers: list[int], rank: int | None) -> pa.Table:
         """What `datasets.map` asks for."""
-        if rank is not None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to tell
+        leave_interrupts(rank)
         assert self.folder is not None
         if any(int(file.stem) < numbers[0] for file in self.wrong()):
             return self.features.arrow_schema.empty_table()
@@ -188,7 +213,7 @@ def _features(schema: str, raw: Features, tokenizer: Any) -> Features:
 
 def _column(values: list[Any], feature: Any) -> Any:
     """Values as Arrow holds those of a feature."""
-    if feature is IDS:
+    if feature == IDS:  # `Features` holds another object than it was given
         return pa.array(values, pa.list_(pa.int32()))
     if isinstance(feature, arrow.Written):
         return arrow.as_text(values)

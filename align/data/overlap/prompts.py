@@ -125,7 +125,11 @@ class _Look:
     def everywhere(self, train: Any, processes: int, folder: Path) -> None:
         """Look into all of the train split; what each process has found goes into the folder."""
         self.folder = folder
-        with mapped.one_thread(), pace.told(f"comparing prompts of {self.source}", len(train), self._done):
+        with (
+            mapped.one_thread(),
+            pace.told(f"comparing prompts of {self.source}", len(train), self._done),
+            mapped.causes(),
+        ):
             train.map(
                 self, batched=True, batch_size=PART, with_indices=True, with_rank=True,
                 num_proc=processes if processes > 1 else None, new_fingerprint="align",
@@ -133,6 +137,7 @@ class _Look:
 
     def __call__(self, batch: Any, numbers: list[int], rank: int | None) -> None:
         """What `datasets.map` asks for; it changes nothing."""
+        mapped.leave_interrupts(rank)
         rows = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
         found = (_texts(row, f"{self.source}, row {number + 1}") for number, row in zip(numbers, rows, strict=True))
         self.asked.look([*itertools.chain.from_iterable(found)])
