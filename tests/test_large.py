@@ -281,6 +281,31 @@ def test_a_tokenizer_in_python_alone_ends_in_a_sentence(tmp_path, cache):
             prepare.rows(DataArguments(dataset_name=str(path)), "sft", slow, max_length=60, seed=0)
 
 
+def test_the_key_knows_which_rows_of_a_table_and_how_prompts_and_answers_are_read(tmp_path, cache, monkeypatch):
+    table = datasets.Dataset.from_dict({"n": [1] * 10, "words": ["a"] * 5 + ["b"] * 5})
+    slices = [table, *(table.select(range(*part)) for part in ((0, 5), (5, 10), (5, 9)))]
+    assert len(set(map(cached.contents, slices))) == 4
+    path, tokenizer = (
+        write_rows(
+            tmp_path / "x.jsonl", [{"prompt": f"what {i}", "chosen": " a cat", "rejected": " no"} for i in range(20)]
+        ),
+        make_tokenizer(),
+    )
+
+    def asked(**given) -> None:
+        prepare.rows(
+            DataArguments(dataset_name=str(path), prompt_format=given.pop("prompt_format", "auto")),
+            "preference", tokenizer, max_length=60, seed=0, **given,
+        )  # fmt: skip
+
+    real, keys = cached.kept, []
+    monkeypatch.setattr(lines, "SMALL", 1 << 20)
+    monkeypatch.setattr(cached, "kept", lambda parts, make: keys.append(json.dumps(parts)) or real(parts, make))
+    for given in ({}, {"prompt_format": "text"}, {"answers_only": True}):
+        asked(**given)
+    assert len(keys) == len(set(keys)) == 3
+
+
 def test_how_special_tokens_in_texts_are_read_is_part_of_the_key():
     tokenizer = make_tokenizer()
     before = cached.tokens(tokenizer)
