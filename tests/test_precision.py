@@ -398,7 +398,7 @@ def test_two_processes_agree(world, tmp_path):
         "real = parse.device.precision\n"
         "def told(*given):\n"
         "    found = real(*given)\n"
-        "    print('rank', rank, found, flush=True)\n"
+        "    print(f'rank {rank} {found}\\n', end='', flush=True)\n"
         "    return found\n"
         "device.precision = told\n"
         f"sys.argv[0] = '{ROOT}/recipes/sft.py'\n"
