@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from refusal_counts import Judged, measure, with_intervals
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -48,7 +49,6 @@ STRENGTHS = (0.1, 0.3, 1.0)  # C of the logistic regressions: inverse of their r
 SCALES = (3.0, 6.0, 10.0)  # of the grams beside the signs: how freely their weights move
 SEEN_IN = 5  # answers at least, or a gram is left out: the weights stay small
 LEAST = 12  # words of an answer that are left without its leading sentences, for it to be one more example
-RESAMPLES = 4000
 SEED_FILE = Path(__file__).with_name("refusal_seeds.jsonl")
 SEEDS, SEED_WEIGHT = "written here", 2.0  # of one of them, where a published answer has 1; for short answers alone
 SOURCE = {
@@ -156,7 +156,6 @@ def learn(examples: Sequence[Example], grid: Sequence[tuple[float, float]], part
 
 
 GRID = list(itertools.product(STRENGTHS, SCALES))
-Judged = dict[str, np.ndarray]  # by model: [N], whether each answer refuses, by the prompt's number
 
 
 def refuses(example: Example, weights: Weights) -> bool:
@@ -211,45 +210,6 @@ def truth(examples: Sequence[Example]) -> Judged:
         model: np.array([example.refuses for example in own if example.model == model])
         for model in dict.fromkeys(example.model for example in own)
     }
-
-
-def measure(judged: Judged, told: Judged) -> dict[str, dict[str, float]]:
-    """Each model's share of answers on which judge and people agree, and the two kinds of mistakes, as counts."""
-    found = {}
-    for model, own in told.items():
-        said = judged[model]
-        found[model] = {
-            "agreement": round(float((said == own).mean()), 4),
-            "refusals": int(own.sum()), "missed": int((own & ~said).sum()),
-            "compliances": int((~own).sum()), "mistaken": int((said & ~own).sum()),
-        }  # fmt: skip
-    return found
-
-
-def with_intervals(judged: Judged, told: Judged, seed: int = 0) -> dict[str, Any]:
-    """The same with 95 % intervals over prompts: agreement of each model, their mean, and both kinds of mistakes."""
-    said, own = (np.stack([side[model] for model in told]) for side in (judged, told))  # [models, prompts]
-    draws = np.random.default_rng(seed).integers(own.shape[1], size=(RESAMPLES, own.shape[1]))
-
-    def estimate(value: Callable[[np.ndarray, np.ndarray], float], n: int) -> dict[str, float]:
-        low, high = np.quantile([value(said[:, draw], own[:, draw]) for draw in draws], [0.025, 0.975])
-        return {"value": round(value(said, own), 4), "low": round(low, 4), "high": round(high, 4), "n": n}
-
-    found: dict[str, Any] = {
-        "agreement": estimate(lambda s, o: float((s == o).mean()), own.size),
-        "missed": estimate(lambda s, o: float((o & ~s).sum() / o.sum()), int(own.sum())),
-        "mistaken": estimate(lambda s, o: float((s & ~o).sum() / (~o).sum()), int((~own).sum())),
-    }
-    counts = measure(judged, told)
-    found["models"] = {
-        model: {
-            "agreement": estimate(lambda s, o, at=at: float((s[at] == o[at]).mean()), own.shape[1]),  # type: ignore[misc]
-            "missed": [counts[model]["missed"], counts[model]["refusals"]],
-            "mistaken": [counts[model]["mistaken"], counts[model]["compliances"]],
-        }
-        for at, model in enumerate(told)
-    }
-    return found
 
 
 def people(rows: dict[str, list[dict[str, str]]]) -> dict[str, float]:

@@ -6,8 +6,6 @@ A split is in a file's name (`train.jsonl`, `test-00000-of-00002.parquet`, `my_v
 
 from __future__ import annotations
 
-import functools
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 import yaml
 
 from align.run.errors import DataError, RunError
-from align.run.received import files, outside
+from align.run.received import files, outside, screen
 
 READERS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
            ".txt": "text", ".arrow": "arrow"}  # fmt: skip
@@ -92,14 +90,16 @@ def files_of(folder: Path, split: str) -> list[Path] | None:
     if not found and split == "train" and not here:
         found = rows
         if len(rows) > 1:
-            _say(f"{folder}: no file's name says its split, so all make the split train: {_listed(rows)}")
+            screen.say_once(f"{folder}: no file's name says its split, so all make the split train: {_listed(rows)}")
     elif not found and split == "train":
         raise DataError(f"{folder} has no split train; it has {', '.join(here)}: --dataset_train_split {here[0]}")
     if not found and (others := [name for name in here if name != "train"]):
-        _say(f"note: {folder} has no split {split}; it has {', '.join(others)} (--dataset_test_split {others[0]})")
+        screen.say_once(
+            f"note: {folder} has no split {split}; it has {', '.join(others)} (--dataset_test_split {others[0]})"
+        )
     stray = [file for file in rows if here and splits[file] is None and file not in found]
     if passed := [file for file in every if file not in rows or file in stray]:
-        _say(f"not read in {folder}: {_listed(passed)}")
+        screen.say_once(f"not read in {folder}: {_listed(passed)}")
     return [folder / file for file in found] or None
 
 
@@ -199,10 +199,3 @@ def _parts(value: Any) -> int:
         found += 1
         waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
     return found
-
-
-@functools.cache
-def _say(line: str) -> None:
-    """Print a line once, from one process."""
-    if os.environ.get("RANK", "0") == "0":
-        print(line, flush=True)

@@ -88,10 +88,8 @@ def check(row: dict, where: str) -> None:
     if not all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranking):
         raise DataError(f"{where}.ranking: expected whole numbers (1 is best), got {ranking!r}")
     if ranking and min(ranking) != 1:
-        raise DataError(
-            f"{where}.ranking: 1 is best, and nothing is ranked 1 in {ranking!r}; of scores the highest is best, so "
-            "write ranks instead"
-        )
+        raise DataError(f"{where}.ranking: 1 is best, and nothing is ranked 1 in {ranking!r}; of scores the highest is "
+                        "best, so write ranks instead")  # fmt: skip
 
 
 def ranked(
@@ -238,8 +236,8 @@ def _share(rows: list[dict]) -> None:
 
 def weigh(rows: list[dict], how: str) -> None:
     """Scale `weight` in place, see `weighed`."""
-    groups, weights = pa.array(row["group"] for row in rows), np.array([row["weight"] for row in rows])
-    for row, weight in zip(rows, weighed(groups, weights, how).tolist(), strict=True):
+    scaled = weighed(pa.array(row["group"] for row in rows), np.array([row["weight"] for row in rows]), how)
+    for row, weight in zip(rows, scaled.tolist(), strict=True):
         row["weight"] = weight
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import pickle
 import warnings
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from align.models import weights
 from align.models.heads import quiet
 from align.run.errors import FOREIGN, ConfigError
-from align.run.received import files, permission
+from align.run.received import files, permission, screen
 
 NAME = "adapter_config.json"
 # What they learn is no change of weights (prompts, layers beside, a choice of the moment), so nothing can be merged.
@@ -86,7 +85,7 @@ def base_of(folder: Path) -> tuple[str, str]:
     if base and (Path(base).is_dir() or looks_like_hub_id(base)):
         permission.withhold(base)  # whoever made the adapter chose it
         if not Path(base).is_dir():
-            _say(f"{folder} is an adapter of {base}, which is read from the hub")
+            screen.say_once(f"{folder} is an adapter of {base}, which is read from the hub")
         return base, revision
     moved = [
         place / "base" for place in (folder, folder.resolve().parent) if (place / "base" / "config.json").is_file()
@@ -98,12 +97,6 @@ def base_of(folder: Path) -> tuple[str, str]:
         f"{folder} is {named}; write the folder or hub id of its base model into base_model_name_or_path of "
         f"{folder / NAME}"
     )
-
-
-@functools.cache
-def _say(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(line, flush=True)
 
 
 def whole_below(path: str, revision: str = "main") -> tuple[str, str]:

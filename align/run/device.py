@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from align.run.errors import ConfigError
+from align.run.received import screen
 
 # What accelerate and torchrun leave in the environment of the processes that they start
 LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
@@ -182,19 +183,14 @@ def precision(values: dict[str, Any], settled: Any, parameters: int | None) -> d
     """
     asked = values.get("bf16") or values.get("dtype") == "bfloat16"
     if asked and not rates().bf16_pays:
-        _say(f"note: bf16 was asked for, and here it is no faster: {rates()}; leave bf16 and dtype out")
+        screen.say(f"note: bf16 was asked for, and here it is no faster: {rates()}; leave bf16 and dtype out")
     if asked or {"bf16", "fp16", "dtype"} & set(settled) or (parameters or 0) < FROM:
         return {}
     if not bf16_pays(parameters):
-        _say(f"precision: fp32, measured {rates()}")
+        screen.say(f"precision: fp32, measured {rates()}")
         return {}
-    _say(f"precision: bf16, measured {rates()}; --bf16 false for fp32")
+    screen.say(f"precision: bf16, measured {rates()}; --bf16 false for fp32")
     return {"bf16": True} | ({"dtype": "bfloat16"} if values.get("use_peft") else {})
-
-
-def _say(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(line, flush=True)
 
 
 def unsupported(given: dict[str, Any]) -> list[str]:

@@ -7,14 +7,12 @@ folder is its rows, and pictures, sounds and films are not read at all.
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from align.run.errors import DataError, RunError
-from align.run.received import files
+from align.run.received import files, screen
 
 # Of a checkpoint: what is read as text, or written beside a child
 TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*templates", "*templates/*.jinja")
@@ -70,7 +68,7 @@ def without_media(rows: Any, where: str) -> Any:
         return rows
     named = [name for name, feature in rows.features.items() if _is_media(feature)]
     if named:
-        _say(f"not read of {where}: {', '.join(named)} (pictures, sounds or films)")
+        screen.say_once(f"not read of {where}: {', '.join(named)} (pictures, sounds or films)")
     return rows.remove_columns(named) if named else rows
 
 
@@ -92,9 +90,3 @@ def offline() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
-
-
-@functools.cache
-def _say(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(line, flush=True)

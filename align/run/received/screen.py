@@ -6,6 +6,8 @@ does it for text that goes elsewhere.
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 import sys
 from typing import Any
@@ -19,6 +21,18 @@ BAR = re.compile(r"(\n|\x1b\[A)*")  # how a progress bar moves between its lines
 def plain(text: str) -> str:
     """Text in which every control character is written out as JSON does: `\\u001b`, `\\u202e`."""
     return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def say(line: str) -> None:
+    """Print a line, from one process of several."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, flush=True)
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """The same, but no line twice."""
+    say(line)
 
 
 def guard() -> None:
