@@ -5,7 +5,12 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup browser demo compare seeds lint check format test matrix checkpoints clean
+# Of the tools' own packages: what a newest release of could break us
+CORE := transformers trl peft accelerate datasets deepspeed tokenizers huggingface_hub safetensors
+PARITY := .venv-parity
+NEWEST := .venv-newest
+
+.PHONY: setup browser demo compare seeds lint check format test matrix parity newest checkpoints clean
 
 setup: $(VENV)/.done
 
@@ -47,8 +52,29 @@ test: setup ## every test but the whole sharding matrix
 matrix: setup ## every trainer, full and LoRA, under every way to shard, with two real processes
 	$(BIN)/python -m pytest -m matrix
 
+parity: $(PARITY)/.done ## the fast tests with TRL 1.12, its PPO against ours among them
+	$(PARITY)/bin/python -m pytest -n 2 --dist loadfile -m "parity or not (slow or matrix)"
+
+$(PARITY)/.done: constraints.txt benchmarks/parity.txt pyproject.toml
+	$(PYTHON) -m venv $(PARITY)
+	grep -vE '^(trl|transformers)==' constraints.txt | cat - benchmarks/parity.txt > $(PARITY)/constraints.txt
+	$(PARITY)/bin/python -m pip install --quiet --upgrade pip
+	$(PARITY)/bin/python -m pip install --quiet --constraint $(PARITY)/constraints.txt torch
+	$(PARITY)/bin/python -m pip install --quiet --constraint $(PARITY)/constraints.txt --editable '.[dev,clean,eval,label]'
+	touch $@
+
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+newest: ## what the newest releases would break: the fast tests with them (torch as pinned; TORCH=torch for its newest)
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(NEWEST)/bin/python -m pip install --quiet '$(TORCH)' --editable '.[dev,clean,eval,label]'
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade '$(TORCH)' $(CORE)
+	@echo "other than in constraints.txt:"
+	@$(NEWEST)/bin/python -m pip freeze --exclude-editable | grep -vxFf constraints.txt || echo "  nothing"
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not matrix"
+
 checkpoints: setup ## twins of open checkpoints through every recipe: writes the tables of docs/checkpoints.md
 	FAMILIES_WRITE=1 $(BIN)/python -m pytest -n 0 tests/test_families.py
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) $(PARITY) $(NEWEST) runs .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -6,10 +6,10 @@
 
 First the checks, several at once: each recipe as people launch it, with a GPU's defaults (bf16, checkpointing,
 evaluation), on a small model with a vocabulary of 150,000 tokens. Then training of Llama shapes of 1 B and 8 B with
-random weights, in bf16, against TRL's own trainers of the installed version, each side in a process of its own: the
-median of its steps after the first three; of PPO, one rollout after the first. Results are written as they come; a
-case that fails or takes too long does not stop the rest. Nothing comes from a hub; benchmarks/gpu-needs.txt names what
-a CUDA machine with torch, transformers, accelerate and peft lacks.
+random weights, in bf16, against TRL's own trainers of the installed version (PPO: of TRL 1.12, `--baseline`), each
+side in a process of its own: the median of its steps after the first three; of PPO, one rollout after the first.
+Results are written as they come; a case that fails or takes too long does not stop the rest. Nothing comes from a hub;
+benchmarks/gpu-needs.txt names what a CUDA machine with torch, transformers, accelerate and peft lacks.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class Session:
 
     def __init__(self, args: argparse.Namespace, folder: Path):
         self.folder, self.output = folder, Path(args.output)
+        self.baseline = args.baseline
         self.ends = time.monotonic() + 60 * args.minutes
         self.settings: dict[str, str] = {}  # of the environment
         self.found: dict[str, Any] = dict(minutes=args.minutes, tiny=args.tiny, machine={}, checks={}, cases={})
@@ -88,12 +89,15 @@ class Session:
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self.output.write_text(json.dumps(self.found, indent=1) + "\n")
 
-    def process(self, command: list[str]) -> dict[str, Any]:
-        """Run a command within the time that is left: its status, its seconds, the end of what it said if it failed."""
+    def process(self, command: list[str], more: dict[str, str] | None = None) -> dict[str, Any]:
+        """Run a command within the time that is left: its status, its seconds, the end of what it said if it failed.
+
+        `more` is added to its environment.
+        """
         if self.left() < LEAST:
             return dict(status="not run", said="the time was up")
         began = time.monotonic()
-        settings = os.environ | {"HF_HUB_OFFLINE": "1"} | self.settings
+        settings = os.environ | {"HF_HUB_OFFLINE": "1"} | self.settings | (more or {})
         try:
             done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=self.left())
         except subprocess.TimeoutExpired:
@@ -104,11 +108,16 @@ class Session:
         return row
 
     def inner(self, task: dict[str, Any]) -> dict[str, Any]:
-        """`one` in a process of its own; what it found is in `found`."""
+        """`one` in a process of its own; what it found is in `found`. TRL's PPO runs where TRL 1.12 is."""
+        python, more = sys.executable, None
+        if task.get("side") == "trl" and task["case"]["stage"] == "ppo":
+            if (found := ppo.with_trl_ppo(self.baseline)) is None:
+                return dict(status="not run", said=f"no TRL 1.12 at {self.baseline} (make parity, or --baseline)")
+            python, more = found
         with tempfile.TemporaryDirectory(dir=self.folder) as own:
             result, folder = Path(own) / "result.json", task.pop("folder", own)
             task = json.dumps(task | dict(folder=str(folder)))
-            row = self.process([sys.executable, __file__, "--output", str(result), "--task", task])
+            row = self.process([python, __file__, "--output", str(result), "--task", task], more)
             if row["status"] == "ok":
                 row["found"] = json.loads(result.read_text())
         return row
@@ -197,6 +206,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8, help="no case runs beyond this")
     parser.add_argument("--only", nargs="+", default=["checks", *TIMED], choices=["checks", *TIMED])
     parser.add_argument("--sides", nargs="+", default=["align", "trl"], choices=["align", "trl"])
+    parser.add_argument("--baseline", default=ppo.BASELINE, help="the Python that has TRL 1.12, or a folder with it")
     parser.add_argument("--together", type=int, default=max(1, min(6, (os.cpu_count() or 2) // 2)),
                         help="checks that run at once")  # fmt: skip
     parser.add_argument("--tiny", action="store_true", help="every case at a tiny size")

@@ -1,10 +1,13 @@
 """The PPO engine against TRL 1.12's `PPOTrainer`, side by side: episodes a second and peak memory.
 
+    make parity                                                 # once: an environment with TRL 1.12, .venv-parity
     python benchmarks/ppo.py --output runs/benchmark.json       # the nano cases; makes the nano chain if needed
+    python benchmarks/ppo.py --output runs/open.json --case smollm2-lora  # SmolLM2-135M's shape, bf16 where it pays
     python benchmarks/ppo.py --output runs/big.json --case logits-full logits-lora
     python benchmarks/ppo.py --output runs/gpu.json --case gpu-1b gpu-8b  # on a GPU
 
-Each side of a case runs `--repeats` times, in turn, each time in a process of its own; the figures are medians. An
+Each side of a case runs `--repeats` times, in turn, each time in a process and environment of its own (TRL's in that
+of `--baseline`, ours in the one that runs this, as a user would have it); the figures are medians. An
 update is one rollout with all its optimizer steps; the first one warms up and does not count. Memory is the most that
 the process held above what it held before any model was loaded (on a GPU: `torch.cuda.max_memory_allocated`).
 """
@@ -27,6 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+BASELINE = str(ROOT / ".venv-parity/bin/python")
 NANO = Path("runs/nano")  # seen from the repository's root, where every side runs
 NANO_FLAGS = dict(
     model_name_or_path=str(NANO / "sft"), dataset_name=str(NANO / "world/prompts"), global_batch_size=64,
@@ -50,6 +54,12 @@ CASES: dict[str, dict[str, Any]] = {
         shape=dict(hidden_size=384, layers=4, heads=6, vocab=50_000), prompt=16,
         flags=RANDOM_FLAGS | LORA | FP32
         | dict(global_batch_size=64, per_device_train_batch_size=8, response_length=32),
+    ),
+    # SmolLM2-135M's shape with random weights; precision as it is by default on this machine
+    "smollm2-lora": dict(
+        shape=dict(hidden_size=576, layers=30, heads=9, kv=3, vocab=49_152, mlp=1536, tied=True), prompt=16,
+        flags=RANDOM_FLAGS | LORA
+        | dict(global_batch_size=32, per_device_train_batch_size=8, response_length=24),
     ),
     "gpu-1b": dict(
         shape=dict(hidden_size=2048, layers=16, heads=32, kv=8, vocab=128_256, mlp=8192, tied=True), prompt=512,
@@ -152,8 +162,9 @@ def side(flags: dict[str, Any], engine: str, updates: int, result: Path) -> None
 
     from align.data import prepare
     from align.models import adapters, checkpoints
+    from align.ppo.arithmetic import plan
     from align.ppo.assemble import make_trainer
-    from align.ppo.config import PPOArguments, plan
+    from align.ppo.config import PPOArguments
     from align.run import launch
     from align.run.arguments import BatchArguments, DataArguments
     from align.run.parse import parse
@@ -194,8 +205,20 @@ def side(flags: dict[str, Any], engine: str, updates: int, result: Path) -> None
                  "time/scoring", "time/logps", "time/update")  # fmt: skip
         result.write_text(json.dumps(dict(
             seconds=seconds, peak_bytes=peak, parameters=sum(p.numel() for p in trainer.model.parameters()),
-            last={k: shown[k] for k in names if k in shown}, bf16=args.bf16,
+            last={k: shown[k] for k in names if k in shown}, bf16=args.bf16, versions=versions(),
         )))  # fmt: skip
+
+
+def with_trl_ppo(baseline: str) -> tuple[str, dict[str, str]] | None:
+    """The Python of TRL's side and what its environment has beside ours; None where there is no TRL 1.12.
+
+    Args:
+        baseline: a Python, or a folder of packages (pip install --no-deps --target FOLDER trl==1.12.0).
+    """
+    place = Path(baseline).absolute()
+    if (place / "trl").is_dir():
+        return sys.executable, {"PYTHONPATH": f"{place}:{os.environ.get('PYTHONPATH', '')}"}
+    return (str(place), {}) if place.is_file() else None
 
 
 def measure(name: str, case: dict[str, Any], folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -205,9 +228,10 @@ def measure(name: str, case: dict[str, Any], folder: Path, args: argparse.Namesp
     for repeat in range(args.repeats):
         for engine in args.engines:
             file = folder / "result.json"
-            command = [sys.executable, __file__, "--output", str(file), "--side", engine, "--flags", json.dumps(flags),
+            python, more = with_trl_ppo(args.baseline) if engine == "trl" else (sys.executable, {})
+            command = [python, __file__, "--output", str(file), "--side", engine, "--flags", json.dumps(flags),
                        "--updates", str(args.updates)]  # fmt: skip
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(command, cwd=ROOT, env=os.environ | more, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{name}, {engine}: failed\n{done.stderr[-3000:]}")
             found = json.loads(file.read_text())
@@ -232,7 +256,7 @@ def machine() -> dict[str, Any]:
     """What this was measured on."""
     import torch
 
-    from align.ppo.report import matrix_rate
+    from align.ppo.watch.report import matrix_rate
 
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
@@ -273,12 +297,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--updates", type=int, default=12, help="rollouts of one run; the first does not count")
     parser.add_argument("--engines", nargs="+", default=["trl", "align"], choices=["trl", "align"])
+    parser.add_argument(
+        "--baseline", default=BASELINE, help="the Python that has TRL 1.12 (make parity), or a folder with it"
+    )
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--flags", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
         side(json.loads(args.flags), args.side, args.updates, Path(args.output))
         return
+    if "trl" in args.engines and with_trl_ppo(args.baseline) is None:
+        sys.exit(f"error: {args.baseline} is not there: TRL's side needs TRL 1.12, for which make parity makes an "
+                 "environment; --engines align measures ours alone")  # fmt: skip
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ The reference is the recorded parent, also where that parent is an adapter. Both
 may fall while the margin grows: DPO optimises the margin only.
 """
 
-from transformers import set_seed
+import align.run.checks.supported  # noqa: F401, I001  before what it asks about: packages of versions that fit
 from trl import DPOConfig, ModelConfig
 
 from align.data import prepare
@@ -42,9 +42,8 @@ def main():
         required=("model_name_or_path", "output_dir"), size=adapters.of_settings,
     )  # fmt: skip
     parent = model_args.model_name_or_path
-    launch.check()
+    launch.check(seed=args.seed)
     derive_batch(run_args, args, launch.world_size())
-    set_seed(args.seed)
     checkpoints.check(parent, revision=model_args.model_revision)
     tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision, date=data_args.template_date)
     rows = prepare.rows(

@@ -4,21 +4,22 @@
     accelerate launch recipes/ppo.py --model_name_or_path runs/mine/sft --reward_model_path runs/mine/reward \
         --dataset_name my_prompts.jsonl --use_peft --output_dir runs/mine/ppo
     … --reward_funcs my_rewards.py:short_and_polite                           # a Python function instead, or as well
-    … --engine trl                                                            # TRL 1.12's own trainer, as a baseline
+    … --engine trl                                                            # TRL 1.12's trainer, where that is there
 
 With LoRA, policy, reference, critic and (if it is an adapter of the same weights) reward model share one backbone.
 Departures from the paper: no pretraining mix (PPO-ptx); advantages are whitened; rewards are normalised on samples of
 the reference. Where the engine differs from TRL's trainer, and why, is in docs/ppo.md.
 """
 
-from transformers import set_seed
+import align.run.checks.supported  # noqa: F401, I001  before what it asks about: packages of versions that fit
 from trl import ModelConfig
 
 from align.data import prepare
 from align.models import adapters, checkpoints
-from align.ppo import report
+from align.ppo.watch import report
 from align.ppo.assemble import make_trainer
-from align.ppo.config import REFUSED, PPOArguments, check, plan
+from align.ppo.arithmetic import plan
+from align.ppo.config import REFUSED, PPOArguments, check
 from align.run import launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments
 from align.run.parse import parse, resolved
@@ -34,7 +35,6 @@ DEFAULTS = dict(
     missing_eos_penalty=1.0,  # Huang et al. 2024, the EOS trick
     global_batch_size=512,  # episodes per rollout
     per_device_train_batch_size=8,
-    reward_model_path=None,
     num_sample_generations=4,  # tables of samples on the screen
     lora_dropout=0.0,
     eval_steps=10,  # rollouts
@@ -51,9 +51,8 @@ def main():
         required=("model_name_or_path", "output_dir"), refused=REFUSED, size=adapters.of_settings,
     )  # fmt: skip
     parent = model_args.model_name_or_path
-    launch.check()
+    launch.check(seed=args.seed)
     check(args, model_args, launch.asked_kind())
-    set_seed(args.seed)
     checkpoints.check(parent, revision=model_args.model_revision)
     if args.reward_model_path:
         checkpoints.check(args.reward_model_path, reward_model=True)

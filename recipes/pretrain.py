@@ -7,7 +7,8 @@
 Documents are packed into blocks; no document attends to another, and none predicts the next one's first token.
 """
 
-from transformers import Trainer, set_seed
+import align.run.checks.supported  # noqa: F401, I001  before what it asks about: packages of versions that fit
+from transformers import Trainer
 from trl import ModelConfig
 
 from align.data import prepare
@@ -37,9 +38,8 @@ def main():
         nano="recipes/nano/pretrain.yaml", defaults=DEFAULTS, refused=prepare.TEXTS_REFUSED, size=pretrain.size,
     )  # fmt: skip
     pretrain.check(model_args, args)
-    launch.check()
+    launch.check(seed=args.seed)
     derive_batch(run_args, args, launch.world_size())
-    set_seed(args.seed)
     source = model_args.model_name_or_path if args.model_config is None else args.tokenizer_name_or_path
     if args.model_config is None:
         checkpoints.check(source, revision=model_args.model_revision)

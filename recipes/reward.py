@@ -5,6 +5,7 @@
         --use_peft --output_dir runs/mine/reward
 """
 
+import align.run.checks.supported  # noqa: F401, I001  before what it asks about: packages of versions that fit
 from transformers import set_seed
 from trl import ModelConfig, RewardConfig
 
@@ -37,9 +38,8 @@ def main():
         required=("model_name_or_path", "output_dir"), size=adapters.of_settings,
     )  # fmt: skip
     parent = model_args.model_name_or_path
-    launch.check()
+    launch.check(seed=args.seed)
     derive_batch(run_args, args, launch.world_size())
-    set_seed(args.seed)
     checkpoints.check(parent, revision=model_args.model_revision)
     tokenizer = checkpoints.load_tokenizer(
         parent, chat_template=args.chat_template_path, revision=model_args.model_revision, date=data_args.template_date

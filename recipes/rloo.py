@@ -7,9 +7,9 @@
 A completion's baseline is the mean reward of its prompt's others; `beta` weighs the KL, which is in the reward.
 """
 
+import align.run.checks.supported  # noqa: F401, I001  before what it asks about: packages of versions that fit
 from dataclasses import dataclass, field
 
-from transformers import set_seed
 from trl import ModelConfig, RLOOConfig, RLOOTrainer
 
 from align.data import prepare
@@ -47,9 +47,8 @@ def main():
         required=("model_name_or_path", "reward_model_path", "output_dir"), size=adapters.of_settings,
     )  # fmt: skip
     parent, judge = model_args.model_name_or_path, reward_args.reward_model_path
-    launch.check()
+    launch.check(seed=args.seed)
     derive_batch(run_args, args, launch.world_size())
-    set_seed(args.seed)
     checkpoints.check(parent, revision=model_args.model_revision)
     checkpoints.check(judge, reward_model=True)
     tokenizer = checkpoints.load_tokenizer(parent, revision=model_args.model_revision, date=data_args.template_date)

@@ -5,7 +5,7 @@
         --use_peft --output_dir runs/mine/sft
 """
 
-from transformers import set_seed
+import align.run.checks.supported  # noqa: F401, I001  before what it asks about: packages of versions that fit
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from align.data import prepare
@@ -37,16 +37,15 @@ def main():
         required=("model_name_or_path", "output_dir"), size=adapters.of_settings,
     )  # fmt: skip
     parent = model_args.model_name_or_path
-    launch.check()
+    launch.check(seed=args.seed)
     derive_batch(run_args, args, launch.world_size())
-    set_seed(args.seed)
     checkpoints.check(parent, revision=model_args.model_revision)
     tokenizer = checkpoints.load_tokenizer(
         parent, chat_template=args.chat_template_path, revision=model_args.model_revision, date=data_args.template_date
     )
     how = stream.how(stream_args, args)
     rows = prepare.rows(data_args, "sft", tokenizer, max_length=args.max_length, seed=args.seed, how=how)
-    preflight.check(args, model_args, parent, rows)
+    loss = preflight.check(args, model_args, parent, rows)
 
     config = resolved(run_args, data_args, stream_args, model_args, args)
     with record.start("sft", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
@@ -59,7 +58,7 @@ def main():
         trainer = loop.build(
             SFTTrainer, policy, args, train_dataset=train, eval_dataset=rows.test, processing_class=tokenizer,
             data_collator=packed.Collator(tokenizer.pad_token_id, args.pad_to_multiple_of),
-            peft_config=checkpoints.lora_config(model_args), callbacks=loop.callbacks(run),
+            peft_config=checkpoints.lora_config(model_args), callbacks=loop.callbacks(run), compute_loss_func=loss,
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "sft", parent)
         metrics = measuring.take(run, {"loss_before": lambda: measuring.loss_before(trainer, rows.test)})

@@ -13,7 +13,8 @@ from transformers import TrainerCallback
 
 from align.models import checkpoints, generate
 from align.ppo import assemble, maths, roles, saving
-from align.ppo.config import PPOArguments, check, check_rloo, plan
+from align.ppo.arithmetic import plan
+from align.ppo.config import PPOArguments, check, check_rloo
 from align.ppo.shared import folding, probing, switching
 from align.run.arguments import BatchArguments
 from align.run.errors import ConfigError, RunError
@@ -314,7 +315,7 @@ def trainer_of(base, folder, value_model="head", *, rollouts=2, held_out=False, 
 def likes(monkeypatch):
     """Rewards without a file, and a measurement of the machine that is not waited for."""
     from align.models import scorers
-    from align.ppo import report
+    from align.ppo.watch import report
 
     def from_function(where, weight=1.0):
         def score(rows, completions):

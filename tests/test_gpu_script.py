@@ -53,28 +53,37 @@ def test_every_check_has_flags_that_its_recipe_takes(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_timed_cases_at_a_tiny_size(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "sides", "unit"),
+    [
+        ("sft-1b-lora", ["align", "trl"], "tokens"),
+        ("ppo-1b-lora", ["align"], "episodes"),
+        pytest.param("ppo-1b-lora", ["trl"], "episodes", marks=pytest.mark.parity),
+    ],
+)
+def test_timed_cases_at_a_tiny_size(name, sides, unit, tmp_path):
     out = tmp_path / "gpu.json"
     done = launch([sys.executable, "benchmarks/gpu.py", "--tiny", "--minutes", "8", "--output", out,
-                   "--only", "sft-1b-lora", "ppo-1b-lora"])  # fmt: skip
-    found = json.loads(out.read_text())
-    for name, unit in (("sft-1b-lora", "tokens_per_second"), ("ppo-1b-lora", "episodes_per_second")):
-        for side in ("align", "trl"):
-            row = found["cases"][name][side]
-            assert row["status"] == "ok" and row[unit] > 0 and row["peak"] > 0, row
-    assert "tokens/s" in done.stdout and "episodes/s" in done.stdout
+                   "--only", name, "--sides", *sides, "--baseline", sys.executable])  # fmt: skip
+    for side in sides:
+        row = json.loads(out.read_text())["cases"][name][side]
+        assert row["status"] == "ok" and row[f"{unit}_per_second"] > 0 and row["peak"] > 0, row
+    assert f"{unit}/s" in done.stdout
 
 
 def test_a_case_that_fails_is_told_and_stops_nothing(tmp_path, monkeypatch, capsys):
     import argparse
 
     out = tmp_path / "gpu.json"
-    session = gpu.Session(argparse.Namespace(minutes=1, tiny=True, output=str(out)), tmp_path)
+    session = gpu.Session(argparse.Namespace(minutes=1, tiny=True, output=str(out), baseline="nowhere"), tmp_path)
     monkeypatch.setattr(session, "made", lambda *_, **__: {"policy": "nowhere", "chats": "nowhere", "pairs": "nowhere"})
     gpu.timed(session, "sft-1b-lora", True, ["align"])
     row = json.loads(out.read_text())["cases"]["sft-1b-lora"]["align"]
     assert row["status"] == "failed" and "nowhere" in row["said"]
     assert "align: failed" in capsys.readouterr().out
+    gpu.timed(session, "ppo-1b-lora", True, ["trl"])
+    row = json.loads(out.read_text())["cases"]["ppo-1b-lora"]["trl"]
+    assert row["status"] == "not run" and "no TRL 1.12 at nowhere (make parity" in row["said"]
     session.ends = 0.0
     assert session.process(["true"]) == dict(status="not run", said="the time was up")
 

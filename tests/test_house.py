@@ -272,6 +272,11 @@ def test_nothing_private_is_named():
         assert not re.search(r"/work/|/root/|/tmp/bash|pypi\.|10\.\d+\.\d+\.\d+", path.read_text()), path
 
 
+def test_only_the_baseline_is_trls_ppo():
+    users = [path for path in [*MODULES, *RECIPES] if "trl.experimental" in path.read_text()]
+    assert [path.name for path in users] == ["baseline.py"]
+
+
 def test_ci_checks_and_ends_with_all_tests():
     """The last thing that it prints is pytest's summary."""
     steps = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line.startswith("make ")]
@@ -279,6 +284,11 @@ def test_ci_checks_and_ends_with_all_tests():
         ["make", "--no-print-directory", "-n", *[s.split()[1] for s in steps]], cwd=ROOT, capture_output=True, text=True
     )
     commands = typed.stdout.splitlines()
-    assert "make check" in steps and "-m pytest" in commands[-1] and '-m "not matrix"' in commands[-1]
+    assert (
+        "make parity" in steps
+        and "make check" in steps
+        and "-m pytest" in commands[-1]
+        and '-m "not matrix"' in commands[-1]
+    )
     for tool in ("ruff format --check", "ruff check", "mypy"):
         assert any(tool in line for line in commands), tool

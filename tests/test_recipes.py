@@ -202,6 +202,7 @@ def test_ppo_notices_a_collapse_and_keeps_the_last_good_weights(world, tmp_path)
     assert json.loads((tmp_path / "p/run.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.parity
 def test_trls_own_engine_is_one_flag_away(world, tmp_path):
     arguments = [*stage_arguments("ppo", world), "--engine", "trl", "--max_steps", "2"]
     run_recipe("ppo", *arguments, "--output_dir", str(tmp_path / "p"))

@@ -52,7 +52,7 @@ def _read(model: Any, prompts: list[list[int]], pad_id: int, copies: int) -> tup
     positions = seen.cumsum(1).sub(1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     out = model(
-        input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True,
+        input_ids=ids, attention_mask=seen, position_ids=positions, **layout.cached(model, cache),
         **layout.options(model, logits_to_keep=1, output_router_logits=False),
     )  # fmt: skip
     if copies > 1:
@@ -97,7 +97,7 @@ def sample(
     width = seen.shape[1]
     mask = torch.cat([seen, seen.new_ones(len(seen), max_new_tokens)], 1)
     wide = packing.passes_masks(model.config, mask.shape[1])
-    quiet = layout.options(model, output_router_logits=False)
+    same = layout.cached(model, cache) | layout.options(model, output_router_logits=False)
     done: list[list[int]] = [[] for _ in range(len(mask))]
     rows = list(range(len(mask)))  # which completion each row of the batch is; -1 once it has stopped
     for t in range(max_new_tokens):
@@ -116,10 +116,7 @@ def sample(
         place, seen = place + 1, mask[:, : width + t + 1]
         if wide:  # the shape that is passed on as it is: making it from the flat one costs more than a layer
             seen = seen[:, None, None].bool()
-        out = model(
-            input_ids=tokens[:, None], attention_mask=seen,
-            position_ids=place[:, None], past_key_values=cache, use_cache=True, **quiet,
-        )  # fmt: skip
+        out = model(input_ids=tokens[:, None], attention_mask=seen, position_ids=place[:, None], **same)
         logits = out.logits[:, -1]
     return done
 

@@ -18,10 +18,17 @@ def options(model: Any, **wanted: Any) -> dict[str, Any]:
     """Those of `wanted` that the family's forward pass knows.
 
     `output_router_logits=False`: a mixture of experts that TRL has trained reduces its routing by the mask at every
-    pass, and transformers 5.23 cannot do that for one new token after a cache.
+    pass, and transformers cannot do that for one new token after a cache.
     """
     known = _parameters(model.__class__)
     return {name: value for name, value in wanted.items() if name in known}
+
+
+def cached(model: Any, cache: Any) -> dict[str, Any]:
+    """What a forward pass is told so that it reads and writes a cache: transformers 5.24 has renamed it, and code that
+    comes with a checkpoint may know the old name only."""
+    name = "cache" if "cache" in _parameters(model.__class__) else "past_key_values"
+    return {name: cache, "use_cache": True}
 
 
 @functools.cache

@@ -12,11 +12,12 @@ from torch import nn
 
 from align.data import arrow
 from align.models import adapters, checkpoints, scorers
-from align.ppo import roles
-from align.ppo.config import Plan, PPOArguments
+from align.ppo import baseline, roles
+from align.ppo.arithmetic import Plan
+from align.ppo.config import PPOArguments, trained_whole
 from align.ppo.sharding import place_frozen
 from align.ppo.trainer import PolicyTrainer
-from align.run.errors import ConfigError, fail, one_sentence
+from align.run.errors import ConfigError, one_sentence
 from align.run.lineage import identity, same
 from align.train import preflight
 
@@ -35,7 +36,7 @@ def make_trainer(
         rows: `Splits` of prompts; with a test split and `eval_strategy`, held-out prompts are scored as well.
     """
     if args.engine == "trl":
-        return trl_trainer(parent, args, plan, model_args, tokenizer, rows, callbacks)
+        return baseline.make_trainer(parent, args, plan, model_args, tokenizer, rows, callbacks)
     functions = [scorers.load_function(where) for where in [*args.reward_funcs, *args.eval_reward_funcs]]
     assert all(functions)
     longest = int(arrow.lengths(rows.train, "input_ids").max()) + args.response_length
@@ -62,6 +63,7 @@ def make_trainer(
 
 def _reward_model(trainer: PolicyTrainer, args: PPOArguments, model_args: Any, tokenizer: Any, weight: float) -> Any:
     """The reward model as an adapter of the policy's backbone where it is one, else as a frozen model of its own."""
+    assert args.reward_model_path is not None
     own = checkpoints.load_tokenizer(args.reward_model_path, beside=tokenizer)
     if trainer.both.reward_head is not None:
         print(f"reward model: an adapter on the policy's own backbone ({args.reward_model_path})", flush=True)
@@ -72,50 +74,6 @@ def _reward_model(trainer: PolicyTrainer, args: PPOArguments, model_args: Any, t
         frozen = roles.Frozen(checkpoints.load_reward_model(whole, model_args, own), longest)
         scorer, packs = place_frozen(frozen, trainer.accelerator), frozen.packs
     return scorers.from_model(lambda ids: trainer.sampler.score_sequences(ids, scorer, packs), tokenizer, own, weight)
-
-
-def trl_trainer(
-    parent: str, args: PPOArguments, plan: Plan, model_args: Any, tokenizer: Any, rows: Any, callbacks: list
-) -> Any:
-    """TRL 1.12's own `PPOTrainer`, unchanged but for `train` and `save_model`: what the engine is measured against."""
-    from peft import get_peft_model
-    from transformers.trainer_utils import TrainOutput
-    from trl.experimental.ppo import PPOTrainer
-
-    if tokenizer.get_vocab() != checkpoints.load_tokenizer(args.reward_model_path).get_vocab():
-        fail(["engine=trl needs a reward model with the policy's tokenizer; engine=align reads it with its own"])
-
-    class Baseline(PPOTrainer):
-        def train(self, resume_from_checkpoint: Any = None) -> TrainOutput:
-            if resume_from_checkpoint is not None:
-                fail(["engine=trl cannot resume: leave --resume_from_checkpoint out, or use engine=align"])
-            super().train()
-            return TrainOutput(self.state.global_step, 0.0, {"episodes": self.state.episode})
-
-        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            super().log(logs, start_time)
-            self.last_metrics = {k: float(v) for k, v in logs.items() if isinstance(v, (int, float))}
-
-        def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-            self.accelerator.unwrap_model(self.model).policy.save_pretrained(output_dir or self.args.output_dir)
-
-    args.stop_token = "eos"  # chat.set_up_tokenizer made it the one token that ends an answer
-    pieces = plan.micro_batches
-    args.gradient_accumulation_steps = args.local_batch_size // plan.micro_batch  # TRL reads a rollout's size off it
-    lora = checkpoints.lora_config(model_args)
-    policy = checkpoints.load_policy(parent, model_args, tokenizer)
-    whole = checkpoints.resolve_parent(args.reward_model_path, args.output_dir, role="reward")
-    scorers = [checkpoints.load_reward_model(whole, _whole(model_args), tokenizer) for _ in range(2)]
-    trainer = Baseline(
-        args=args, processing_class=tokenizer,
-        model=checkpoints.trained_in_fp32(get_peft_model(policy, lora)) if lora else policy,
-        ref_model=None if lora else checkpoints.load_policy(parent, model_args, tokenizer),
-        reward_model=scorers[0].requires_grad_(False), value_model=scorers[1],
-        train_dataset=rows.train.select_columns(["input_ids"]), callbacks=callbacks,
-    )  # fmt: skip
-    # an optimizer step each minibatch, as its options say; its loop would step once a rollout
-    args.gradient_accumulation_steps = trainer.accelerator.gradient_accumulation_steps = pieces
-    return trainer
 
 
 def build(
@@ -146,7 +104,7 @@ def build(
     policy = checkpoints.load_policy(parent, model_args, tokenizer)
     lora = checkpoints.lora_config(model_args)
     if value_model == "full":
-        critic = checkpoints.load_reward_model(start, _whole(model_args), tokenizer)
+        critic = checkpoints.load_reward_model(start, trained_whole(model_args), tokenizer)
         if start == parent:
             nn.init.zeros_(critic.score.weight)
     with one_sentence("PEFT refuses these settings"):
@@ -164,13 +122,6 @@ def build(
     checkpoints.trained_in_fp32(policy)
     _without_dropout(both)
     return both
-
-
-def _whole(model_args: Any) -> Any:
-    """The same settings for a model that is trained whole, beside a policy with LoRA: fp32 from the start."""
-    settings = copy.copy(model_args)
-    settings.use_peft = False
-    return settings
 
 
 def _of_critic(lora: Any, policy: Any) -> Any:

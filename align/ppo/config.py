@@ -1,28 +1,70 @@
-"""What the PPO recipe takes beside TRL's `PPOConfig`, and the arithmetic of a run before anything is loaded."""
+"""What the PPO recipe takes beside transformers' `TrainingArguments`, and which of it cannot go together."""
 
 from __future__ import annotations
 
-import math
+import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from trl.experimental.ppo import PPOConfig
+from transformers import TrainingArguments
 
-from align.run.arguments import BatchArguments, CodeArguments, PromptArguments
-from align.run.checks import limits
+from align.run.arguments import CodeArguments, PromptArguments
+from align.run.checks import limits, versions
 from align.run.errors import fail, recipe
 
-REFUSED = dict.fromkeys(
-    ("world_size", "batch_size", "mini_batch_size", "micro_batch_size", "local_batch_size", "local_mini_batch_size",
-     "num_total_batches"),
-    "it is worked out from --global_batch_size, --num_mini_batches and --per_device_train_batch_size",
-)  # fmt: skip
+_WORKED_OUT = "it is worked out from --global_batch_size, --num_mini_batches and --per_device_train_batch_size"
+_ADAPTERS = "the policy's adapter is `default`, and the reference has none"
+
+# Fields of TRL's `PPOConfig` that are no flags here, and why
+REFUSED = {
+    **dict.fromkeys(
+        ("world_size", "batch_size", "mini_batch_size", "micro_batch_size", "local_batch_size", "local_mini_batch_size",
+         "num_total_batches"), _WORKED_OUT,
+    ),
+    "model_adapter_name": _ADAPTERS,
+    "ref_adapter_name": _ADAPTERS,
+}  # fmt: skip
 
 
 @dataclass
-class PPOArguments(PromptArguments, CodeArguments, PPOConfig):
-    """TRL's `PPOConfig` and what its trainer could not do. Names are TRL's where any of its trainers has the thing."""
+class PPOArguments(PromptArguments, CodeArguments, TrainingArguments):
+    """PPO's settings. Names are TRL's: of its `PPOConfig`, or of the trainer that has the thing."""
 
+    # ---- as in TRL's PPOConfig ----
+    learning_rate: float = field(default=3e-6, metadata={"help": "The initial learning rate for AdamW."})
+    num_mini_batches: int = field(default=1, metadata={"help": "Optimizer steps of one pass over a rollout."})
+    total_episodes: int | None = field(
+        default=None, metadata={"help": "Episodes in all. None: num_train_epochs over the prompts."}
+    )
+    local_rollout_forward_batch_size: int = field(
+        default=64, metadata={"help": "Episodes that one process samples, or scores, at once."}
+    )
+    num_sample_generations: int = field(default=10, metadata={"help": "Tables of samples shown during the training."})
+    response_length: int = field(default=53, metadata={"help": "Most tokens of a completion."})
+    temperature: float = field(default=0.7, metadata={"help": "Sampling temperature."})
+    missing_eos_penalty: float | None = field(
+        default=None, metadata={"help": "Taken off the score of a completion that does not stop; positive."}
+    )
+    reward_model_path: str | None = field(
+        default=None, metadata={"help": "Reward model: a folder, a finished run, an adapter, or a hub id."}
+    )
+    num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over a rollout."})
+    whiten_rewards: bool = field(default=False, metadata={"help": "Scale each token's reward to variance 1."})
+    kl_coef: float = field(default=0.05, metadata={"help": "Weight of the KL penalty."})
+    kl_estimator: Literal["k1", "k3"] = field(
+        default="k1",
+        metadata={"help": "Estimator of the KL (http://joschu.net/blog/kl-approx.html): k3 has the lower variance."},
+    )
+    cliprange: float = field(default=0.2, metadata={"help": "Clip range of the ratio."})
+    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
+    cliprange_value: float = field(default=0.2, metadata={"help": "Clip range of the values."})
+    gamma: float = field(default=1.0, metadata={"help": "Discount."})
+    lam: float = field(default=0.95, metadata={"help": "Lambda of GAE."})
+    ds3_gather_for_generation: bool = field(
+        default=True, metadata={"help": "ZeRO-3 gathers the weights once for a rollout; nothing else is supported."}
+    )
+
+    # ---- ours ----
     engine: Literal["align", "trl"] = field(
         default="align", metadata={"help": "`trl`: TRL 1.12's own trainer, the baseline; one process only."}
     )
@@ -101,9 +143,6 @@ class PPOArguments(PromptArguments, CodeArguments, PPOConfig):
         if not self.ds3_gather_for_generation:
             problems.append("ds3_gather_for_generation=False gathers every weight for every token, 10 to 100 times "
                             "slower; where the whole policy does not fit one GPU, use LoRA with ZeRO-2")  # fmt: skip
-        for name in ("model_adapter_name", "ref_adapter_name"):
-            if getattr(self, name) is not None:
-                problems.append(f"{name} cannot be set: the policy's adapter is `default`, the reference has none")
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -112,68 +151,6 @@ class PPOArguments(PromptArguments, CodeArguments, PPOConfig):
         functions = {"reward_func": self.reward_funcs, "eval_reward_func": self.eval_reward_funcs}
         named = {f"{role}_{n}": where for role, given in functions.items() for n, where in enumerate(given)}
         return {"reward_model": self.reward_model_path, **named}
-
-
-@dataclass
-class Plan:
-    """The arithmetic of a run. Episodes are sampled completions, steps are optimizer updates."""
-
-    rollouts: int
-    episodes: int  # per rollout, over all processes
-    prompts: int  # per rollout, over all processes
-    processes: int
-    epochs: int
-    minibatches: int
-    micro_batches: int  # per minibatch and process
-    micro_batch: int  # episodes
-
-    @property
-    def share(self) -> int:
-        """Episodes of one process in a rollout."""
-        return self.episodes // self.processes
-
-    def __str__(self) -> str:
-        steps = self.epochs * self.minibatches
-        return (
-            f"  rollouts  {self.rollouts} of {self.episodes} episodes ({self.prompts} prompts x "
-            f"{self.episodes // self.prompts} completions), {self.rollouts * self.episodes:,} episodes in all\n"
-            f"  updates   {self.rollouts * steps} optimizer steps: {steps} a rollout = {self.epochs} epochs x "
-            f"{self.minibatches} minibatches of {self.episodes // self.minibatches} episodes\n"
-            f"  memory    at most {self.micro_batch} episodes at once: {self.micro_batches} "
-            f"piece{'s' * (self.micro_batches > 1)} a minibatch on each process"
-        )
-
-
-def plan(run: BatchArguments, args: PPOArguments, rows: int, processes: int) -> Plan:
-    """Work out a run from `global_batch_size` episodes a rollout, and set TRL's own batch fields from it.
-
-    Raises:
-        ConfigError: where something does not divide, with numbers that do.
-    """
-    episodes, parts = run.global_batch_size, processes * args.num_mini_batches
-    if episodes % parts or episodes % (processes * args.num_generations):
-        unit = math.lcm(parts, processes * args.num_generations)
-        fail([
-            f"global_batch_size={episodes} episodes cannot be shared by {processes} processes, num_mini_batches="
-            f"{args.num_mini_batches} and num_generations={args.num_generations}: use a multiple of {unit}"
-        ])  # fmt: skip
-    prompts = episodes // args.num_generations
-    if rows < prompts:
-        fail([f"{rows} prompts are fewer than the {prompts} of one rollout: lower global_batch_size"])
-    minibatch = episodes // parts
-    micro = max(
-        size for size in range(1, min(args.per_device_train_batch_size, minibatch) + 1) if minibatch % size == 0
-    )
-    args.per_device_train_batch_size, args.gradient_accumulation_steps = micro, 1
-    args.batch_size, args.local_batch_size = episodes, episodes // processes
-    args.mini_batch_size, args.local_mini_batch_size = episodes // args.num_mini_batches, minibatch
-    args.world_size = processes  # a field of TRL's that hides transformers' property
-    wanted = args.total_episodes or int(args.num_train_epochs * rows * args.num_generations)
-    rollouts = args.max_steps if args.max_steps > 0 else math.ceil(wanted / episodes)
-    args.total_episodes, args.num_total_batches = rollouts * episodes, rollouts
-    return Plan(
-        rollouts, episodes, prompts, processes, args.num_ppo_epochs, args.num_mini_batches, minibatch // micro, micro
-    )
 
 
 def check(args: PPOArguments, model_args: Any, kind: str) -> None:
@@ -202,10 +179,18 @@ def check(args: PPOArguments, model_args: Any, kind: str) -> None:
             "reference_device: with LoRA there is no second reference, and ZeRO-3 and FSDP2 shard it already"
         )
     problems += _device(args.reference_device) if args.reference_device else []
+    problems += versions.without_baseline() if args.engine == "trl" else []
     if args.engine == "trl" and (kind != "single" or args.reward_funcs or not args.reward_model_path):
         problems.append("engine=trl is a baseline: one process, and a reward model (no functions); use engine=align")
     if problems := problems + (_lora(model_args, kind) if lora else []):
         fail(problems)
+
+
+def trained_whole(model_args: Any) -> Any:
+    """The same settings for a model that is trained whole, beside a policy with LoRA: fp32 from the start."""
+    settings = copy.copy(model_args)
+    settings.use_peft = False
+    return settings
 
 
 def _device(name: str) -> list[str]:

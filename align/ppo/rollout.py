@@ -15,8 +15,9 @@ from align.data import text
 from align.models import generate
 from align.models.generate import Completion
 from align.models.scorers import Reward
-from align.ppo import guards, maths
+from align.ppo import maths
 from align.ppo.roles import Batch
+from align.ppo.watch import guards
 
 
 @dataclass

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from trl.experimental.ppo.ppo_trainer import OnlineTrainerState
+from transformers import TrainerState
 
-from align.ppo import guards
 from align.ppo.roles import ActorCritic
+from align.ppo.watch import guards
 from align.run.errors import ConfigError, RunError
 
 VALUE = re.compile(r"\.value(\.|$)")  # the critic's adapter, in names of weights
 STATE = "ppo_state.json"  # what a checkpoint holds beside transformers' own files
+
+
+@dataclass
+class RolloutState(TrainerState):
+    """transformers' state of a training, whose steps are rollouts, and the episodes that were sampled."""
+
+    episode: int = 0
 
 
 def save(both: ActorCritic, weights: dict[str, Tensor], folder: Path) -> None:
@@ -100,7 +107,7 @@ def restore_state(trainer: Any, folder: Path) -> None:
     Raises:
         RunError: if a rollout had another number of episodes, or for a reference that followed and was not kept.
     """
-    trainer.state = OnlineTrainerState.load_from_json(str(folder / "trainer_state.json"))
+    trainer.state = RolloutState.load_from_json(str(folder / "trainer_state.json"))
     own = json.loads((folder / STATE).read_text())
     if own["episodes"] != trainer.plan.episodes:
         raise RunError(f"{folder} was made with {own['episodes']} episodes a rollout, not {trainer.plan.episodes}")

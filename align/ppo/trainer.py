@@ -1,4 +1,4 @@
-"""The PPO engine: TRL 1.12's `PPOTrainer` by name, configuration and logs, with a loop and maths of its own.
+"""The PPO engine: TRL's names for settings and logs, on transformers' `Trainer`, with a loop and maths of its own.
 
     for each rollout:
         sample     completions of the next prompts, from the policy, at the sampling temperature
@@ -8,7 +8,7 @@
         learn      epochs x minibatches: clipped policy and value losses, one optimizer step a minibatch
         report     TRL's metrics, episodes on disk, guards, checkpoint
 
-transformers' `Trainer` wraps the model for DDP, ZeRO or FSDP2, makes the optimizer, and writes checkpoints.
+`Trainer` wraps the model for DDP, ZeRO or FSDP2, makes the optimizer, and writes checkpoints.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
-from trl.experimental.ppo import PPOTrainer
-from trl.experimental.ppo.ppo_trainer import OnlineTrainerState
 
 from align.data.chat import stop_ids
 from align.models.scorers import Reward
-from align.ppo import guards, maths, metrics, report, roles, saving, sharding
-from align.ppo.config import Plan, PPOArguments
-from align.ppo.report import Clock
+from align.ppo import maths, roles, saving, sharding
+from align.ppo.arithmetic import Plan
+from align.ppo.config import PPOArguments
 from align.ppo.rollout import Rollout, Sampler, credit
 from align.ppo.shared.probing import try_a_step
+from align.ppo.watch import guards, metrics, report
+from align.ppo.watch.report import Clock
 
 
-class PolicyTrainer(PPOTrainer):
+class PolicyTrainer(Trainer):
     """PPO with one backbone, carried masks, resumable and shardable. See the module's docstring for the loop."""
 
     args: PPOArguments
-    state: OnlineTrainerState
+    state: saving.RolloutState
     control: Any
     before: guards.Vitals | None  # the reference's own
 
@@ -57,9 +57,8 @@ class PolicyTrainer(PPOTrainer):
         eval_reward: Reward | None = None,
         callbacks: list | None = None,
     ):
-        # not PPOTrainer's constructor, which wraps four models its own way
-        Trainer.__init__(
-            self, model=both, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset,
+        super().__init__(
+            model=both, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset,
             processing_class=processing_class, callbacks=callbacks,
         )  # fmt: skip
         self.plan, self.both, self.reward, self.eval_reward = plan, both, reward, eval_reward
@@ -106,7 +105,7 @@ class PolicyTrainer(PPOTrainer):
             saving.restore(self.both, Path(checkpoint))
         self._train_batch_size = self.args.per_device_train_batch_size
         self._prepare_for_training(self.plan.rollouts, None, checkpoint)
-        self.state = OnlineTrainerState(
+        self.state = saving.RolloutState(
             is_local_process_zero=self.is_local_process_zero(), is_world_process_zero=self.is_world_process_zero(),
             stateful_callbacks=self.state.stateful_callbacks,
         )  # fmt: skip

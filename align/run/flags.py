@@ -83,10 +83,10 @@ class Flags:
         problems = []
         reasons = REFUSED | refused
         for key, value in given.items():
-            if key not in self.actions:
-                problems.append(self._unknown(key))
-            elif key in reasons and value not in (None, "auto"):
+            if key in reasons and (key not in self.actions or value not in (None, "auto")):
                 problems.append(f"{key} cannot be set: {reasons[key]}")
+            elif key not in self.actions:
+                problems.append(self._unknown(key))
             elif isinstance(value, list) and self.actions[key].nargs != "+":
                 problems.append(f"{key} takes one value, not a list: {value!r}")
             else:

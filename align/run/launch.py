@@ -82,11 +82,12 @@ def refuse(refused: Mapping[str, str]) -> None:
         raise ConfigError(f"{_ASKED[1]} is not supported here: {reason}")
 
 
-def check(refused: Mapping[str, str] | None = None) -> None:
+def check(refused: Mapping[str, str] | None = None, *, seed: int | None = None) -> None:
     """Compare what was asked for with what was got. Call it once the `TrainingArguments` exist.
 
     Args:
         refused: see `refuse`.
+        seed: of all that is drawn from here on, weights and adapters included; the same on every process.
 
     Raises:
         ConfigError: where the two differ, with a command that works; and for a refused kind.
@@ -105,6 +106,8 @@ def check(refused: Mapping[str, str] | None = None) -> None:
         state.distributed_type = DistributedType.MULTI_GPU
     if state.num_processes != _ASKED[0]:
         _stop(state.num_processes, "single" if state.num_processes == 1 else _ASKED[1])
+    if seed is not None:
+        transformers.set_seed(seed)
 
 
 def check_kind(accelerator: Any) -> None:

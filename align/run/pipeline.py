@@ -28,7 +28,7 @@ from align.run.received import files, records
 
 # Loaded once by a server process from which each stage is forked: nine times six seconds of imports saved.
 PRELOAD = ["align.run.parse", "transformers", "datasets", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer",
-           "trl.trainer.reward_trainer", "trl.experimental.ppo.ppo_trainer", "deepspeed"]  # fmt: skip
+           "trl.trainer.reward_trainer", "deepspeed"]  # fmt: skip
 STAGE_KEYS = {"name", "run", "config", "launch", "gate", "resumable", "seeded"}
 
 

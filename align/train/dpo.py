@@ -14,7 +14,7 @@ from trl import DPOTrainer
 
 from align.data import arrow
 from align.run.errors import ConfigError, RunError
-from align.train import pair_batches
+from align.train import logits, pair_batches
 
 MIXED = ("aot", "aot_unpaired")  # losses that sort the batch: no term belongs to one pair
 
@@ -22,7 +22,7 @@ MIXED = ("aot", "aot_unpaired")  # losses that sort the batch: no term belongs t
 class PairTrainer(DPOTrainer):
     """`DPOTrainer` that takes rows tokenised by `align.data.prepare` and checks its first batch.
 
-    TRL 1.12 always tokenises by itself, prompt and completion apart from our masks; the override keeps one tokenisation
+    TRL always tokenises by itself, prompt and completion apart from our masks; the override keeps one tokenisation
     for SFT, reward model, DPO and PPO. It can go when DPOTrainer accepts `prompt_ids`/`chosen_ids`/`rejected_ids`.
 
     A pair's weight multiplies its gradient. TRL takes the plain mean inside 250 lines for fifteen losses, so the weight
@@ -47,7 +47,7 @@ class PairTrainer(DPOTrainer):
         if "weight" not in (rows.column_names or []) or arrow.values(rows, "weight").unique().to_pylist() == [1.0]:
             return
         loss = next((name for name in self.loss_types if name in MIXED), None)
-        if loss or self.use_liger_kernel:
+        if loss or (self.args.use_liger_kernel and not logits.fused()):
             what = f"loss_type={loss} sorts the pairs of a batch" if loss else "use_liger_kernel keeps no logits"
             raise ConfigError(f"{what}, so pairs cannot have weights: --pair_weights pair --ties drop")
 
@@ -82,7 +82,8 @@ class PairTrainer(DPOTrainer):
 
 @contextlib.contextmanager
 def scaled_gradients(model: Any, weight: torch.Tensor) -> Iterator[None]:
-    """Inside the block, logits [2B, T, V] that `model` returns pass on gradients times `weight` [B], chosen first.
+    """Inside the block, what `model` returns passes on gradients times `weight` [B], chosen first: log-probs [2B, T-1],
+    or before TRL 1.15 the logits [2B, T, V] that they are made of, which comes to the same.
 
     Nothing is done where all weights are 1, so that a run without weights costs and computes what TRL's does.
     """
@@ -91,9 +92,11 @@ def scaled_gradients(model: Any, weight: torch.Tensor) -> Iterator[None]:
         return
 
     def scale(_module: Any, _inputs: Any, outputs: Any) -> None:
-        if outputs.logits.requires_grad:  # not where the same module serves as the reference
-            both = torch.cat([weight, weight])[:, None, None]
-            outputs.logits.register_hook(lambda gradient: gradient * both.to(gradient))
+        given = outputs.get("log_probs")
+        given = outputs.logits if given is None else given
+        if given.requires_grad:  # not where the same module serves as the reference
+            both = torch.cat([weight, weight]).view(-1, *[1] * (given.ndim - 1))
+            given.register_hook(lambda gradient: gradient * both.to(gradient))
 
     handle = model.register_forward_hook(scale)
     try:

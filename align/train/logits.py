@@ -7,6 +7,8 @@ Told from the family's own code before any weights are loaded, so that it is the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +19,18 @@ from align.run.errors import FOREIGN
 WORDS, TOKENS, LARGE = 8, 4, 20.0  # logits as large as this are seen by any cap
 
 
+def fused() -> bool:
+    """Do all of TRL's losses multiply by the head's matrix themselves, without logits? From 1.15 on."""
+    from trl.trainer import utils
+
+    return hasattr(utils, "add_fused_lm_head")
+
+
 class Seen(NamedTuple):
     """Which computations of the logits give the model's own?"""
 
     plain: bool  # hidden states times the head's matrix
-    in_pieces: bool  # TRL's `chunked_nll`
+    in_pieces: bool  # TRL's losses that keep no logits
 
 
 class _Hidden(MoeModelOutputWithPast):
@@ -41,8 +50,6 @@ def seen(model: Any) -> Seen:
     Args:
         model: its modules on the meta device; it is of no further use afterwards.
     """
-    from trl.trainer.sft_trainer import _patch_chunked_ce_lm_head
-
     head = model.get_output_embeddings()
     if type(head) is not torch.nn.Linear:
         return Seen(False, False)
@@ -60,8 +67,33 @@ def seen(model: Any) -> Seen:
                 trunk.forward = lambda *_, **__: _Hidden(last_hidden_state=hidden)
         own = model.eval()(**given).logits.float()
         loss = torch.nn.functional.cross_entropy(own[0, :-1], ids[0, 1:])
-        _patch_chunked_ce_lm_head(model, chunk_size=WORDS)
-        theirs = model(**given, labels=ids).loss
+        theirs = _in_pieces(model)(**given, labels=ids).loss
     except FOREIGN:  # a trunk that is called in a way of its own
         return Seen(False, False)
     return Seen(torch.allclose(own, few(hidden), rtol=1e-3), torch.allclose(loss, theirs, rtol=1e-3))
+
+
+def _in_pieces(model: Any) -> Callable[..., Any]:
+    """The model's forward pass with TRL's own loss in it."""
+    if fused():
+        from trl.trainer.utils import add_fused_lm_head
+
+        add_fused_lm_head(model)
+        return partial(model, fused_lm_head=True)
+    from trl.trainer.sft_trainer import _patch_chunked_ce_lm_head
+
+    _patch_chunked_ce_lm_head(model, chunk_size=WORDS)
+    return model
+
+
+def own_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """Cross-entropy of the logits that the model itself gives: SFTTrainer's `compute_loss_func` for such a family.
+
+    Args:
+        outputs: with logits [B, T, V]; labels: [B, T], -100 where nothing is learnt.
+        num_items_in_batch: tokens to divide by, of all processes and accumulation steps; None: those of the batch.
+    """
+    from transformers.loss.loss_utils import ForCausalLMLoss
+
+    logits = outputs.logits
+    return ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch=num_items_in_batch)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from accelerate import PartialState
-from trl import DPOConfig, SFTConfig
+from trl import DPOConfig, RLOOConfig, SFTConfig
 
 from align.data import arrow
 from align.models import adapters, checkpoints, heads
@@ -18,7 +19,7 @@ BY_LAYER = ("galore", "apollo", "lomo")  # optimizers that are made of a model's
 
 def check(
     args: Any, model_args: Any, path: str | None, rows: Any, *, reward_model: bool = False, answer: int = 0
-) -> None:
+) -> Callable[..., Any] | None:
     """Stop at settings that cannot work with these rows and this checkpoint.
 
     Args:
@@ -26,19 +27,25 @@ def check(
         rows: the splits, as `align.data.prepare` gives them.
         answer: where rows are prompts, the most tokens that are sampled after one.
 
+    Returns:
+        For SFT the loss to compute, where the trainer's own would not be the model's; else None.
+
     Raises:
         ConfigError: with every problem found; no weights have been loaded by then.
     """
-    problems = _evaluation(args, rows)
+    problems, loss = _evaluation(args, rows), None
     model = None if path is None else skeleton(path, model_args, reward_model=reward_model)
     _optimizer(args, model)
     if model is not None:
         problems += _room(model.config.get_text_config(), rows, answer)
         problems += _lora(model, model_args) if model_args.use_peft else []
         problems += packed.problems(args, model) if isinstance(args, SFTConfig) else []
-        problems += [] if reward_model else _logits(args, model, model_args)  # last: it is of no use afterwards
+        if not reward_model:  # last: the model is of no use afterwards
+            found, loss = _logits(args, model, model_args)
+            problems += found
     if problems:
         fail(problems)
+    return loss
 
 
 def skeleton(path: str, model_args: Any, *, reward_model: bool = False) -> Any:
@@ -123,22 +130,33 @@ def _longest(rows: Any) -> int:
     return max((int(arrow.lengths(rows, name, *before).max()) for name in names if len(rows)), default=0)
 
 
-def _logits(args: Any, model: Any, model_args: Any) -> list[str]:
-    """Is the loss that is trained the model's own? Where TRL's loss in pieces is not, SFT takes the whole one."""
-    pieces = isinstance(args, SFTConfig) and args.loss_type == "chunked_nll"
-    if not pieces and not args.use_liger_kernel:
-        return []
+def _logits(args: Any, model: Any, model_args: Any) -> tuple[list[str], Callable[..., Any] | None]:
+    """Is the loss that is trained the model's own? Where TRL's without logits is not, SFT takes the whole one.
+
+    Returns:
+        Problems, and SFT's loss where its trainer is to be given one.
+    """
+    fused = logits.fused() and isinstance(args, (SFTConfig, DPOConfig, RLOOConfig))
+    pieces = isinstance(args, SFTConfig) and (fused or args.loss_type == "chunked_nll")
+    if not pieces and not fused and not args.use_liger_kernel:
+        return [], None
     family, cap = model.config.model_type, getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    adapted = model_args.use_peft and _fits(checkpoints.lora_targets(model_args), _head(model))
+    adapted = model_args.use_peft and _fits(checkpoints.lora_targets(model_args), head := _head(model))
     seen = logits.seen(model)
-    if args.use_liger_kernel and not seen.plain and (cap is None or isinstance(args, DPOConfig)):
+    if not fused and args.use_liger_kernel and not seen.plain and (cap is None or isinstance(args, DPOConfig)):
         return [f"use_liger_kernel: Liger's losses do not see what {family} models do to their logits after the head; "
-                "leave it out"]  # fmt: skip
-    if pieces and (adapted or not seen.in_pieces):
-        why = "an adapter on the head" if adapted else f"what {family} models do to their logits after the head"
-        args.loss_type = "nll"
-        PartialState().print(f"loss_type: nll, the model's own loss; chunked_nll does not see {why}", flush=True)
-    return []
+                "leave it out"], None  # fmt: skip
+    if fused and adapted:
+        return [f"lora_target_modules: LoRA on {head} is not seen by TRL's losses, which read the head's own matrix; "
+                "leave it out"], None  # fmt: skip
+    if not adapted and seen.in_pieces:
+        return [], None
+    why = "an adapter on the head" if adapted else f"what {family} models do to their logits after the head"
+    if not pieces:
+        return [f"TRL's loss does not see {why}, so another model would be trained; take another base"], None
+    args.loss_type = "nll"
+    PartialState().print(f"loss_type: nll, the model's own loss; TRL's without logits does not see {why}", flush=True)
+    return [], logits.own_loss if fused else None
 
 
 def _head(model: Any) -> str:

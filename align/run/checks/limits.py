@@ -143,7 +143,19 @@ def problems(given: dict[str, Any], values: dict[str, Any], known: Collection[st
         )
     if given.get("dataloader_persistent_workers") and not given.get("dataloader_num_workers"):
         found.append("dataloader_persistent_workers: there are none; give --dataloader_num_workers 1 or more as well")
-    return [*found, *_of_packing(given, values), *_of_streams(given, values), *_of_pairs(values)]
+    return [*found, *_of_checkpointing(given), *_of_packing(given, values), *_of_streams(given, values),
+            *_of_pairs(values)]  # fmt: skip
+
+
+def _of_checkpointing(given: dict[str, Any]) -> list[str]:
+    """transformers has renamed it; both names are flags."""
+    return [
+        f"activation_checkpointing{tail}={given['activation_checkpointing' + tail]} and gradient_checkpointing{tail}="
+        f"{given['gradient_checkpointing' + tail]} are two names of one thing: give the first alone"
+        for tail in ("", "_kwargs")
+        if {"activation_checkpointing" + tail, "gradient_checkpointing" + tail} <= set(given)
+        and given["activation_checkpointing" + tail] != given["gradient_checkpointing" + tail]
+    ]
 
 
 def numbers(given: dict[str, Any], known: Collection[str]) -> list[str]:
@@ -154,6 +166,8 @@ def numbers(given: dict[str, Any], known: Collection[str]) -> list[str]:
     found = []
     for name, value in given.items():
         for one in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(one, str) and name in rules and re.fullmatch(r"-?\d+", one):
+                one = int(one)  # of a flag that takes words as well: pad_to_multiple_of auto
             if isinstance(one, bool) or not isinstance(one, (int, float)):
                 continue
             holds, words = rules.get(name, FINITE)

@@ -34,7 +34,7 @@ FREE = {
     "restore_callback_states_from_checkpoint", "skip_memory_metrics", "torch_empty_cache_steps", "local_rank", "debug",
     "batch_eval_metrics", "prediction_loss_only", "trust_remote_code", "num_sample_generations", "rollout_save_steps",
     # set from others, which are compared or free themselves
-    "do_eval", "dataloader_multiprocessing_context", "generation_batch_size", "num_total_batches",
+    "do_eval", "dataloader_multiprocessing_context", "generation_batch_size",
 }  # fmt: skip
 # How long a run is; and the schedules under which its first half is the same whatever comes after
 LENGTH = ("max_steps", "num_train_epochs", "total_episodes")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from align.ppo import maths
-from align.ppo.guards import Vitals
 from align.ppo.rollout import Rollout
 from align.ppo.sharding import Everyone
+from align.ppo.watch.guards import Vitals
 
 Total = Callable[[Tensor], Tensor]  # sums a tensor over all processes
 
