@@ -26,7 +26,5 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 # TRL's classes set the old name, and transformers warns of it at every start
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
-# SFT's own way for a family that its loss does not know (align.train.logits); TRL drops it in 2.0
-warnings.filterwarnings("ignore", message=".*compute_loss_func.* is deprecated", category=FutureWarning)
 
 __version__ = "0.1.0"

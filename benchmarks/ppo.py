@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import runpy
+import shutil
 import statistics
 import subprocess
 import sys
@@ -218,7 +219,8 @@ def with_trl_ppo(baseline: str) -> tuple[str, dict[str, str]] | None:
     place = Path(baseline).absolute()
     if (place / "trl").is_dir():
         return sys.executable, {"PYTHONPATH": f"{place}:{os.environ.get('PYTHONPATH', '')}"}
-    return (str(place), {}) if place.is_file() else None
+    python = shutil.which(baseline)
+    return (python, {}) if python else None
 
 
 def measure(name: str, case: dict[str, Any], folder: Path, args: argparse.Namespace) -> dict[str, Any]:

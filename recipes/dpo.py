@@ -56,7 +56,8 @@ def main():
         roles = {"model": parent, "reference": parent, **data_args.parents()}
         run.note(parents=lineage.parents(roles, model_args.model_revision), data=rows.as_dict())
         weights = checkpoints.resolve_parent(parent, args.output_dir, model_args, tokenizer)
-        needs_reference = not model_args.use_peft and not args.precompute_ref_log_probs
+        precomputes = args.precompute_ref_log_probs and launch.asked_kind() != "fsdp2"  # there TRL loads one of its own
+        needs_reference = not model_args.use_peft and not precomputes
         trainer = loop.build(
             PairTrainer, checkpoints.load_policy(weights, model_args, tokenizer),
             ref_model=checkpoints.load_policy(weights, model_args, tokenizer) if needs_reference else None, args=args,

@@ -14,7 +14,7 @@ from align.models import adapters, checkpoints
 from align.run import gates, launch, lineage, record
 from align.run.arguments import BatchArguments, DataArguments, StreamArguments, derive_batch
 from align.run.parse import parse, resolved
-from align.train import loop, measuring, packed, preflight
+from align.train import logits, loop, measuring, packed, preflight
 
 DEFAULTS = dict(
     learning_rate=2e-5,  # Tulu 3's full fine-tuning range
@@ -45,7 +45,7 @@ def main():
     )
     how = stream.how(stream_args, args)
     rows = prepare.rows(data_args, "sft", tokenizer, max_length=args.max_length, seed=args.seed, how=how)
-    loss = preflight.check(args, model_args, parent, rows)
+    whole = preflight.check(args, model_args, parent, rows)
 
     config = resolved(run_args, data_args, stream_args, model_args, args)
     with record.start("sft", args.output_dir, config, overwrite=run_args.overwrite, resume=launch.resumes(args)) as run:
@@ -56,9 +56,10 @@ def main():
         policy = checkpoints.load_policy(weights, model_args, tokenizer)
         train = packed.rows(rows, args, policy, run)
         trainer = loop.build(
-            SFTTrainer, policy, args, train_dataset=train, eval_dataset=rows.test, processing_class=tokenizer,
+            logits.WholeLossTrainer if whole else SFTTrainer, policy, args, train_dataset=train,
+            eval_dataset=rows.test, processing_class=tokenizer, callbacks=loop.callbacks(run),
             data_collator=packed.Collator(tokenizer.pad_token_id, args.pad_to_multiple_of),
-            peft_config=checkpoints.lora_config(model_args), callbacks=loop.callbacks(run), compute_loss_func=loss,
+            peft_config=checkpoints.lora_config(model_args),
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "sft", parent)
         metrics = measuring.take(run, {"loss_before": lambda: measuring.loss_before(trainer, rows.test)})

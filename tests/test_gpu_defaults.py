@@ -342,6 +342,32 @@ def test_the_loss_of_sft_is_the_model_s_own(train, tmp_path, world, kind, capsys
     assert done.record["metrics"]["eval_loss"] == pytest.approx(own, rel=0.03)  # batches of 8 rows are averaged
 
 
+@pytest.mark.skipif(not FUSED, reason="TRL before 1.15 keeps logits")
+@pytest.mark.parametrize(
+    ("stage", "flags", "sentence"),
+    [
+        ("dpo", FP32, "TRL's loss does not see what llama models do to their logits after the head"),
+        ("rloo", FP32, "so another model would be trained; take another base"),
+        ("sft", ["--loss_type", "dft"], "take --loss_type nll"),
+    ],
+)
+def test_a_loss_that_would_be_another_model_s_is_refused(train, stage, flags, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(logits, "seen", lambda _: logits.Seen(False, False))
+    with pytest.raises(SystemExit):
+        train(stage, *flags)
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not FUSED, reason="TRL before 1.15 leaves a mixture's balance to the model")
+def test_a_mixture_whose_balance_trl_cannot_compute_says_so(train, tmp_path, capsys):
+    settings, _ = AFTER_THE_HEAD["granitemoe"]
+    base = family("granitemoe", settings, tmp_path / "base")
+    with pytest.raises(SystemExit):
+        train("sft", *FP32, base=base)
+    assert "load-balancing loss of granitemoe models, whose settings have no num_experts" in capsys.readouterr().err
+    assert train("sft", *FP32, "--router_aux_loss_coef", "0", base=base).record["status"] == "complete"
+
+
 @pytest.mark.parametrize("kind", ["granite", "cohere", "falcon_h1"])
 def test_the_engine_s_logits_are_the_model_s_own(kind, tmp_path):
     from transformers import AutoModelForCausalLM

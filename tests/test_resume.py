@@ -127,6 +127,13 @@ def test_what_the_library_sets_from_a_free_setting_is_free(tmp_path, cls, given)
     resumed.check_settings({"config": before}, now)
 
 
+def test_a_setting_that_trl_renamed_is_the_same():
+    before = {"config": {"loss_type": "chunked_nll", "router_aux_loss_coef": 0.001}}
+    resumed.check_settings(before, {"loss_type": "nll", "router_aux_loss_coef": None})
+    with pytest.raises(resumed.OtherRun, match="loss_type"):
+        resumed.check_settings(before, {"loss_type": "dft", "router_aux_loss_coef": None})
+
+
 def test_a_longer_run_of_ppo_under_a_steady_schedule_has_more_batches(tmp_path):
     usual = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "lr_scheduler_type": "constant"}
     configs = []

@@ -63,6 +63,12 @@ def test_a_local_build_of_torch_is_its_release(installed):
     versions.stop_unless_supported()
 
 
+def test_whatever_is_installed_where_that_is_asked_for(installed, monkeypatch):
+    installed["trl"] = "2.0.0"
+    monkeypatch.setenv("ALIGN_ANY_VERSIONS", "1")
+    versions.stop_unless_supported()
+
+
 def test_the_baseline_needs_its_release(installed):
     installed["trl"] = "1.16.0"
     assert (

@@ -220,7 +220,7 @@ class ActorCritic(nn.Module):
         settings = {"use_reentrant": False}
         for model in filter(None, (self.policy, self.critic)):
             again = {"context_fn": self.switch.recomputing} if model is self.policy else {}
-            model.gradient_checkpointing_enable(settings | again)
+            model.activation_checkpointing_enable(settings | again)
 
     def sampled_logps(self, ids: list[int]) -> Tensor:
         """Log-probs [len(ids) - 1] of one sequence under the very modules that `sample` runs."""

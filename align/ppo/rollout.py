@@ -260,7 +260,7 @@ class Sampler:
         """Nothing changes between this pass and the update's first one, so the update can go on from the first piece's
         graph instead of computing it again; no more memory than a piece of the update takes anyway."""
         alone = self.plan.processes == 1 and not self.trainer.is_deepspeed_enabled
-        return alone and rollout.number > 0 and not self.args.gradient_checkpointing
+        return alone and rollout.number > 0 and not self.args.activation_checkpointing
 
     def _reference_logps(self, batch: Batch) -> Tensor:
         if self.trainer.reference is None:

@@ -74,7 +74,7 @@ class PolicyTrainer(Trainer):
         self.train_rows: list[dict] = list(train_dataset)
         self.everyone = sharding.Everyone(self.accelerator)
         self.sampler = Sampler(self)
-        if args.gradient_checkpointing:
+        if args.activation_checkpointing:
             both.checkpoint_activations()
 
     # ---- the loop ----
@@ -143,7 +143,7 @@ class PolicyTrainer(Trainer):
         sums: list[Tensor] = []
         norms: list[float] = []
         policy_on = float(not self.both.only_values)
-        self.both.train(args.gradient_checkpointing)  # checkpointing works in training mode only; there is no dropout
+        self.both.train(args.activation_checkpointing)  # checkpointing works in training mode only; there is no dropout
         for epoch in range(self.plan.epochs):
             plan = rollout.plan_of(args.seed, epoch, self.plan.minibatches, self.plan.micro_batch)
             for number, minibatch in enumerate(plan):

@@ -167,7 +167,7 @@ def defaults(known: list[str], given: dict[str, Any]) -> dict[str, Any]:
     gpu = has_gpu()
     values: dict[str, Any] = {"bf16": gpu and not given.get("fp16"), "use_cpu": not gpu}
     if not {"activation_checkpointing", "gradient_checkpointing"} & set(given):  # the new name and the old
-        values |= {"activation_checkpointing": gpu, "gradient_checkpointing": gpu}
+        values["activation_checkpointing"] = gpu
     if gpu and given.get("use_peft"):
         values["dtype"] = "bfloat16"  # frozen weights need no fp32 master copy
     return {key: value for key, value in values.items() if key in known and key not in given}

@@ -17,7 +17,7 @@ FOREIGN = (
 )  # fmt: skip
 MEMORY = (
     "; lower --per_device_train_batch_size (the global batch stays what it is) or --max_length, or give "
-    "--gradient_checkpointing true"
+    "--activation_checkpointing true"
 )
 
 

@@ -26,9 +26,9 @@ class PairTrainer(DPOTrainer):
     for SFT, reward model, DPO and PPO. It can go when DPOTrainer accepts `prompt_ids`/`chosen_ids`/`rejected_ids`.
 
     A pair's weight multiplies its gradient. TRL takes the plain mean inside 250 lines for fifteen losses, so the weight
-    goes in where all of them begin: the gradient of each pair's two rows of logits is scaled by it, which makes the
-    step that of mean_i w_i loss_i, whichever loss it is. The loss that is printed counts every pair once (ln 2 at the
-    start).
+    goes in where all of them begin: the gradient of each pair's two rows of log-probabilities is scaled by it, which
+    makes the step that of mean_i w_i loss_i, whichever loss it is. The loss that is printed counts every pair once
+    (ln 2 at the start).
     """
 
     _checked = False

@@ -12,7 +12,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from transformers import Trainer
 from transformers.modeling_outputs import MoeModelOutputWithPast
+from trl import SFTTrainer
 
 from align.run.errors import FOREIGN
 
@@ -20,7 +22,7 @@ WORDS, TOKENS, LARGE = 8, 4, 20.0  # logits as large as this are seen by any cap
 
 
 def fused() -> bool:
-    """Do all of TRL's losses multiply by the head's matrix themselves, without logits? From 1.15 on."""
+    """Do all of TRL's losses multiply by the head's matrix themselves, without logits? (From 1.15 on.)"""
     from trl.trainer import utils
 
     return hasattr(utils, "add_fused_lm_head")
@@ -86,14 +88,11 @@ def _in_pieces(model: Any) -> Callable[..., Any]:
     return model
 
 
-def own_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-    """Cross-entropy of the logits that the model itself gives: SFTTrainer's `compute_loss_func` for such a family.
+class WholeLossTrainer(SFTTrainer):
+    """`SFTTrainer` with the loss of the model's own forward pass: for a family that TRL's loss without logits does not
+    know. All logits are kept, and TRL's token accuracy and entropy are left out, which would be another model's."""
 
-    Args:
-        outputs: with logits [B, T, V]; labels: [B, T], -100 where nothing is learnt.
-        num_items_in_batch: tokens to divide by, of all processes and accumulation steps; None: those of the batch.
-    """
-    from transformers.loss.loss_utils import ForCausalLMLoss
-
-    logits = outputs.logits
-    return ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch=num_items_in_batch)
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)

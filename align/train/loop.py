@@ -83,7 +83,7 @@ def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: 
     run.note(**facts, **measured())
     if not state.is_main_process:
         return
-    checkpointing = "gradient checkpointing" if args.gradient_checkpointing else "no checkpointing"
+    checkpointing = "gradient checkpointing" if args.activation_checkpointing else "no checkpointing"
     autocast = ", bf16 autocast" if args.bf16 else ""
     threads = f" ({torch.get_num_threads()} threads)" if state.device.type == "cpu" else ""
     print(

@@ -142,6 +142,8 @@ def held_out(trainer: Any) -> dict[str, float]:
     if trainer.eval_dataset is None or len(trainer.eval_dataset) == 0:
         return {}
     metrics = trainer.evaluate()  # not of rows: those that TRL was given carry the reference's log-probabilities
+    if "eval_aux_loss" in metrics and "eval_loss" in metrics:  # a mixture's balance is no part of how well it predicts
+        metrics["eval_loss"] -= trainer.router_aux_loss_coef * metrics["eval_aux_loss"]
     return {k: v for k, v in metrics.items() if isinstance(v, (int, float))}
 
 

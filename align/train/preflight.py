@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from accelerate import PartialState
@@ -19,7 +18,7 @@ BY_LAYER = ("galore", "apollo", "lomo")  # optimizers that are made of a model's
 
 def check(
     args: Any, model_args: Any, path: str | None, rows: Any, *, reward_model: bool = False, answer: int = 0
-) -> Callable[..., Any] | None:
+) -> bool:
     """Stop at settings that cannot work with these rows and this checkpoint.
 
     Args:
@@ -28,12 +27,12 @@ def check(
         answer: where rows are prompts, the most tokens that are sampled after one.
 
     Returns:
-        For SFT the loss to compute, where the trainer's own would not be the model's; else None.
+        Does SFT have to compute the model's own loss, because TRL's would be another one?
 
     Raises:
         ConfigError: with every problem found; no weights have been loaded by then.
     """
-    problems, loss = _evaluation(args, rows), None
+    problems, whole = _evaluation(args, rows), False
     model = None if path is None else skeleton(path, model_args, reward_model=reward_model)
     _optimizer(args, model)
     if model is not None:
@@ -41,11 +40,11 @@ def check(
         problems += _lora(model, model_args) if model_args.use_peft else []
         problems += packed.problems(args, model) if isinstance(args, SFTConfig) else []
         if not reward_model:  # last: the model is of no use afterwards
-            found, loss = _logits(args, model, model_args)
+            found, whole = _logits(args, model, model_args)
             problems += found
     if problems:
         fail(problems)
-    return loss
+    return whole
 
 
 def skeleton(path: str, model_args: Any, *, reward_model: bool = False) -> Any:
@@ -130,33 +129,48 @@ def _longest(rows: Any) -> int:
     return max((int(arrow.lengths(rows, name, *before).max()) for name in names if len(rows)), default=0)
 
 
-def _logits(args: Any, model: Any, model_args: Any) -> tuple[list[str], Callable[..., Any] | None]:
+def _logits(args: Any, model: Any, model_args: Any) -> tuple[list[str], bool]:
     """Is the loss that is trained the model's own? Where TRL's without logits is not, SFT takes the whole one.
 
     Returns:
-        Problems, and SFT's loss where its trainer is to be given one.
+        Problems, and whether SFT's trainer has to be the one with the whole loss.
     """
     fused = logits.fused() and isinstance(args, (SFTConfig, DPOConfig, RLOOConfig))
     pieces = isinstance(args, SFTConfig) and (fused or args.loss_type == "chunked_nll")
     if not pieces and not fused and not args.use_liger_kernel:
-        return [], None
-    family, cap = model.config.model_type, getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        return [], False
+    config = model.config.get_text_config()
+    family, cap = model.config.model_type, getattr(config, "final_logit_softcapping", None)
     adapted = model_args.use_peft and _fits(checkpoints.lora_targets(model_args), head := _head(model))
     seen = logits.seen(model)
     if not fused and args.use_liger_kernel and not seen.plain and (cap is None or isinstance(args, DPOConfig)):
         return [f"use_liger_kernel: Liger's losses do not see what {family} models do to their logits after the head; "
-                "leave it out"], None  # fmt: skip
+                "leave it out"], False  # fmt: skip
     if fused and adapted:
         return [f"lora_target_modules: LoRA on {head} is not seen by TRL's losses, which read the head's own matrix; "
-                "leave it out"], None  # fmt: skip
-    if not adapted and seen.in_pieces:
-        return [], None
-    why = "an adapter on the head" if adapted else f"what {family} models do to their logits after the head"
-    if not pieces:
-        return [f"TRL's loss does not see {why}, so another model would be trained; take another base"], None
-    args.loss_type = "nll"
-    PartialState().print(f"loss_type: nll, the model's own loss; TRL's without logits does not see {why}", flush=True)
-    return [], logits.own_loss if fused else None
+                "leave it out"], False  # fmt: skip
+    if adapted or not seen.in_pieces:
+        why = "an adapter on the head" if adapted else f"what {family} models do to their logits after the head"
+        if not pieces or args.loss_type == "dft":
+            return [f"TRL's loss does not see {why}, so another model would be trained; take "
+                    + ("--loss_type nll" if pieces else "another base")], False  # fmt: skip
+        args.loss_type = "nll"
+        PartialState().print(
+            f"loss_type: nll, the model's own loss; TRL's without logits does not see {why}", flush=True
+        )
+        return [], fused
+    return (_balance(args, config) if fused else []), False
+
+
+def _balance(args: Any, config: Any) -> list[str]:
+    """TRL computes a mixture's load-balancing loss itself, from settings that some families have under other names."""
+    coefficient = args.router_aux_loss_coef
+    coefficient = getattr(config, "router_aux_loss_coef", 0.0) if coefficient is None else coefficient
+    lacking = [name for name in ("num_experts", "num_experts_per_tok") if not hasattr(config, name)]
+    if not hasattr(config, "output_router_logits") or not coefficient or not lacking:
+        return []
+    return [f"router_aux_loss_coef={coefficient:g}: TRL cannot compute the load-balancing loss of {config.model_type} "
+            f"models, whose settings have no {lacking[0]}; give --router_aux_loss_coef 0"]  # fmt: skip
 
 
 def _head(model: Any) -> str:

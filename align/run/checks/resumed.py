@@ -36,6 +36,8 @@ FREE = {
     # set from others, which are compared or free themselves
     "do_eval", "dataloader_multiprocessing_context", "generation_batch_size",
 }  # fmt: skip
+# Of no other meaning: TRL 1.15 made the first loss a name of the second, 1.14 left a mixture's weight to the model
+RENAMED = {"loss_type": ("chunked_nll", "nll"), "router_aux_loss_coef": (0.001, None)}
 # How long a run is; and the schedules under which its first half is the same whatever comes after
 LENGTH = ("max_steps", "num_train_epochs", "total_episodes")
 STEADY = ("constant", "constant_with_warmup", "inverse_sqrt")
@@ -90,6 +92,7 @@ def check_settings(before: dict[str, Any], config: dict[str, Any]) -> dict[str, 
     """
     then, now = before.get("config") or {}, json.loads(json.dumps(config, default=str))
     differ = {name: [then[name], now[name]] for name in then.keys() & now.keys() if then[name] != now[name]}
+    differ = {name: both for name, both in differ.items() if tuple(both) != RENAMED.get(name)}
     free = {name for name in differ if name in FREE or name in PATHS or name.startswith(FREE_PREFIXES)}
     if now.get("lr_scheduler_type") in STEADY and not 0 < float(now.get("warmup_steps") or 0) < 1:
         free |= {name for name in LENGTH if name in differ}
