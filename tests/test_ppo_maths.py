@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.ppo import maths
+from align.train import pieces
 
 FAR = 1e3  # what padding holds in these tests: anything that leaks is seen
 
@@ -39,7 +40,8 @@ def test_token_logps_at_a_temperature():
 @pytest.mark.parametrize("bare", [True, False])
 def test_token_logps_in_pieces_is_autograd_at_once(monkeypatch, bare):
     """Values and gradients, for hidden states and matrix, by both ways and with several pieces."""
-    monkeypatch.setattr(maths, "LOGITS_AT_ONCE", 70)
+    for module in (maths, pieces):
+        monkeypatch.setattr(module, "LOGITS_AT_ONCE", 70)
     torch.manual_seed(0)
     hidden, head = torch.randn(17, 8, requires_grad=True), torch.nn.Linear(8, 30, bias=False)
     targets, slope = torch.randint(30, (17,)), torch.randn(17)

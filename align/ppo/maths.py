@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-LOGITS_AT_ONCE = 2**22  # floats; 16 MB: logits are made and reduced in pieces of this size
+from align.train.pieces import LOGITS_AT_ONCE, HeadLogps
 
 
 def token_logps(
@@ -42,7 +42,9 @@ def token_logps(
     weight = getattr(head, "weight", None)
     bare = type(head) is torch.nn.Linear and getattr(head, "bias", None) is None and not hasattr(weight, "ds_id")
     if bare and type(weight) in (Tensor, torch.nn.Parameter):
-        return _MatrixLogps.apply(hidden, weight, targets, temperature, entropy)
+        wanted = ("entropy",) if entropy else ()
+        logps, spread, *_ = HeadLogps.apply(hidden, weight, None, targets, temperature, None, 1.0, wanted)
+        return logps, torch.zeros_like(logps) if spread is None else spread.detach()
 
     def piece(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits = head(h).float() / temperature
@@ -58,60 +60,6 @@ def token_logps(
         pieces.append(checkpoint(piece, h, y, use_reentrant=False) if again else piece(h, y))
     logps, entropies = zip(*pieces, strict=True)
     return torch.cat(logps), torch.cat(entropies)
-
-
-class _MatrixLogps(torch.autograd.Function):
-    """`token_logps` for logits = hidden weight^T. With p = softmax(logits / T) and g the gradient of each logp,
-
-        d/dlogits = g (onehot(target) - p) / T;  d/dhidden = d/dlogits weight;  d/dweight = (d/dlogits)^T hidden,
-
-    the last added up in one [V, H] buffer, where one for each piece would cost more than the products themselves.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, entropy: bool
-    ) -> tuple[Tensor, Tensor]:
-        device = hidden.device.type
-        ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        ctx.temperature, ctx.rows = temperature, max(1, LOGITS_AT_ONCE // len(weight))
-        logps, sums, spread = (torch.zeros(len(targets), device=hidden.device) for _ in range(3))
-        matrix = weight.to(ctx.dtype)
-        for at in range(0, len(targets), ctx.rows):
-            some = slice(at, at + ctx.rows)
-            logits = _MatrixLogps.logits(ctx, hidden[some], matrix)
-            sums[some] = logits.logsumexp(-1)
-            logps[some] = logits.gather(-1, targets[some, None]).squeeze(-1) - sums[some]
-            if entropy:
-                chances = (logits - sums[some, None]).exp_()
-                spread[some] = sums[some] - chances.mul_(logits).sum(-1)
-        ctx.save_for_backward(hidden, weight, targets, sums)
-        ctx.mark_non_differentiable(spread)
-        return logps, spread
-
-    @staticmethod
-    def logits(ctx: Any, hidden: Tensor, matrix: Tensor) -> Tensor:
-        """One piece, [n, V], fp32. The same call forward and backward."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            logits = (hidden.to(ctx.dtype) @ matrix.T).float()
-        return logits if ctx.temperature == 1.0 else logits.div_(ctx.temperature)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, sums = ctx.saved_tensors
-        learns = ctx.needs_input_grad[1]
-        to_weight = torch.zeros(weight.shape, dtype=ctx.dtype, device=weight.device) if learns else None
-        to_hidden = torch.empty_like(hidden)
-        matrix = weight.to(ctx.dtype)
-        for at in range(0, len(targets), ctx.rows):
-            some = slice(at, at + ctx.rows)
-            slope = _MatrixLogps.logits(ctx, hidden[some], matrix).sub_(sums[some, None]).exp_().neg_()
-            slope[torch.arange(len(slope), device=slope.device), targets[some]] += 1
-            slope = slope.mul_(grad[some, None] / ctx.temperature).to(ctx.dtype)
-            to_hidden[some] = (slope @ matrix).to(hidden.dtype)
-            if to_weight is not None:
-                to_weight.addmm_(slope.T, hidden[some].to(ctx.dtype))
-        return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), None, None, None
 
 
 def kl_per_token(logps: Tensor, ref_logps: Tensor, estimator: Literal["k1", "k3"] = "k1") -> Tensor:

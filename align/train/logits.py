@@ -17,6 +17,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 from trl import SFTTrainer
 
 from align.run.errors import FOREIGN
+from align.train import pieces
 
 WORDS, TOKENS, LARGE = 8, 4, 20.0  # logits as large as this are seen by any cap
 
@@ -26,6 +27,37 @@ def fused() -> bool:
     from trl.trainer import utils
 
     return hasattr(utils, "add_fused_lm_head")
+
+
+class _OnCpu:
+    """In the place of TRL's function for log-probabilities without logits: ours, where there is no Triton.
+
+    TRL's tiles are for a GPU. On a CPU they hold 4,096 x 32,768 numbers several times over, also for the prompt's
+    positions, and are multiplied in fp32 (TRL 1.16). ZeRO-3's shards, which TRL gathers in its backward, stay TRL's.
+    """
+
+    def __init__(self, theirs: Any):
+        self.theirs = theirs
+
+    def apply(
+        self, hidden: Any, weight: Any, bias: Any, targets: Any, temperature: float, chunk: int, *rest: Any
+    ) -> Any:
+        """As TRL calls it; `rest` is the cap of the logits, their scale and the outputs."""
+        if hidden.device.type != "cpu" or hasattr(weight, "ds_id"):
+            return self.theirs.apply(hidden, weight, bias, targets, temperature, chunk, *rest)
+        return pieces.HeadLogps.apply(hidden, weight, bias, targets, temperature, *rest)
+
+
+def lighten() -> None:
+    """From here on TRL's losses without logits take a CPU's way, and look at positions with a label only."""
+    from trl.trainer import utils
+
+    theirs = getattr(utils, "_ChunkedLogProbFunction", None)
+    if theirs is None or isinstance(theirs, _OnCpu):
+        return
+    triton = utils._use_triton
+    utils._ChunkedLogProbFunction = _OnCpu(theirs)
+    utils._use_triton = lambda device: device.type == "cpu" or triton(device)
 
 
 class Seen(NamedTuple):
@@ -80,6 +112,7 @@ def _in_pieces(model: Any) -> Callable[..., Any]:
     if fused():
         from trl.trainer.utils import add_fused_lm_head
 
+        lighten()
         add_fused_lm_head(model)
         return partial(model, fused_lm_head=True)
     from trl.trainer.sft_trainer import _patch_chunked_ce_lm_head

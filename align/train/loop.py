@@ -18,7 +18,7 @@ from align.run import launch
 from align.run.device import facts as measured
 from align.run.errors import DataError, NotFinite, OneProcess, RunError, one_sentence
 from align.run.record import Run
-from align.train import measuring, progress
+from align.train import logits, measuring, progress
 
 
 class Recorder(TrainerCallback):
@@ -108,6 +108,7 @@ def build(trainer_class: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     Raises:
         ConfigError: for what transformers, TRL or PEFT refuse in its settings.
     """
+    logits.lighten()
     with one_sentence("the trainer refuses this configuration"):
         trainer = trainer_class(*args, **kwargs)
     checkpoints.trained_in_fp32(trainer.model)
