@@ -10,7 +10,7 @@ CORE := transformers trl peft accelerate datasets deepspeed tokenizers huggingfa
 PARITY := .venv-parity
 NEWEST := .venv-newest
 
-.PHONY: setup browser demo compare seeds lint check format test matrix parity newest checkpoints clean
+.PHONY: setup browser demo compare seeds lint check format slow test matrix parity newest checkpoints clean
 
 setup: $(VENV)/.done
 
@@ -46,8 +46,10 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: setup ## every test but the whole sharding matrix
-	$(PYTEST) -m "not matrix"
+slow: setup ## the slow tests: recipes really launched, runs killed and resumed, several processes
+	$(PYTEST) -m "slow and not matrix"
+
+test: check slow ## every test but the whole sharding matrix
 
 matrix: setup ## every trainer, full and LoRA, under every way to shard, with two real processes
 	$(BIN)/python -m pytest -m matrix

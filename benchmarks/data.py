@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = 2
 KINDS, SIDES = ("sft", "preference", "prompt"), ("ours", "warm", "trl")
 LONGEST = 4096  # tokens: nothing is left out
-LOOK = 0.1  # seconds between two looks at the memory
+LOOK = 0.1  # seconds between two looks at the memory, and at least 50 times what a look takes: seconds, of large maps
 CHECKED = 50  # rows whose tokens both sides have to agree on
 # The marks around the assistant's words are TRL's way to know them
 TEMPLATE = (
@@ -186,6 +186,7 @@ def watched(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
     peaks = dict.fromkeys(("memory", "summed", "mapped"), 0)
     running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     while running.poll() is None:
+        begun = time.perf_counter()
         try:
             main = psutil.Process(running.pid)
             folders = [Path(f"/proc/{one.pid}") for one in (main, *main.children(recursive=True))]
@@ -197,7 +198,7 @@ def watched(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
             "mapped": sum(kib("Pss", folder / "smaps_rollup") for folder in folders),
         }
         peaks = {name: max(value, found[name]) for name, value in peaks.items()}
-        time.sleep(LOOK)
+        time.sleep(max(LOOK, 50 * (time.perf_counter() - begun)))
     output = running.communicate()[0]
     if running.returncode:
         raise SystemExit(f"{' '.join(command)} failed")

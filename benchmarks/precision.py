@@ -2,6 +2,7 @@
 
     python benchmarks/precision.py                            # about twelve minutes on two idle cores
     python benchmarks/precision.py --repeat 1 --case sft-lora --output runs/precision.json
+    python benchmarks/precision.py --case sft-lora dpo-lora --sides default --words 256 --output runs/words.json
 
 Each case runs in fp32 (`--bf16 false`) and as the recipe decides by itself, in turn, each time in a process of its own,
 `--repeat` times; figures are medians of the steps after the first. Where the machine is no faster in bf16, both sides
@@ -44,8 +45,9 @@ class Trained(Exception):
     """Training is over: what a recipe measures and saves after it is not timed."""
 
 
-def train(case: dict[str, Any], made: dict[str, str], out: Path) -> dict[str, Any]:
-    """Run a recipe until it has trained: seconds of each step after the first, and the precision that it chose."""
+def train(case: dict[str, Any], made: dict[str, str], out: Path, words: int) -> dict[str, Any]:
+    """Run a recipe until it has trained: seconds of each step after the first, the most memory that the process held,
+    and the precision that it chose."""
     seen = gpu_cases.watch()
     stop = type(seen).on_train_end
 
@@ -56,14 +58,14 @@ def train(case: dict[str, Any], made: dict[str, str], out: Path) -> dict[str, An
     type(seen).on_train_end = end
     flags = case["how"] | dict(
         model_name_or_path=made["policy"], dataset_name=made["chats" if case["stage"] == "sft" else "pairs"],
-        output_dir=str(out), max_length=2 * WORDS, max_steps=STEPS, global_batch_size=BATCH,
+        output_dir=str(out), max_length=2 * words, max_steps=STEPS, global_batch_size=BATCH,
         per_device_train_batch_size=BATCH, save_strategy="no", logging_steps=1, disable_tqdm=True,
     )  # fmt: skip
     with contextlib.suppress(Trained):
         gpu_cases.by_recipe(case["stage"], flags, seen)
     record = json.loads((out / "run.json").read_text())
     return dict(seconds=[b - a for a, b in zip(seen.moments, seen.moments[1:], strict=False)],
-                bf16=record["config"]["bf16"], matrix_gflops=record.get("matrix_gflops"))  # fmt: skip
+                peak=seen.peak, bf16=record["config"]["bf16"], matrix_gflops=record.get("matrix_gflops"))  # fmt: skip
 
 
 def generate(made: dict[str, str], low: bool) -> dict[str, Any]:
@@ -88,8 +90,8 @@ def generate(made: dict[str, str], low: bool) -> dict[str, Any]:
     return dict(seconds=seconds[1:], bf16=model.dtype == torch.bfloat16)
 
 
-def one(name: str, side: str, made: dict[str, str], result: Path) -> None:
-    """One side of a case, in this process."""
+def one(name: str, side: str, made: dict[str, str], result: Path, words: int) -> None:
+    """One side of a case, in this process. PPO and sampling read prompts of `WORDS` whatever `words` says."""
     case = CASES[name]
     case = case | dict(how=case["how"] | SIDES[side])
     if case["stage"] == "generate":
@@ -102,15 +104,16 @@ def one(name: str, side: str, made: dict[str, str], result: Path) -> None:
         parts = {key.removeprefix("time/"): value for key, value in found["last"].items() if key.startswith("time/")}
         found = dict(seconds=found["seconds"], parts=parts, bf16=found["bf16"])
     else:
-        found = train(case, made, result.with_suffix(".run"))
+        found = train(case, made, result.with_suffix(".run"), words)
     result.write_text(json.dumps(found))
 
 
-def inner(task: dict[str, Any], folder: Path) -> Any:
+def inner(task: dict[str, Any], folder: Path, words: int) -> Any:
     """A task in a process of its own."""
     with tempfile.TemporaryDirectory(dir=folder) as own:
         result = Path(own) / "result.json"
-        command = [sys.executable, __file__, "--output", str(result), "--task", json.dumps(task)]
+        command = [sys.executable, __file__, "--output", str(result), "--words", str(words),
+                   "--task", json.dumps(task)]  # fmt: skip
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{task}: failed\n{done.stderr[-3000:]}")
@@ -121,8 +124,11 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Medians of both sides, and how many times faster the default is: of a step and, with PPO, of each part."""
     row: dict[str, Any] = {
         side: dict(bf16=some[0]["bf16"], seconds=statistics.median(s for one in some for s in one["seconds"]))
+        | ({"peak": statistics.median(one["peak"] for one in some)} if "peak" in some[0] else {})
         for side, some in runs.items()
     }
+    if len(runs) < 2:
+        return row
     row["ratio"] = row["fp32"]["seconds"] / row["default"]["seconds"]
     for part in runs["fp32"][0].get("parts", {}):
         took = {side: statistics.median(one["parts"][part] for one in some) for side, some in runs.items()}
@@ -148,14 +154,16 @@ def main() -> None:
     parser.add_argument("--output", default=str(ROOT / "benchmarks/precision.json"), help="JSON file to write")
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--words", type=int, default=WORDS, help="tokens of a prompt, and of an answer, in training")
+    parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
     parser.add_argument("--task", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.task:
         task = json.loads(args.task)
         if "name" in task:
-            one(task["name"], task["side"], task["made"], Path(args.output))
+            one(task["name"], task["side"], task["made"], Path(args.output), args.words)
         else:
-            made = gpu_cases.make(SHAPE, Path(task["folder"]), WORDS, lora=True)
+            made = gpu_cases.make(SHAPE, Path(task["folder"]), args.words, lora=True)
             Path(args.output).write_text(json.dumps(made))
         return
     from align.run import device
@@ -167,21 +175,23 @@ def main() -> None:
     print(f"{found['machine']['cpu']}, {os.cpu_count()} cores: {device.rates()}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = inner(dict(folder=name), folder)
+        made = inner(dict(folder=name), folder, args.words)
         for case in args.case:
-            runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+            runs: dict[str, list[dict[str, Any]]] = {side: [] for side in args.sides}
             for _ in range(args.repeat):
-                for side in SIDES:
-                    runs[side].append(inner(dict(name=case, side=side, made=made), folder))
+                for side in args.sides:
+                    runs[side].append(inner(dict(name=case, side=side, made=made), folder, args.words))
             row = found["cases"][case] = summary(runs)
             Path(args.output).write_text(json.dumps(found, indent=1) + "\n")
-            more = "".join(f", {key[9:]} {value:.2f}" for key, value in row.items() if key.startswith("ratio of"))
             per = "token" if case == "generate" else "rollout" if case == "ppo-lora" else "step"
-            chosen = "bf16" if row["default"]["bf16"] else "fp32"
-            print(
-                f"{case:<12} fp32 {row['fp32']['seconds']:7.3f} s a {per}, default {row['default']['seconds']:7.3f} "
-                f"({chosen}): {row['ratio']:.2f} x{more}", flush=True,
-            )  # fmt: skip
+            cells = []
+            for side in args.sides:
+                memory = f", {row[side]['peak'] / 2**30:.1f} GiB" if "peak" in row[side] else ""
+                chosen = "bf16" if row[side]["bf16"] else "fp32"
+                cells.append(f"{side} {row[side]['seconds']:7.3f} s a {per}{memory} ({chosen})")
+            parts = [f"{key[9:]} {value:.2f}" for key, value in row.items() if key.startswith("ratio of")]
+            ratio = f": {row['ratio']:.2f} x" if "ratio" in row else ""
+            print(f"{case:<12} {', '.join(cells)}{', '.join([ratio, *parts])}", flush=True)
 
 
 if __name__ == "__main__":

@@ -52,10 +52,9 @@ def lighten() -> None:
     """From here on TRL's losses without logits take a CPU's way, and look at positions with a label only."""
     from trl.trainer import utils
 
-    theirs = getattr(utils, "_ChunkedLogProbFunction", None)
-    if theirs is None or isinstance(theirs, _OnCpu):
+    if not fused() or isinstance(utils._ChunkedLogProbFunction, _OnCpu):
         return
-    triton = utils._use_triton
+    theirs, triton = utils._ChunkedLogProbFunction, utils._use_triton
     utils._ChunkedLogProbFunction = _OnCpu(theirs)
     utils._use_triton = lambda device: device.type == "cpu" or triton(device)
 
