@@ -26,11 +26,6 @@ from align.run.parse import parse, resolved
 from align.train import loop, preflight
 
 DEFAULTS = dict(
-    learning_rate=3e-6,  # Huang et al. 2024 (the N+ implementation details of RLHF with PPO)
-    num_ppo_epochs=4,  # Huang et al. 2024
-    kl_coef=0.05,  # Huang et al. 2024
-    vf_coef=0.1,  # Huang et al. 2024
-    temperature=0.7,  # Huang et al. 2024
     response_length=128,
     missing_eos_penalty=1.0,  # Huang et al. 2024, the EOS trick
     global_batch_size=512,  # episodes per rollout

@@ -30,7 +30,8 @@ REFUSED = {
 class PPOArguments(PromptArguments, CodeArguments, TrainingArguments):
     """PPO's settings. Names are TRL's: of its `PPOConfig`, or of the trainer that has the thing."""
 
-    # ---- as in TRL's PPOConfig ----
+    # ---- as in TRL's PPOConfig; rate, epochs, temperature and the two coefficients are those of Huang et al. 2024 (the
+    # N+ implementation details of RLHF with PPO) ----
     learning_rate: float = field(default=3e-6, metadata={"help": "The initial learning rate for AdamW."})
     num_mini_batches: int = field(default=1, metadata={"help": "Optimizer steps of one pass over a rollout."})
     total_episodes: int | None = field(
