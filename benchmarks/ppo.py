@@ -38,7 +38,8 @@ NANO_FLAGS = dict(
     per_device_train_batch_size=64, num_mini_batches=1, num_ppo_epochs=2, response_length=24, temperature=1.0,
     kl_coef=0.05,
 )  # fmt: skip
-RANDOM_FLAGS = dict(num_mini_batches=1, num_ppo_epochs=2, temperature=1.0, kl_coef=0.05, learning_rate=1e-5)
+RANDOM_FLAGS = dict(num_mini_batches=1, num_ppo_epochs=2, temperature=1.0, kl_coef=0.05, learning_rate=1e-5,
+                    collapse_patience=1000)  # random weights stop by chance
 LORA = dict(use_peft=True, lora_r=16)
 FP32 = dict(bf16=False)  # on a CPU with instructions for bf16 the default would be another one
 CASES: dict[str, dict[str, Any]] = {
@@ -60,7 +61,7 @@ CASES: dict[str, dict[str, Any]] = {
     "smollm2-lora": dict(
         shape=dict(hidden_size=576, layers=30, heads=9, kv=3, vocab=49_152, mlp=1536, tied=True), prompt=16,
         flags=RANDOM_FLAGS | LORA
-        | dict(global_batch_size=32, per_device_train_batch_size=8, response_length=24),
+        | dict(global_batch_size=32, per_device_train_batch_size=32, response_length=24),
     ),
     "gpu-1b": dict(
         shape=dict(hidden_size=2048, layers=16, heads=32, kv=8, vocab=128_256, mlp=8192, tied=True), prompt=512,

@@ -44,13 +44,14 @@ def _left_padded(rows: list[list[int]], pad_id: int, device: Any) -> tuple[torch
     return ids, mask
 
 
-def _read(model: Any, prompts: list[list[int]], pad_id: int, copies: int) -> tuple[Any, Any, Any, Any]:
-    """Read each prompt once and lay `copies` of it side by side: cache, next logits, last position, mask [B, T]."""
-    from transformers import DynamicCache
+def _read(model: Any, prompts: list[list[int]], pad_id: int, copies: int, more: int) -> tuple[Any, Any, Any, Any]:
+    """Read each prompt once and lay `copies` of it side by side: cache with room for `more` tokens, next logits, last
+    position, mask [B, T]."""
+    from align.models.fast import decoding
 
     ids, seen = _left_padded(prompts, pad_id, model.device)
     positions = seen.cumsum(1).sub(1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    cache = decoding.cache(model.config, ids.shape[1] + more)
     out = model(
         input_ids=ids, attention_mask=seen, position_ids=positions, **layout.cached(model, cache),
         **layout.options(model, logits_to_keep=1, output_router_logits=False),
@@ -90,13 +91,21 @@ def sample(
     Returns:
         Token ids of each completion, at most `max_new_tokens`.
     """
-    from align.models import packing
+    from align.models.fast import layers
 
     layout.check_room(model, max(map(len, prompts)), max_new_tokens)
-    cache, logits, place, seen = _read(model, prompts, pad_id, per_prompt)
+    with layers.sampling(model):
+        return _sample(model, prompts, set(stops), pad_id, max_new_tokens, temperature, noise, per_prompt)
+
+
+def _sample(
+    model: Any, prompts: list[list[int]], stops: set[int], pad_id: int, max_new_tokens: int, temperature: float,
+    noise: torch.Tensor | None, per_prompt: int,
+) -> list[list[int]]:  # fmt: skip
+    """The loop of `sample` over tokens."""
+    cache, logits, place, seen = _read(model, prompts, pad_id, per_prompt, max_new_tokens)
     width = seen.shape[1]
-    mask = torch.cat([seen, seen.new_ones(len(seen), max_new_tokens)], 1)
-    wide = packing.passes_masks(model.config, mask.shape[1])
+    mask = _mask(model, torch.cat([seen, seen.new_ones(len(seen), max_new_tokens)], 1))
     same = layout.cached(model, cache) | layout.options(model, output_router_logits=False)
     done: list[list[int]] = [[] for _ in range(len(mask))]
     rows = list(range(len(mask)))  # which completion each row of the batch is; -1 once it has stopped
@@ -113,12 +122,23 @@ def sample(
             keep = torch.tensor(alive, device=mask.device)
             cache.batch_select_indices(keep)
             tokens, place, mask, rows = tokens[keep], place[keep], mask[keep], [rows[position] for position in alive]
-        place, seen = place + 1, mask[:, : width + t + 1]
-        if wide:  # the shape that is passed on as it is: making it from the flat one costs more than a layer
-            seen = seen[:, None, None].bool()
+        place = place + 1
+        seen = mask[..., : width + t + 1]
         out = model(input_ids=tokens[:, None], attention_mask=seen, position_ids=place[:, None], **same)
         logits = out.logits[:, -1]
     return done
+
+
+def _mask(model: Any, seen: torch.Tensor) -> torch.Tensor:
+    """`seen` [B, T] as the model takes it: where it can be, the numbers [B, 1, 1, T] that are added to attention's
+    scores. Making them anew in every layer costs more than the attention to one token."""
+    from align.models import packing
+
+    if not packing.passes_masks(model.config, seen.shape[1]):
+        return seen
+    device = model.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(seen == 0, -torch.inf)[:, None, None]
 
 
 def _draw(logits: torch.Tensor, temperature: float, noise: torch.Tensor | None) -> torch.Tensor:

@@ -25,6 +25,7 @@ from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
 from align.data.chat import stop_ids
+from align.models.fast import layers
 from align.models.scorers import Reward
 from align.ppo import maths, roles, saving, sharding
 from align.ppo.arithmetic import Plan
@@ -76,6 +77,9 @@ class PolicyTrainer(Trainer):
         self.sampler = Sampler(self)
         if args.activation_checkpointing:
             both.checkpoint_activations()
+        if not self.is_deepspeed_enabled and not self.is_fsdp_enabled:
+            for model in filter(None, (both.policy, both.critic, reference and reference.inner)):
+                layers.use(model)
 
     # ---- the loop ----
 

@@ -1,0 +1,220 @@
+"""Which layers can be run by the functions of this package, and running them so."""
+
+from __future__ import annotations
+
+from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from align.models.fast.decoding import Joint
+from align.models.fast.functions import Half, Into, OutOf
+from align.models.fast.maths import Projection, normalise, rotate
+from align.run.errors import FOREIGN
+
+PARTS = {
+    "": {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
+    "self_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "mlp": {"gate_proj", "up_proj", "down_proj", "act_fn"},
+}
+TRIAL = 4  # tokens
+JOINT_BYTES = 2**30
+
+
+def use(language_model: Any) -> int:
+    """Let those layers of a model on a CPU that are a Llama's (Mistral's, Qwen2's, SmolLM2's ...) run fused.
+
+    A layer is one if it has a Llama's parts and gives what they give, which is tried on a few random tokens. It goes on
+    to run by its own code where more is asked of it: weights in another precision than the hidden states, dropout,
+    DoRA, quantised or sharded weights, hooks. What is saved, trained or switched stays as it was.
+
+    Args:
+        language_model: bare or with PEFT's adapters, whole in this process.
+
+    Returns:
+        how many layers are fused.
+    """
+    bare = language_model.get_base_model() if hasattr(language_model, "peft_config") else language_model
+    rotary = next((part for name, part in bare.named_modules() if name.rpartition(".")[2] == "rotary_emb"), None)
+    found = [Layer(layer) for layer in bare.modules() if _has_parts(layer)] if rotary is not None else []
+    return sum(layer.replaces(rotary) for layer in found)
+
+
+@contextmanager
+def sampling(model: Any) -> Iterator[None]:
+    """Inside the block the fused layers of a model sample with joint matrices: copies of its weights as they are now.
+
+    Large models go without: they spend their time reading weights, and have no room for them twice.
+    """
+    found = [one for layer in model.modules() if isinstance(one := getattr(vars(layer).get("forward"), "__self__", 0), Layer)]
+    size = sum(weight.numel() * weight.element_size() for one in found for weight in one.layer.parameters())
+    found = found if size <= JOINT_BYTES else []
+    with torch.no_grad():
+        for one in found:
+            one.join()
+    try:
+        yield
+    finally:
+        for one in found:
+            one.joint = None
+
+
+def _has_parts(layer: Any) -> bool:
+    if {name for name, _ in layer.named_children()} != PARTS[""]:
+        return False
+    inside = all({n for n, _ in getattr(layer, part).named_children()} == PARTS[part] for part in ("self_attn", "mlp"))
+    norms = (layer.input_layernorm, layer.post_attention_layernorm)
+    return inside and all(hasattr(n, "variance_epsilon") for n in norms)
+
+
+class Layer:
+    """One layer, and its forward pass by `Into` and `OutOf`."""
+
+    def __init__(self, layer: Any):
+        self.layer, self.own = layer, layer.forward
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
+        self.into = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out_of = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        self.known: dict[Any, tuple | None] = {}
+        self.joint: tuple[Joint, ...] | None = None  # while sampling
+
+    def replaces(self, rotary: Any) -> bool:
+        """Give the layer this forward pass if both say the same."""
+        weight = self.norms[0].weight
+        if weight.device.type != "cpu" or self._parts() is None:
+            return False
+        random = torch.Generator().manual_seed(0)
+        x = torch.randn(1, TRIAL, len(weight), generator=random).to(weight.dtype)
+        given = {"position_embeddings": rotary(x, torch.arange(TRIAL)[None]), "attention_mask": None}
+        try:
+            with torch.no_grad():
+                apart = (self.own(x, **given) - self.forward(x, **given)).abs().max()
+        except FOREIGN:  # a layer that is called in a way of its own
+            return False
+        if not apart < (1e-4 if weight.dtype == torch.float32 else 0.1):
+            return False
+        self.layer.forward = self.forward
+        return True
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Any = None, position_embeddings: Any = None, **given: Any
+    ) -> Tensor:
+        """As the layer's own, [B, T, H] to [B, T, H]."""
+        parts = self._parts()
+        if parts is None or not self._takes(hidden_states, parts):
+            return self.own(
+                hidden_states, attention_mask=attention_mask, position_embeddings=position_embeddings, **given
+            )
+        (into, before), (out_of, after) = parts
+        cos, sin = (x[:, :, None, : into.head // 2] for x in position_embeddings)
+        if self.joint is not None and not torch.is_grad_enabled():
+            return self._sample(hidden_states, cos, sin, attention_mask, given)
+        query, key, value = Into.apply(hidden_states, cos, sin, into, *before)
+        attended = self._attend(query, key, value, attention_mask, given)
+        return OutOf.apply(hidden_states, attended.flatten(2), out_of, *after)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Any, given: dict[str, Any]) -> Tensor:
+        """The model's own attention, with its cache: [B, heads, T, D] three times to [B, T, heads, D]."""
+        attention = self.layer.self_attn
+        cache = given.pop("cache", None) or given.pop("past_key_values", None)
+        if cache is not None:
+            key, value = cache.update(key, value, attention.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
+        if (window := getattr(attention, "sliding_window", None)) is not None:
+            given["sliding_window"] = window
+        attended: Tensor = attend(
+            attention, query, key, value, mask, dropout=0.0, scaling=attention.scaling, **given
+        )[0]
+        return attended
+
+    def _sample(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Any, given: dict[str, Any]) -> Tensor:
+        """The forward pass with joint matrices, which are there while a model samples."""
+        assert self.joint is not None
+        into, out, gates, down = self.joint
+        first, second = self.norms
+        flat, head = x.flatten(0, 1), self.layer.self_attn.head_dim
+        both = into(normalise(flat, first.weight, first.variance_epsilon)[0]).view(*x.shape[:2], -1, head)
+        keys = self.into[1].out_features // head
+        turned, value = both.split([both.shape[2] - keys, keys], 2)
+        turned = rotate(turned, cos, sin).transpose(1, 2)
+        query, key = turned[:, :-keys], turned[:, -keys:]
+        attended = self._attend(query, key, value.transpose(1, 2), mask, given)
+        flat = out(attended.flatten(2).flatten(0, 1)).add_(flat)
+        gate, up = gates(normalise(flat, second.weight, second.variance_epsilon)[0]).chunk(2, 1)
+        return down(silu(gate).mul_(up)).add_(flat).view(x.shape)
+
+    def join(self) -> None:
+        """Lay the weights that are active together for `_sample`."""
+        if (parts := self._parts()) is not None:
+            (into, before), (out_of, after) = parts
+            q, k, v = into.projections(before)
+            out, gate, up, down = out_of.projections(after)
+            self.joint = tuple(map(Joint.of, ([q, k, v], [out], [gate, up], [down])))
+
+    def _takes(self, x: Tensor, parts: tuple) -> bool:
+        """Is nothing asked for that the functions do not do?"""
+        weight = parts[0][1][1]
+        low = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != x.dtype
+        drops = self.layer.training and getattr(self.layer.self_attn, "attention_dropout", 0.0)
+        return x.dtype == weight.dtype == parts[0][1][0].dtype and x.device.type == "cpu" and not low and not drops
+
+    def _parts(self) -> tuple | None:
+        """Settings and tensors of both halves, through the adapters that are active; None where they are not plain."""
+        key = tuple(_turn(part) for part in (*self.into, *self.out_of)), self.layer.training
+        if key not in self.known:
+            self.known[key] = self._read()
+        return self.known[key]
+
+    def _read(self) -> tuple | None:
+        halves = []
+        for norm, parts in zip(self.norms, (self.into, self.out_of), strict=True):
+            projections = [_projection(part) for part in parts]
+            plain = [one for one in projections if one is not None]
+            if len(plain) < len(parts) or not _bare(norm):
+                return None
+            half = Half(norm.variance_epsilon, self.layer.self_attn.head_dim, tuple(p.scale for p in plain))
+            halves.append((half, (norm.weight, *(tensor for p in plain for tensor in p[:4]))))
+        return tuple(halves)
+
+
+def _turn(part: Any) -> Any:
+    """Which adapter's turn it is in a layer; None for nobody's, and for a layer without any."""
+    known = vars(part)
+    if "_active_adapter" not in known or known["_disable_adapters"]:
+        return None
+    active, merged = known["_active_adapter"], known["merged_adapters"]
+    return active if isinstance(active, str) else (*active, *merged)
+
+
+def _bare(part: Any) -> bool:
+    """Is there nothing but a module with a plain weight?"""
+    weight = part.weight
+    hooks = part._forward_hooks or part._forward_pre_hooks
+    return type(weight) is nn.Parameter and not hasattr(weight, "ds_id") and not weight.is_meta and not hooks
+
+
+def _projection(part: Any) -> Projection | None:
+    """A linear layer's weights, with those of its active adapter; None if it is no plain one."""
+    from peft.tuners.lora import Linear
+
+    base = part.base_layer if type(part) is Linear else part
+    if type(base) is not nn.Linear or not _bare(base):
+        return None
+    if type(part) is not Linear or part.disable_adapters:
+        return Projection(base.weight, base.bias, None, None, 0.0)
+    names = part.active_adapters
+    if len(names) != 1 or part.merged or names[0] in part.lora_variant:
+        return None
+    if (name := names[0]) not in part.lora_A:
+        return Projection(base.weight, base.bias, None, None, 0.0)
+    down, up, drop = part.lora_A[name], part.lora_B[name], part.lora_dropout[name]
+    drops = part.training and getattr(drop, "p", 0.0) > 0
+    if drops or not (_bare(down) and _bare(up)) or up.bias is not None:
+        return None
+    return Projection(base.weight, base.bias, down.weight, up.weight, part.scaling[name])
