@@ -38,8 +38,9 @@ NANO_FLAGS = dict(
     per_device_train_batch_size=64, num_mini_batches=1, num_ppo_epochs=2, response_length=24, temperature=1.0,
     kl_coef=0.05,
 )  # fmt: skip
-RANDOM_FLAGS = dict(num_mini_batches=1, num_ppo_epochs=2, temperature=1.0, kl_coef=0.05, learning_rate=1e-5,
-                    collapse_patience=1000)  # random weights stop by chance
+RANDOM_FLAGS = dict(
+    num_mini_batches=1, num_ppo_epochs=2, temperature=1.0, kl_coef=0.05, learning_rate=1e-5, collapse_patience=1000
+)  # random weights stop by chance
 LORA = dict(use_peft=True, lora_r=16)
 FP32 = dict(bf16=False)  # on a CPU with instructions for bf16 the default would be another one
 CASES: dict[str, dict[str, Any]] = {

@@ -103,9 +103,11 @@ def _sample(
     noise: torch.Tensor | None, per_prompt: int,
 ) -> list[list[int]]:  # fmt: skip
     """The loop of `sample` over tokens."""
+    from align.models.fast import decoding
+
     cache, logits, place, seen = _read(model, prompts, pad_id, per_prompt, max_new_tokens)
     width = seen.shape[1]
-    mask = _mask(model, torch.cat([seen, seen.new_ones(len(seen), max_new_tokens)], 1))
+    mask = decoding.mask(model, torch.cat([seen, seen.new_ones(len(seen), max_new_tokens)], 1))
     same = layout.cached(model, cache) | layout.options(model, output_router_logits=False)
     done: list[list[int]] = [[] for _ in range(len(mask))]
     rows = list(range(len(mask)))  # which completion each row of the batch is; -1 once it has stopped
@@ -129,24 +131,12 @@ def _sample(
     return done
 
 
-def _mask(model: Any, seen: torch.Tensor) -> torch.Tensor:
-    """`seen` [B, T] as the model takes it: where it can be, the numbers [B, 1, 1, T] that are added to attention's
-    scores. Making them anew in every layer costs more than the attention to one token."""
-    from align.models import packing
-
-    if not packing.passes_masks(model.config, seen.shape[1]):
-        return seen
-    device = model.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
-    return torch.zeros_like(seen, dtype=dtype).masked_fill_(seen == 0, -torch.inf)[:, None, None]
-
-
 def _draw(logits: torch.Tensor, temperature: float, noise: torch.Tensor | None) -> torch.Tensor:
     """One token a row: [B, V] logits and [B] noise in [0, 1) to [B] ids."""
     if temperature == 0:
         return logits.argmax(-1)
     assert noise is not None
-    below = (logits.float() / temperature).softmax(-1).cumsum(-1)
+    below = (logits.float() if temperature == 1 else logits.float() / temperature).softmax(-1).cumsum(-1)
     point = noise[:, None] * below[:, -1:]
     return torch.searchsorted(below, point, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
 

@@ -7,6 +7,7 @@ sequences apart, spreads them out to [B, W]. With FlashAttention nothing is spre
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -88,25 +89,61 @@ class Group:
     tokens: Tensor | None  # [n], which of the batch's; None for all
     places: Tensor  # [n], in [B * W]
 
+    @functools.cached_property
+    def rows(self) -> Tensor:
+        """[B * W], which of the n lies there; the first one on padding."""
+        order = torch.arange(len(self.places), device=self.places.device)
+        return order.new_zeros(self.count * self.width).index_copy_(0, self.places, order)
+
     @property
     def full(self) -> bool:
         """Are all of one length, so that nothing has to be moved?"""
         return self.tokens is None and len(self.places) == self.count * self.width
 
     def spread(self, x: Tensor) -> Tensor:
-        """[1, heads, N, D] to [B, heads, W, D], zeros on padding."""
+        """[1, heads, N, D] to [B, heads, W, D]; on padding some token, which no other sees."""
         _, heads, _, size = x.shape
-        if self.full:
-            return x[0].transpose(0, 1).reshape(self.count, self.width, heads, size).transpose(1, 2)
         mine = x[0].transpose(0, 1) if self.tokens is None else x[0].transpose(0, 1)[self.tokens]
-        wide = x.new_zeros(self.count * self.width, heads, size).index_copy(0, self.places, mine)
-        return wide.view(self.count, self.width, heads, size).transpose(1, 2)
+        wide = mine if self.full else _Spread.apply(mine, self.places, self.rows)
+        return wide.reshape(self.count, self.width, heads, size).transpose(1, 2)
 
     def gather(self, x: Tensor) -> Tensor:
         """[B, W, heads, D] back to [n, heads, D]."""
-        if self.full:
-            return x.flatten(0, 1)
-        return x.flatten(0, 1).index_select(0, self.places)
+        return x.flatten(0, 1) if self.full else gather(x.flatten(0, 1), self.places)
+
+
+class _Spread(torch.autograd.Function):
+    """Rows [n, ...] to places in [m, ...]. What lies between is a copy of the first row, which costs less than zeros;
+    it gets no gradient from an attention whose real tokens do not see it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        return x.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class _Gather(torch.autograd.Function):
+    """Rows at some places of [m, ...], each at most once, as [n, ...]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.shape = x.shape
+        return x.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.new_zeros(ctx.shape).index_copy_(0, ctx.saved_tensors[0], grad), None
+
+
+def gather(x: Tensor, places: Tensor) -> Tensor:
+    """x[places] for places that are all different: without the sum that indexing's own gradient is prepared for."""
+    found: Tensor = _Gather.apply(x, places)
+    return found
 
 
 class _Reached(Exception):

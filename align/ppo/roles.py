@@ -110,7 +110,7 @@ def head_of(language_model: Any) -> Callable[[Tensor], Tensor]:
 def logps_of(language_model: Any, batch: Batch, temperature: float, *, entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
     """One pass: log-probs [N], entropies [N] and the hidden states [N, H] they came from."""
     where, targets = batch.tokens()
-    hidden = batch.hidden(trunk_of(language_model))[where - 1]
+    hidden = packing.gather(batch.hidden(trunk_of(language_model)), where - 1)
     logps, spread = maths.token_logps(
         hidden, targets, head_of(language_model), temperature=temperature, entropy=entropy
     )
@@ -191,7 +191,7 @@ class ActorCritic(nn.Module):
             where, _ = batch.tokens()
             with self.switch.using("value") if self.critic is None else contextlib.nullcontext():
                 trunk = trunk_of(self.policy if self.critic is None else self.critic)
-                hidden = batch.hidden(trunk)[where - 1]
+                hidden = packing.gather(batch.hidden(trunk), where - 1)
             head = self.value_head if self.critic is None else self.critic.score
         elif self.only_values:
             hidden = hidden.detach()

@@ -73,13 +73,11 @@ class PolicyTrainer(Trainer):
         self.kept: tuple[Tensor, Tensor] | None = None  # the first minibatch's pass, where it need not be repeated
         self.clock, self.flops = Clock(), metrics.Flops(both.policy)
         self.train_rows: list[dict] = list(train_dataset)
-        self.everyone = sharding.Everyone(self.accelerator)
-        self.sampler = Sampler(self)
+        self.everyone, self.sampler = sharding.Everyone(self.accelerator), Sampler(self)
         if args.activation_checkpointing:
             both.checkpoint_activations()
-        if not self.is_deepspeed_enabled and not self.is_fsdp_enabled:
-            for model in filter(None, (both.policy, both.critic, reference and reference.inner)):
-                layers.use(model)
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            layers.use(both.policy, both.critic, reference and reference.inner)
 
     # ---- the loop ----
 

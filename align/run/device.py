@@ -55,6 +55,17 @@ def share_cores() -> None:
     torch.set_num_threads(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
+def keep_memory() -> None:
+    """On a CPU, let the C library keep what is freed: every step asks for the same again, and pages that were given
+    back to the system are cleared anew. No more is held than a step needs at most."""
+    import ctypes
+
+    if has_gpu() or not hasattr(libc := ctypes.CDLL(None), "mallopt"):  # glibc has it, others do not
+        return
+    for setting, value in ((-1, 2**30), (-2, 2**26), (-3, 2**30)):  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+        libc.mallopt(setting, value)
+
+
 def cores() -> int:
     """Of this machine, or those that this process is held to; one where two threads share it."""
     import psutil

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from align.run.device import has_gpu, share_cores
+from align.run.device import has_gpu, keep_memory, share_cores
 from align.run.errors import ConfigError, OneProcess, RunError
 from align.run.received import screen
 
@@ -99,6 +99,7 @@ def check(refused: Mapping[str, str] | None = None, *, seed: int | None = None) 
 
     transformers.utils.logging.disable_progress_bar()  # one bar a run: the training's, not each file's
     share_cores()
+    keep_memory()
     state = PartialState(cpu=not has_gpu())
     if _ASKED[1] == "fsdp2" and state.distributed_type == DistributedType.MULTI_CPU:
         # accelerate promotes only GPU-like types to FSDP (AcceleratorState.__init__ leaves MULTI_CPU out, and trains

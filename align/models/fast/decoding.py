@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from align.models.fast.maths import Projection
+from align.models import packing
+from align.models.fast.formulas import Projection
 
 
 class Joint(NamedTuple):
@@ -48,13 +49,16 @@ class Joint(NamedTuple):
 class Roomy(DynamicLayer):
     """Keys and values [B, heads, T, D] of one layer, written into place instead of copied at every token."""
 
+    keys: Any
+    values: Any
+
     def __init__(self, room: int):
         super().__init__()
         self.room = room
         self.held: list[Tensor] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """As transformers' own: all keys and values up to here."""
+        """As transformers' own: [B, heads, T, D] each, to all keys and values up to here."""
         seen, new = self.get_seq_length(), (key_states, value_states)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -77,3 +81,14 @@ def cache(config: Any, room: int) -> DynamicCache:
     made = DynamicCache(config=config)
     made.layers = [Roomy(room) if type(layer) is DynamicLayer else layer for layer in made.layers]
     return made
+
+
+def mask(model: Any, seen: Tensor) -> Tensor:
+    """`seen` [B, T] as a model takes it for one new token: as it is, or [B, 1, 1, T] where that is passed on to the
+    layers, on a CPU as the numbers that are added to attention's scores, which each layer would make anew."""
+    if not packing.passes_masks(model.config, seen.shape[1]):
+        return seen
+    if seen.device.type != "cpu":
+        return seen[:, None, None].bool()
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else model.dtype
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(seen == 0, -torch.inf)[:, None, None]

@@ -12,8 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from align.models.fast.maths import (
-    Projection, gate_back, normalise, normalise_back, project, project_back, rotate,
+from align.models.fast.formulas import (
+    Projection,
+    gate_back,
+    normalise,
+    normalise_back,
+    project,
+    project_back,
+    rotate,
 )  # fmt: skip
 
 
@@ -26,7 +32,8 @@ class Half(NamedTuple):
 
     def projections(self, tensors: tuple) -> list[Projection]:
         """Those in `tensors`, which begins with the norm's weight."""
-        return [Projection(*tensors[1 + 4 * i : 5 + 4 * i], scale) for i, scale in enumerate(self.scales)]
+        parts = [tensors[at : at + 4] for at in range(1, len(tensors), 4)]
+        return [Projection(w, b, down, up, s) for (w, b, down, up), s in zip(parts, self.scales, strict=True)]
 
 
 class Into(torch.autograd.Function):
@@ -47,7 +54,8 @@ class Into(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple:
         flat, r, cos, sin, *rest = ctx.saved_tensors
         inners, tensors = rest[:3], tuple(rest[-ctx.count :])
-        h = (flat.float() * r).mul_(tensors[0]).to(flat.dtype)
+        z = flat.float() * r
+        h = (z * tensors[0]).to(flat.dtype)
         q, k, v = (g.transpose(1, 2) for g in grads)
         to_h, found = None, []
         turned = (rotate(q, cos, sin, back=True), rotate(k, cos, sin, back=True), v)
@@ -57,7 +65,7 @@ class Into(torch.autograd.Function):
             found += own
         to_x = to_norm = None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[4]:
-            to_x, to_norm = normalise_back(to_h, flat, r, tensors[0], ctx.needs_input_grad[4])
+            to_x, to_norm = normalise_back(to_h, z, r, tensors[0], ctx.needs_input_grad[4])
             to_x = to_x.view(*q.shape[:2], -1)
         return to_x, None, None, None, to_norm, *found
 
@@ -82,19 +90,20 @@ class OutOf(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
+        """grad [B, T, H]. SwiGLU's product is made again: it costs less than keeping it."""
         mixed, first, r, g, u, inner_out, inner_gate, inner_up, inner_down, *rest = ctx.saved_tensors
         tensors = tuple(rest)
         out, gated, up, down = ctx.half.projections(tensors)
         needs = [ctx.needs_input_grad[4 + 4 * i : 8 + 4 * i] for i in range(4)]
         flat = grad.flatten(0, 1)
-        h = (first.float() * r).mul_(tensors[0]).to(first.dtype)
-        # SwiGLU's product is needed for the gradients of `down`, and costs less than keeping it
+        z = first.float() * r
+        h = (z * tensors[0]).to(first.dtype)
         s = silu(g)
         to_product, of_down = project_back(flat, s * u, inner_down, down, None, needs[3])
         to_g, to_u = gate_back(to_product, g, u, s)
         to_h, of_gate = project_back(to_g, h, inner_gate, gated, None, needs[1])
         to_h, of_up = project_back(to_u, h, inner_up, up, to_h, needs[2])
-        to_first, to_norm = normalise_back(to_h, first, r, tensors[0], ctx.needs_input_grad[3])
+        to_first, to_norm = normalise_back(to_h, z, r, tensors[0], ctx.needs_input_grad[3])
         to_first.add_(flat)
         to_mixed, of_out = project_back(to_first, mixed, inner_out, out, None, needs[0])
         shape = grad.shape

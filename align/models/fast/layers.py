@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +12,8 @@ from torch.nn.functional import silu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from align.models.fast.decoding import Joint
+from align.models.fast.formulas import Projection, normalise, rotate
 from align.models.fast.functions import Half, Into, OutOf
-from align.models.fast.maths import Projection, normalise, rotate
 from align.run.errors import FOREIGN
 
 PARTS = {
@@ -26,23 +25,26 @@ TRIAL = 4  # tokens
 JOINT_BYTES = 2**30
 
 
-def use(language_model: Any) -> int:
-    """Let those layers of a model on a CPU that are a Llama's (Mistral's, Qwen2's, SmolLM2's ...) run fused.
+def use(*models: Any) -> int:
+    """Let those layers of models on a CPU that are a Llama's (Mistral's, Qwen2's, SmolLM2's ...) run fused.
 
     A layer is one if it has a Llama's parts and gives what they give, which is tried on a few random tokens. It goes on
     to run by its own code where more is asked of it: weights in another precision than the hidden states, dropout,
     DoRA, quantised or sharded weights, hooks. What is saved, trained or switched stays as it was.
 
     Args:
-        language_model: bare or with PEFT's adapters, whole in this process.
+        models: bare or with PEFT's adapters, whole in this process; None for one that is not there.
 
     Returns:
         how many layers are fused.
     """
-    bare = language_model.get_base_model() if hasattr(language_model, "peft_config") else language_model
-    rotary = next((part for name, part in bare.named_modules() if name.rpartition(".")[2] == "rotary_emb"), None)
-    found = [Layer(layer) for layer in bare.modules() if _has_parts(layer)] if rotary is not None else []
-    return sum(layer.replaces(rotary) for layer in found)
+    count = 0
+    for model in filter(None, models):
+        bare = model.get_base_model() if hasattr(model, "peft_config") else model
+        rotary = next((part for name, part in bare.named_modules() if name.rpartition(".")[2] == "rotary_emb"), None)
+        found = [Layer(layer) for layer in bare.modules() if _has_parts(layer)] if rotary is not None else []
+        count += sum(layer.replaces(rotary) for layer in found)
+    return count
 
 
 @contextmanager
@@ -51,7 +53,8 @@ def sampling(model: Any) -> Iterator[None]:
 
     Large models go without: they spend their time reading weights, and have no room for them twice.
     """
-    found = [one for layer in model.modules() if isinstance(one := getattr(vars(layer).get("forward"), "__self__", 0), Layer)]
+    owners = (getattr(vars(part).get("forward"), "__self__", None) for part in model.modules())
+    found = [one for one in owners if isinstance(one, Layer)]
     size = sum(weight.numel() * weight.element_size() for one in found for weight in one.layer.parameters())
     found = found if size <= JOINT_BYTES else []
     with torch.no_grad():
@@ -128,9 +131,9 @@ class Layer:
         attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
         if (window := getattr(attention, "sliding_window", None)) is not None:
             given["sliding_window"] = window
-        attended: Tensor = attend(
-            attention, query, key, value, mask, dropout=0.0, scaling=attention.scaling, **given
-        )[0]
+        attended: Tensor = attend(attention, query, key, value, mask, dropout=0.0, scaling=attention.scaling, **given)[
+            0
+        ]
         return attended
 
     def _sample(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Any, given: dict[str, Any]) -> Tensor:

@@ -1,8 +1,8 @@
 """What a Llama layer computes beside its attention, forward and backward, as pure functions.
 
-N tokens, H width of the layer, D width of a head, r rank of LoRA. Everything is in the dtype of the hidden states but
-for means over a token, which are fp32. Source: Zhang and Sennrich 2019 (RMSNorm), Su et al. 2021 (rotary positions),
-Shazeer 2020 (SwiGLU), Hu et al. 2021 (LoRA).
+N tokens, H width of the layer, D width of a head, I and O widths of a projection's input and output, R rank of LoRA.
+Everything is in the dtype of the hidden states but for means over a token, which are fp32. Source: Zhang and Sennrich
+2019 (RMSNorm), Su et al. 2021 (rotary positions), Shazeer 2020 (SwiGLU), Hu et al. 2021 (LoRA).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch.nn.functional import linear
 class Projection(NamedTuple):
     """A linear layer, and what LoRA adds to it: y = x W^T + s (x A^T) B^T + b."""
 
-    weight: Tensor  # W [out, in]
-    bias: Tensor | None  # b [out]
-    down: Tensor | None  # A [r, in]
-    up: Tensor | None  # B [out, r]
+    weight: Tensor  # W [O, I]
+    bias: Tensor | None  # b [O]
+    down: Tensor | None  # A [R, I]
+    up: Tensor | None  # B [O, R]
     scale: float  # s
 
 
 def project(x: Tensor, p: Projection) -> tuple[Tensor, Tensor | None]:
-    """x [N, in] to y [N, out] and, with LoRA, x A^T [N, r].
+    """x [N, I] to y [N, O] and, with LoRA, x A^T [N, R].
 
     The product starts from LoRA's change, so that in bf16 their sum is rounded, once: a change that is smaller than
     half a step of the output would be lost if it were added afterwards.
@@ -45,13 +45,13 @@ def project_back(
     """Gradients of a projection.
 
     Args:
-        g: with respect to y, [N, out].
+        g: with respect to y, [N, O].
         inner: as `project` gave it.
         to: what the gradient with respect to x is added to, in place; None for nothing yet.
         needs: whether W, b, A and B want theirs.
 
     Returns:
-        the gradient with respect to x [N, in], and those of W, b, A, B.
+        the gradient with respect to x [N, I], and those of W, b, A, B.
     """
     to = g @ p.weight if to is None else to.addmm_(g, p.weight)
     weight = g.T @ x if needs[0] else None
@@ -72,21 +72,20 @@ def normalise(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return (wide * r).mul_(weight).to(x.dtype), r
 
 
-def normalise_back(g: Tensor, x: Tensor, r: Tensor, weight: Tensor, learns: bool) -> tuple[Tensor, Tensor | None]:
+def normalise_back(g: Tensor, z: Tensor, r: Tensor, weight: Tensor, learns: bool) -> tuple[Tensor, Tensor | None]:
     """Gradients of RMSNorm with respect to x [N, H] and, where it learns, to w [H].
 
-    dx = r (g w - z mean(g w z)) with z = x r, the mean over a token.
+    dx = r (g w - z mean(g w z)) with z = x r [N, H], fp32; the mean is over a token.
     """
-    z = x.float() * r
     to_weight = (g * z).sum(0).to(weight.dtype) if learns else None
     scaled = g.float() * weight
-    mean = torch.linalg.vecdot(scaled, z).div_(x.shape[-1])[:, None]
-    return scaled.addcmul_(z, mean, value=-1).mul_(r).to(x.dtype), to_weight
+    mean = torch.linalg.vecdot(scaled, z).div_(z.shape[-1])[:, None]
+    return scaled.addcmul_(z, mean, value=-1).mul_(r).to(g.dtype), to_weight
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
-    """Rotary positions: each head's halves (a, b) to (a cos - b sin, b cos + a sin); `back` by the opposite angle, which
-    is the gradient.
+    """Rotary positions: each head's halves (a, b) to (a cos - b sin, b cos + a sin); `back` by the opposite angle,
+    which is the gradient.
 
     Args:
         x: [..., heads, D]; cos, sin: [..., 1, D / 2].

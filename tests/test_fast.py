@@ -1,0 +1,180 @@
+"""Fused Llama layers: the same numbers and gradients as the layers' own code, and their own code where they differ."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from align.models import generate, packing
+from align.models.fast import decoding, layers
+from align.models.fast.formulas import Projection
+from align.ppo import roles
+
+SIZES = dict(
+    hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+    vocab_size=60, max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+)  # fmt: skip
+PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13], [14, 15, 16, 17, 18, 19]]
+SAID = [[20, 21], [22, 23, 24, 25, 26], [27], [28, 29, 30]]
+
+
+def made(family: str = "llama", **changes) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**(SIZES | changes)))
+    for name, weight in model.named_parameters():
+        if "norm" in name or "bias" in name:
+            torch.nn.init.normal_(weight, 1.0 if "norm" in name else 0.0, 0.3)
+    return model.eval()
+
+
+def with_lora(model: torch.nn.Module, **changes) -> torch.nn.Module:
+    settings = dict(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM") | changes
+    model = get_peft_model(model, LoraConfig(**settings))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    return model.eval()
+
+
+def told(model: torch.nn.Module) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Log-probs of SAID, and the gradients of all that learns."""
+    packed = model.config._attn_implementation == packing.NAME
+    learns = [weight for weight in model.parameters() if weight.requires_grad]
+    batch = roles.Batch.of(PROMPTS, SAID, "cpu", packed=packed)
+    logps = roles.logps_of(model, batch, 1.0, entropy=False)[0]
+    return logps.detach(), list(torch.autograd.grad((logps * torch.linspace(1, 2, len(logps))).sum(), learns))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("lora", [{}, {"target_modules": ["q_proj", "up_proj"]}, None])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
+def test_fused_layers_say_and_learn_what_their_own_code_does(family, lora, packed):
+    model = made(family)
+    model = model if lora is None else with_lora(model, **lora)
+    assert packing.use(model, 16) if packed else True
+    logps, gradients = told(model)
+    assert layers.use(model) == 3
+    again, found = told(model)
+    assert (again - logps).abs().max() < 1e-5
+    for one, other in zip(gradients, found, strict=True):
+        assert (one - other).norm() <= 1e-4 * one.norm() + 1e-6
+    assert any((one != other).any() for one, other in zip(gradients, found, strict=True)), "its own code ran"
+
+
+def test_biases_learn_as_well():
+    model = made(attention_bias=True)
+    _, gradients = told(model)
+    assert layers.use(model) == 3
+    for one, other in zip(gradients, told(model)[1], strict=True):
+        assert (one - other).norm() <= 1e-4 * one.norm() + 1e-6
+
+
+def test_in_bf16_a_small_change_of_lora_is_not_lost():
+    model = with_lora(made(hidden_size=64).bfloat16())
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    exact = copy.deepcopy(model).float()
+    assert packing.use(model, 16) and layers.use(model) == 3
+    with torch.autocast("cpu", torch.bfloat16):
+        logps, gradients = told(model)
+    wanted, right = told(exact)
+    assert (logps - wanted).abs().max() < 0.05
+    assert all((one - other).norm() < 0.1 * other.norm() + 1e-3 for one, other in zip(gradients, right, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("granite", dict(residual_multiplier=0.5)),  # a Llama's parts, and another sum
+        ("llama", dict(hidden_act="gelu")),
+        ("qwen3", dict(head_dim=8)),  # norms of query and key
+        ("gemma", dict(head_dim=8)),
+        ("gpt_neox", {}),
+    ],
+)
+def test_other_layers_keep_their_own_code(family, changes):
+    model = made(family, **changes)
+    assert layers.use(model) == 0
+    assert not any("forward" in vars(part) for part in model.modules())
+
+
+@pytest.mark.parametrize("settings", [dict(lora_dropout=0.5), dict(use_dora=True), dict(lora_bias=True)])
+def test_what_the_functions_do_not_do_is_left_to_the_layers(settings):
+    model = with_lora(made(), **settings)
+    own, _ = told(model.train(False))
+    layers.use(model)
+    assert (told(model)[0] - own).abs().max() < 1e-5
+    model.train()
+    layer = model.get_base_model().model.layers[0]
+    held = getattr(vars(layer).get("forward"), "__self__", None)
+    assert held is None or held._parts() is None
+
+
+def test_a_layer_with_a_hook_keeps_its_own_code():
+    model, seen = made(), []
+    model.model.layers[1].mlp.up_proj.register_forward_hook(lambda *_: seen.append(1))
+    assert layers.use(model) == 2
+    told(model)
+    assert seen
+
+
+def test_adapters_are_switched_under_fused_layers():
+    model = with_lora(made())
+    own = {}
+    for name in ("on", "off", "on again"):
+        with model.disable_adapter() if name == "off" else torch.enable_grad():
+            own[name] = roles.logps_of(model, roles.Batch.of(PROMPTS, SAID, "cpu", packed=False), 1.0, entropy=False)[0]
+    layers.use(model)
+    for name, logps in own.items():
+        with model.disable_adapter() if name == "off" else torch.enable_grad():
+            batch = roles.Batch.of(PROMPTS, SAID, "cpu", packed=False)
+            assert (roles.logps_of(model, batch, 1.0, entropy=False)[0] - logps).abs().max() < 1e-5
+    assert (own["on"] - own["off"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("per_prompt", [1, 2])
+@pytest.mark.parametrize("lora", [True, False])
+def test_the_same_tokens_are_sampled(lora, per_prompt):
+    model = with_lora(made("qwen2")) if lora else made("qwen2")
+    bare = model.get_base_model() if lora else model
+    noise = generate.uniform(0, list(range(4 * per_prompt)), 12)
+    settings = dict(stops=[1, 2, 3, 4, 40, 41, 42], pad_id=0, max_new_tokens=12, noise=noise, per_prompt=per_prompt)
+    own = generate.sample(bare, PROMPTS, **settings)
+    assert len(set(map(len, own))) > 1, "rows leave the batch"
+    assert layers.use(model) == 3
+    assert generate.sample(bare, PROMPTS, **settings) == own
+    assert all(vars(part)["forward"].__self__.joint is None for part in bare.model.layers)
+
+
+def test_joint_projections_are_each_ones_own():
+    torch.manual_seed(0)
+    x = torch.randn(5, 6)
+    parts = [
+        Projection(torch.randn(4, 6), torch.randn(4), torch.randn(2, 6), torch.randn(4, 2), 2.0),
+        Projection(torch.randn(3, 6), None, None, None, 0.0),
+        Projection(torch.randn(2, 6), None, torch.randn(1, 6), torch.randn(2, 1), 0.5),
+    ]
+    wanted = [
+        x @ p.weight.T + (0 if p.bias is None else p.bias) + (0 if p.down is None else p.scale * x @ p.down.T @ p.up.T)
+        for p in parts
+    ]
+    assert torch.allclose(decoding.Joint.of(parts)(x), torch.cat(wanted, 1), atol=1e-5)
+
+
+def test_a_roomy_cache_holds_what_transformers_own_does():
+    config = made().config
+    mine, theirs = decoding.cache(config, 5), DynamicCache(config=config)
+    random = torch.Generator().manual_seed(0)
+    for count, keep in ((3, None), (1, [0, 2]), (1, None), (2, [1])):  # the last one is more than there is room for
+        rows = mine.layers[0].keys.shape[0] if mine.get_seq_length() else 3
+        new = [torch.randn(rows, 2, count, 8, generator=random) for _ in range(2)]
+        for one, other in zip(mine.update(*new, 0), theirs.update(*new, 0), strict=True):
+            assert torch.equal(one, other)
+        if keep is not None:
+            for cache in (mine, theirs):
+                cache.batch_select_indices(torch.tensor(keep))
+    assert mine.get_seq_length() == theirs.get_seq_length() == 7
