@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ppo
+import random_models
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 3  # steps at a run's start that do not count: allocation, kernels chosen by trial
@@ -48,7 +49,7 @@ def make(shape: dict[str, Any], folder: Path, words: int, lora: bool) -> dict[st
         words: tokens of a prompt; an answer is as long, so that no row has padding.
     """
     case = dict(shape=shape, prompt=words, flags=LORA if lora else {})
-    made = ppo.random_checkpoints(case, folder)
+    made = random_models.make(case, folder)
     where = Path(made["dataset_name"]).parent / f"rows-{words}"
     paths = {name: str(where / f"{name}.jsonl") for name in ("chats", "pairs", "prompts", "texts")}
     if not where.is_dir():

@@ -114,10 +114,12 @@ def test_what_the_functions_do_not_do_is_left_to_the_layers(settings):
     assert held is None or held._parts() is None
 
 
-def test_a_layer_with_a_hook_keeps_its_own_code():
+@pytest.mark.parametrize("before", [True, False])
+def test_a_layer_with_a_hook_runs_its_own_code(before):
     model, seen = made(), []
+    assert before or layers.use(model) == 3
     model.model.layers[1].mlp.up_proj.register_forward_hook(lambda *_: seen.append(1))
-    assert layers.use(model) == 2
+    assert not before or layers.use(model) == 2
     told(model)
     assert seen
 

@@ -187,8 +187,10 @@ class Layer:
 
 
 def _turn(part: Any) -> Any:
-    """Which adapter's turn it is in a layer; None for nobody's, and for a layer without any."""
+    """Which adapter's turn it is in a layer; None for nobody's, and for a layer without any. A hook is one by itself."""
     known = vars(part)
+    if _hooked(part):
+        return "hook"
     if "_active_adapter" not in known or known["_disable_adapters"]:
         return None
     active, merged = known["_active_adapter"], known["merged_adapters"]
@@ -198,8 +200,12 @@ def _turn(part: Any) -> Any:
 def _bare(part: Any) -> bool:
     """Is there nothing but a module with a plain weight?"""
     weight = part.weight
-    hooks = part._forward_hooks or part._forward_pre_hooks
-    return type(weight) is nn.Parameter and not hasattr(weight, "ds_id") and not weight.is_meta and not hooks
+    whole = type(weight) is nn.Parameter and not hasattr(weight, "ds_id") and not weight.is_meta
+    return whole and not _hooked(part)
+
+
+def _hooked(part: Any) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks)
 
 
 def _projection(part: Any) -> Projection | None:
@@ -207,7 +213,7 @@ def _projection(part: Any) -> Projection | None:
     from peft.tuners.lora import Linear
 
     base = part.base_layer if type(part) is Linear else part
-    if type(base) is not nn.Linear or not _bare(base):
+    if type(base) is not nn.Linear or not _bare(base) or _hooked(part):
         return None
     if type(part) is not Linear or part.disable_adapters:
         return Projection(base.weight, base.bias, None, None, 0.0)
