@@ -187,7 +187,7 @@ class Layer:
 
 
 def _turn(part: Any) -> Any:
-    """Which adapter's turn it is in a layer; None for nobody's, and for a layer without any. A hook is one by itself."""
+    """Which adapter's turn it is in a layer; None for nobody's, and for a layer without any. A hook counts."""
     known = vars(part)
     if _hooked(part):
         return "hook"
