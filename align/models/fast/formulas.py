@@ -7,6 +7,7 @@ Everything is in the dtype of the hidden states but for means over a token, whic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,45 +25,71 @@ class Projection(NamedTuple):
     scale: float  # s
 
 
-def project(x: Tensor, p: Projection) -> tuple[Tensor, Tensor | None]:
-    """x [N, I] to y [N, O] and, with LoRA, x A^T [N, R].
+def project(x: Tensor, parts: Sequence[Projection]) -> tuple[list[Tensor], Tensor | None]:
+    """x [N, I] to the y [N, O] of each projection and, with LoRA, what all their A make of it: [N, R], R their sum.
 
-    The product starts from LoRA's change, so that in bf16 their sum is rounded, once: a change that is smaller than
+    Each product starts from LoRA's change, so that in bf16 their sum is rounded, once: a change that is smaller than
     half a step of the output would be lost if it were added afterwards.
     """
-    inner = None
-    if p.down is None or p.up is None:
-        y = linear(x, p.weight)
-    else:
-        inner = linear(x, p.down.to(x.dtype))
-        y = linear(inner, (p.up * p.scale).to(x.dtype)).addmm_(x, p.weight.T)
-    return (y if p.bias is None else y.add_(p.bias)), inner
+    down = _downs(parts, x.dtype)
+    inner = None if down is None else linear(x, down)
+    ys = []
+    for p, mine in zip(parts, _shares(inner, parts), strict=True):
+        if p.up is None or mine is None:
+            y = linear(x, p.weight)
+        else:
+            y = linear(mine, (p.up * p.scale).to(x.dtype)).addmm_(x, p.weight.T)
+        ys.append(y if p.bias is None else y.add_(p.bias))
+    return ys, inner
 
 
 def project_back(
-    g: Tensor, x: Tensor, inner: Tensor | None, p: Projection, to: Tensor | None, needs: tuple[bool, ...]
+    grads: Sequence[Tensor], x: Tensor, inner: Tensor | None, parts: Sequence[Projection], needs: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Gradients of a projection.
+    """Gradients of projections of one input.
 
     Args:
-        g: with respect to y, [N, O].
+        grads: with respect to each y, [N, O].
         inner: as `project` gave it.
-        to: what the gradient with respect to x is added to, in place; None for nothing yet.
-        needs: whether W, b, A and B want theirs.
+        needs: whether W, b, A and B want theirs, of each projection in turn.
 
     Returns:
-        the gradient with respect to x [N, I], and those of W, b, A, B.
+        the gradient with respect to x [N, I], and those of W, b, A and B, of each projection in turn.
     """
-    to = g @ p.weight if to is None else to.addmm_(g, p.weight)
-    weight = g.T @ x if needs[0] else None
-    bias = g.sum(0) if needs[1] else None
-    down = up = None
-    if p.down is not None and p.up is not None:
-        small = g @ (p.up * p.scale).to(g.dtype)
-        to.addmm_(small, p.down.to(g.dtype))
-        down = (small.T @ x).to(p.down.dtype) if needs[2] else None
-        up = (g.T @ inner).to(p.up.dtype).mul_(p.scale) if needs[3] else None
-    return to, [weight, bias, down, up]
+    to_x = grads[0] @ parts[0].weight
+    for g, p in zip(grads[1:], parts[1:], strict=True):
+        to_x.addmm_(g, p.weight)
+    small = to_down = None
+    if (down := _downs(parts, x.dtype)) is not None:
+        small = torch.cat([g @ (p.up * p.scale).to(g.dtype) for g, p in zip(grads, parts, strict=True)
+                           if p.up is not None], 1)  # fmt: skip
+        to_x.addmm_(small, down)
+        to_down = small.T @ x if any(needs[2::4]) else None
+    found: list[Tensor | None] = []
+    rows = [None] * len(parts) if to_down is None else _shares(to_down.T, parts)
+    for i, (g, p, mine, row) in enumerate(zip(grads, parts, _shares(inner, parts), rows, strict=True)):
+        weight, bias, of_down, of_up = needs[4 * i : 4 * i + 4]
+        found += [
+            g.T @ x if weight else None,
+            g.sum(0) if bias else None,
+            row.T.to(p.down.dtype) if of_down and row is not None and p.down is not None else None,
+            (g.T @ mine).to(p.up.dtype).mul_(p.scale) if of_up and mine is not None and p.up is not None else None,
+        ]
+    return to_x, found
+
+
+def _downs(parts: Sequence[Projection], dtype: torch.dtype) -> Tensor | None:
+    """All A below each other; None without LoRA."""
+    found = [p.down for p in parts if p.down is not None]
+    return torch.cat(found).to(dtype) if found else None
+
+
+def _shares(x: Tensor | None, parts: Sequence[Projection]) -> list[Tensor | None]:
+    """The columns of x that belong to each projection's A; None for one without."""
+    if x is None:
+        return [None] * len(parts)
+    shares = iter(x.split([len(p.down) for p in parts if p.down is not None], 1))
+    return [None if p.down is None else next(shares) for p in parts]
 
 
 def normalise(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
