@@ -125,15 +125,14 @@ class Layer:
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Any, given: dict[str, Any]) -> Tensor:
         """The model's own attention, with its cache: [B, heads, T, D] three times to [B, T, heads, D]."""
         attention = self.layer.self_attn
-        cache = given.pop("cache", None) or given.pop("past_key_values", None)
-        if cache is not None:
+        caches = [given.pop(name, None) for name in ("cache", "past_key_values")]
+        for cache in (one for one in caches if one is not None):
             key, value = cache.update(key, value, attention.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
         if (window := getattr(attention, "sliding_window", None)) is not None:
             given["sliding_window"] = window
-        attended: Tensor = attend(attention, query, key, value, mask, dropout=0.0, scaling=attention.scaling, **given)[
-            0
-        ]
+        given |= dict(dropout=0.0, scaling=attention.scaling)
+        attended: Tensor = attend(attention, query, key, value, mask, **given)[0]
         return attended
 
     def _sample(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Any, given: dict[str, Any]) -> Tensor:
