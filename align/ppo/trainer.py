@@ -67,8 +67,7 @@ class PolicyTrainer(Trainer):
         self.stops = stop_ids(processing_class, getattr(both.policy, "generation_config", None))
         self.kl_coef = args.kl_coef
         self.guard, self.before = guards.Patience(args.collapse_patience), None
-        self.best: dict[str, float] = {}
-        self.last_metrics: dict[str, float] = {}
+        self.best, self.last_metrics = dict[str, float](), dict[str, float]()
         self.stopped_by: str | None = None
         self.kept: tuple[Tensor, Tensor] | None = None  # the first minibatch's pass, where it need not be repeated
         self.clock, self.flops = Clock(), metrics.Flops(both.policy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import time
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ def keep_memory() -> None:
     back to the system are cleared anew. No more is held than a step needs at most."""
     import ctypes
 
-    if has_gpu() or not hasattr(libc := ctypes.CDLL(None), "mallopt"):  # glibc has it, others do not
+    if has_gpu() or sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):  # glibc's alone
         return
     for setting, value in ((-1, 2**30), (-2, 2**26), (-3, 2**30)):  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
         libc.mallopt(setting, value)

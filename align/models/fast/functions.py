@@ -12,15 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from align.models.fast.formulas import (
-    Projection,
-    gate_back,
-    normalise,
-    normalise_back,
-    project,
-    project_back,
-    rotate,
-)  # fmt: skip
+from align.models.fast.formulas import Projection, gate_back, normalise, normalise_back, project, project_back, rotate
 
 
 class Half(NamedTuple):
