@@ -13,6 +13,7 @@ from typing import Any
 
 from align.data import chat
 from align.models import adapters, bases, heads, weights
+from align.models.fast.quicken import quicken
 from align.run import device
 from align.run.errors import ConfigError
 from align.run.received import files, outside, permission
@@ -193,8 +194,9 @@ def load_trained(path: str, tokenizer: Any, *, reward_model: bool = False, dtype
         model = adapters.merged(path, adapter, dtype)
     else:
         model = adapters.attached(path, adapter, dtype).get_base_model()
-    model = weights.fit_to_tokenizer(model, tokenizer, path)
-    return model.to("cuda" if gpu else "cpu").eval().requires_grad_(False)
+    model = weights.fit_to_tokenizer(model, tokenizer, path).to("cuda" if gpu else "cpu").eval().requires_grad_(False)
+    quicken(model)
+    return model
 
 
 def trained_in_fp32(model: Any) -> Any:

@@ -205,7 +205,7 @@ def use(language_model: Any, longest: int) -> bool:
     Models whose attention is neither PyTorch's nor FlashAttention, sees a window shorter than `longest`, or does not
     learn where sequences lie, stay as they are. PEFT's adapters may be on it.
     """
-    if hasattr(language_model, "peft_config"):
+    if hasattr(language_model, "get_base_model"):
         language_model = language_model.get_base_model()
     config = language_model.config.get_text_config()
     if not windowless(config, longest):

@@ -12,6 +12,7 @@ from torch import nn
 
 from align.data import arrow
 from align.models import adapters, checkpoints, scorers
+from align.models.fast import layers
 from align.ppo import baseline, roles
 from align.ppo.arithmetic import Plan
 from align.ppo.config import PPOArguments, trained_whole
@@ -19,7 +20,7 @@ from align.ppo.sharding import place_frozen
 from align.ppo.trainer import PolicyTrainer
 from align.run.errors import ConfigError, one_sentence
 from align.run.lineage import identity, same
-from align.train import preflight
+from align.train import loop, preflight
 
 TRAINED = re.compile(r"(lora_|modules_to_save).*\.(default|value)(\.|$)|^value_head\.|^critic\.")
 
@@ -54,6 +55,8 @@ def make_trainer(
         train_dataset=rows.train, eval_dataset=rows.test if args.eval_strategy != "no" else None,
         eval_reward=scorers.Reward(held_out) if held_out else None, callbacks=callbacks,
     )  # fmt: skip
+    if loop.keeps_whole(trainer):
+        layers.use(both.policy, both.critic, reference and reference.inner)
     weights = iter(args.reward_weights or [1.0] * (1 + len(args.reward_funcs)))
     if args.reward_model_path:
         reward.scorers.append(_reward_model(trainer, args, model_args, tokenizer, next(weights)))
@@ -69,9 +72,11 @@ def _reward_model(trainer: PolicyTrainer, args: PPOArguments, model_args: Any, t
         print(f"reward model: an adapter on the policy's own backbone ({args.reward_model_path})", flush=True)
         scorer, packs = partial(trainer.model, "score"), trainer.both.packs
     else:
-        whole = checkpoints.resolve_parent(args.reward_model_path, args.output_dir, role="reward")
+        path = checkpoints.resolve_parent(args.reward_model_path, args.output_dir, role="reward")
         longest = own.model_max_length if own.model_max_length < 1e9 else 2**30
-        frozen = roles.Frozen(checkpoints.load_reward_model(whole, model_args, own), longest)
+        frozen = roles.Frozen(checkpoints.load_reward_model(path, model_args, own), longest)
+        if loop.keeps_whole(trainer):
+            layers.use(frozen.inner)
         scorer, packs = place_frozen(frozen, trainer.accelerator), frozen.packs
     return scorers.from_model(lambda ids: trainer.sampler.score_sequences(ids, scorer, packs), tokenizer, own, weight)
 

@@ -25,7 +25,6 @@ from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
 from align.data.chat import stop_ids
-from align.models.fast import layers
 from align.models.scorers import Reward
 from align.ppo import maths, roles, saving, sharding
 from align.ppo.arithmetic import Plan
@@ -75,8 +74,6 @@ class PolicyTrainer(Trainer):
         self.everyone, self.sampler = sharding.Everyone(self.accelerator), Sampler(self)
         if args.activation_checkpointing:
             both.checkpoint_activations()
-        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            layers.use(both.policy, both.critic, reference and reference.inner)
 
     # ---- the loop ----
 

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from align.models import checkpoints, weights
+from align.models.fast.quicken import quicken
 from align.run import launch
 from align.run.device import facts as measured
 from align.run.errors import DataError, NotFinite, OneProcess, RunError, one_sentence
@@ -118,7 +119,14 @@ def build(trainer_class: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # `generate` (transformers 5.23 reduces the routing of one new token by the mask of all)
         text.output_router_logits = False
     measuring.bound_evaluation(trainer)
+    if keeps_whole(trainer):
+        quicken(trainer.model, getattr(trainer, "ref_model", None))
     return trainer
+
+
+def keeps_whole(trainer: Any) -> bool:
+    """Are the weights whole in every process, in torch's own hands?"""
+    return not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
 
 
 def callbacks(run: Run, *, later: int = 0) -> list[TrainerCallback]:

@@ -40,11 +40,17 @@ def use(*models: Any) -> int:
     """
     count = 0
     for model in filter(None, models):
-        bare = model.get_base_model() if hasattr(model, "peft_config") else model
+        bare = model.get_base_model() if hasattr(model, "get_base_model") else model
         rotary = next((part for name, part in bare.named_modules() if name.rpartition(".")[2] == "rotary_emb"), None)
-        found = [Layer(layer) for layer in bare.modules() if _has_parts(layer)] if rotary is not None else []
-        count += sum(layer.replaces(rotary) for layer in found)
+        for layer in (part for part in bare.modules() if rotary is not None and _has_parts(part)):
+            count += _fused(layer) is not None or Layer(layer).replaces(rotary)
     return count
+
+
+def _fused(part: Any) -> Layer | None:
+    """What runs a layer, where that is `Layer`."""
+    owner = getattr(vars(part).get("forward"), "__self__", None)
+    return owner if isinstance(owner, Layer) else None
 
 
 @contextmanager
@@ -53,8 +59,7 @@ def sampling(model: Any) -> Iterator[None]:
 
     Large models go without: they spend their time reading weights, and have no room for them twice.
     """
-    owners = (getattr(vars(part).get("forward"), "__self__", None) for part in model.modules())
-    found = [one for one in owners if isinstance(one, Layer)]
+    found = [one for part in model.modules() if (one := _fused(part)) is not None]
     size = sum(weight.numel() * weight.element_size() for one in found for weight in one.layer.parameters())
     found = found if size <= JOINT_BYTES else []
     with torch.no_grad():
