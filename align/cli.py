@@ -14,6 +14,7 @@ from align.run.errors import ConfigError
 
 # command: (module:function, the key that its bare arguments belong to, what it does)
 COMMANDS = {
+    "fetch": ("align.fetch.program:main", "checkpoint", "an open checkpoint as an ordinary folder; GGUF files as well"),
     "label": ("align.label.program:main", "source", "open the page on which people rank completions"),
     "judge": (
         "align.label.models.feedback:main",

@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, DynamicCache
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from align.models import generate, packing
-from align.models.fast import decoding, layers
+from align.models.fast import decoding, layers, unpadding
+from align.models.fast.quicken import quicken
 from align.models.fast.formulas import Projection
 from align.ppo import roles
 
@@ -136,6 +137,66 @@ def test_adapters_are_switched_under_fused_layers():
             batch = roles.Batch.of(PROMPTS, SAID, "cpu", packed=False)
             assert (roles.logps_of(model, batch, 1.0, entropy=False)[0] - logps).abs().max() < 1e-5
     assert (own["on"] - own["off"]).abs().max() > 1e-3
+
+
+def test_adapters_that_come_after_fusing_are_seen():
+    """PEFT puts layers of its own in the place of those that were there."""
+    own, _ = told(with_lora(made()))
+    torch.manual_seed(0)
+    fused = made()
+    assert layers.use(fused) == 3 and layers.use(fused) == 3, "twice is as good as once"
+    plain, _ = told(fused)
+    assert (told(with_lora(fused))[0] - own).abs().max() < 1e-5 < (own - plain).abs().max()
+
+
+IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 0, 0, 0], [12, 13, 14, 15, 0]])
+SEEN = (IDS != 0).long()
+
+
+def padded(model: torch.nn.Module) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits on real tokens of a batch that is padded on the right, and gradients of all that learns."""
+    out = model(input_ids=IDS, attention_mask=SEEN, use_cache=False).logits
+    mine = out[SEEN.bool()] if out.shape[:2] == IDS.shape else out
+    learns = [weight for weight in model.parameters() if weight.requires_grad]
+    return mine.detach(), list(
+        torch.autograd.grad((mine * torch.linspace(1, 2, mine.numel()).view_as(mine)).sum(), learns)
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox"])
+@pytest.mark.parametrize("auto", [AutoModelForCausalLM, AutoModelForSequenceClassification])
+def test_a_padded_batch_is_read_without_its_padding(auto, family):
+    torch.manual_seed(0)
+    model = auto.from_config(
+        CONFIG_MAPPING[family](**SIZES | ({"num_labels": 1} if "Seq" in auto.__name__ else {}))
+    ).eval()
+    own, gradients = padded(model)
+    read = []
+    model.base_model.get_input_embeddings().register_forward_hook(lambda _m, inputs, _o: read.append(inputs[0].shape))
+    quicken(model)
+    found, again = padded(model)
+    assert read == [(1, int(SEEN.sum()))]
+    assert (found - own).abs().max() < 1e-5
+    for one, other in zip(gradients, again, strict=True):
+        assert (one - other).norm() <= 1e-4 * one.norm() + 1e-6
+    left = dict(input_ids=IDS.flip(1), attention_mask=SEEN.flip(1), use_cache=False)
+    model(**left), model(input_ids=IDS), model(**left | {"use_cache": True})
+    assert set(read[1:]) == {IDS.shape}, "another batch is read as it is"
+    assert len(model(input_ids=IDS, attention_mask=SEEN, output_hidden_states=True).hidden_states) == 4
+
+
+def test_an_encoder_keeps_its_padding():
+    sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=60)
+    model = AutoModelForSequenceClassification.from_config(CONFIG_MAPPING["bert"](**sizes, num_labels=1)).eval()
+    assert not unpadding.use(model) and "forward" not in vars(model.base_model)
+
+
+def test_a_window_is_kept():
+    """Rows longer than a window are read padded, by the family's own code."""
+    model = made("mistral", sliding_window=3)
+    own, _ = padded(model)
+    quicken(model)
+    assert (padded(model)[0] - own).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("per_prompt", [1, 2])

@@ -155,11 +155,11 @@ def _command() -> str:
     return " ".join([program, *sys.argv[1:]])
 
 
-def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool, reopen: bool) -> dict[str, Any]:
-    """Make the output folder, or refuse to touch one that holds somebody's work.
+def check(folder: Path, recipe: str, *, overwrite: bool, resume: bool = False, reopen: bool = False) -> None:
+    """May a run of this recipe begin, or go on, in a folder that holds somebody's work?
 
-    Returns:
-        What a resumed run keeps of the record.
+    Raises:
+        RunError: if not, with what to do.
     """
     record = read_record(folder)
     resume = resume or (reopen and not overwrite)
@@ -180,6 +180,18 @@ def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool,
             )
         if why := holds.refusal(folder):  # also where it ended before there was anything to go on with
             raise RunError(why)
+
+
+def _prepare_folder(folder: Path, recipe: str, *, overwrite: bool, resume: bool, reopen: bool) -> dict[str, Any]:
+    """Make the output folder, or refuse to touch one that holds somebody's work.
+
+    Returns:
+        What a resumed run keeps of the record.
+    """
+    check(folder, recipe, overwrite=overwrite, resume=resume, reopen=reopen)
+    record = read_record(folder)
+    resume = resume or (reopen and not overwrite)
+    if record is not None and not resume:
         _empty(folder)
     if folder.is_dir() and (links := files.leaving(folder)):
         raise RunError(

