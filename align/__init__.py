@@ -26,5 +26,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 # TRL's classes set the old name, and transformers warns of it at every start
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+# torch 2.13 warns of names that DeepSpeed 0.19 calls it by, at every gathering of a step
+warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
 
 __version__ = "0.1.0"

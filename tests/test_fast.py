@@ -10,8 +10,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from align.models import generate, packing
 from align.models.fast import decoding, layers, unpadding
-from align.models.fast.quicken import quicken
 from align.models.fast.formulas import Projection
+from align.models.fast.quicken import quicken
 from align.ppo import roles
 
 SIZES = dict(

@@ -94,6 +94,7 @@ def seen(model: Any) -> Seen:
     ids = torch.arange(TOKENS)[None]
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     try:
+        _gathered(few)
         model.set_output_embeddings(few)
         for trunk in (model.base_model, model.get_decoder()):
             if trunk is not None and trunk is not model:
@@ -104,6 +105,17 @@ def seen(model: Any) -> Seen:
     except FOREIGN:  # a trunk that is called in a way of its own
         return Seen(False, False)
     return Seen(torch.allclose(own, few(hidden), rtol=1e-3), torch.allclose(loss, theirs, rtol=1e-3))
+
+
+def _gathered(head: torch.nn.Module) -> None:
+    """Under ZeRO-3 TRL asks of the head's parameters whether they are gathered; these were never cut up."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if is_deepspeed_zero3_enabled():
+        from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+        for weight in head.parameters():
+            weight.ds_status = ZeroParamStatus.AVAILABLE
 
 
 def _in_pieces(model: Any) -> Callable[..., Any]:
