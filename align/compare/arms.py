@@ -55,10 +55,17 @@ class Arm:
         return list(found) if isinstance(found, list) else [found]
 
     @property
+    def functions(self) -> list[str]:
+        """The reward functions of PPO and RLOO, by name."""
+        return [str(where).rpartition(":")[2] for where in self.config.get("reward_funcs") or []]
+
+    @property
     def method(self) -> str:
-        """`PPO`, `DPO`, or where DPO's loss is another one what it is: `DPO + SFT`, `DPO (ipo)`."""
+        """`PPO`, `DPO`, or where loss or reward is another one what it is: `DPO + SFT`, `DPO (ipo)`, `PPO (vader)`."""
         if self.recipe != "dpo":
-            return self.recipe.upper()
+            joined = " + ".join(self.functions)
+            model = self.config.get("reward_model_path")
+            return self.recipe.upper() + (f" + {joined}" if joined and model else f" ({joined})" if joined else "")
         first, *more = self.losses
         own = "DPO" if first == "sigmoid" else f"DPO ({first})"
         return " + ".join([own, *("SFT" if term == "sft" else term for term in more)])
@@ -86,17 +93,11 @@ def plan(args: CompareConfig, prompts: DataArguments, recipes: Path) -> list[Arm
         if twice:
             raise ConfigError(f"take: {twice[0].label} with seed {twice[0].seed} is there more than once: {args.take}")
         return taken
-    grid = [
-        ("ppo", args.ppo_config, args.kl_coefs, args.ppo),
-        ("dpo", args.dpo_config, args.betas, args.dpo),
-        ("rloo", args.rloo_config, args.rloo_betas, args.rloo),
-    ]
     programs = recipes.relative_to(Path.cwd()) if recipes.is_relative_to(Path.cwd()) else recipes
     return [
-        _planned(args, prompts, programs / f"{recipe}.py", config, strength, seed, over)
-        for recipe, config, strengths, over in grid
-        if config
-        for strength in strengths
+        _planned(args, prompts, programs / f"{one['recipe']}.py", one, strength, seed)
+        for one in args.grid()
+        for strength in one["strengths"]
         for seed in args.seeds
     ]
 
@@ -110,13 +111,13 @@ def _taken(path: str) -> Arm:
 
 
 def _planned(
-    args: CompareConfig, prompts: DataArguments, program: Path, config: str, strength: float, seed: int, over: dict
+    args: CompareConfig, prompts: DataArguments, program: Path, group: dict[str, Any], strength: float, seed: int
 ) -> Arm:
-    """Work out an arm's configuration, and the hash of everything that goes into it."""
-    recipe = program.stem
+    """Work out an arm's configuration, and the hash of all that goes into it. `group` is an entry of the grid."""
+    recipe, config, over = group["recipe"], group["config"], group["over"]
     if not Path(config).is_file():
-        raise ConfigError(f"{recipe}_config {config}: no such file")
-    folder = Path(str(args.output_dir)) / "arms" / f"{recipe}-{KNOBS[recipe]}-{strength:g}-seed-{seed}"
+        raise ConfigError(f"{group['name']}: config {config}: no such file")
+    folder = Path(str(args.output_dir)) / "arms" / f"{group['name']}-{KNOBS[recipe]}-{strength:g}-seed-{seed}"
     settings: dict[str, Any] = {"model_name_or_path": args.model_name_or_path, "output_dir": str(folder)}
     unsaid = asdict(DataArguments())  # what is not said here is the arm's own YAML's to say
     said = {key: value for key, value in asdict(prompts).items() if value != unsaid[key]}
@@ -127,7 +128,7 @@ def _planned(
         }
     else:
         settings |= said
-        settings |= {"reward_model_path": args.reward_model_path}
+        settings |= {} if "reward_funcs" in over else {"reward_model_path": args.reward_model_path}
         settings["response_length" if recipe == "ppo" else "max_completion_length"] = args.max_new_tokens
         settings |= {"temperature": args.temperature, "max_prompt_length": args.max_prompt_length}
     if args.trust_remote_code:  # by the command that compares: no record is asked
@@ -136,7 +137,8 @@ def _planned(
         settings["accept_failed"] = args.accept_failed
     settings |= {**over, KNOBS[recipe]: strength, "seed": seed}
     own = yaml.safe_load(Path(config).read_text()) or {}
-    rows = ("dataset_name", "datasets")  # the comparison says which; the arm's own YAML may name others
+    # the comparison says which; the arm's own YAML may name others
+    rows = ("dataset_name", "datasets", *(["reward_model_path"] if "reward_funcs" in over else []))
     whole = {key: value for key, value in own.items() if key not in rows}
     whole |= {key: value for key, value in settings.items() if value is not None}
     parents = [args.model_name_or_path]

@@ -36,7 +36,7 @@ def check(arms: list[Arm], args: CompareConfig, prompts: DataArguments) -> None:
             continue
         dpo = arm.recipe == "dpo"
         roles = {"model": "model", "data": "rankings" if dpo else "prompts"}
-        if not dpo:
+        if not dpo and run["config"].get("reward_model_path"):
             roles["reward_model"] = "reward_model"
         problems += filter(None, (_other(arm.folder, run, role, name, wanted) for role, name in roles.items()))
         if _template(str(arm.folder)) != template:
@@ -48,7 +48,7 @@ def check(arms: list[Arm], args: CompareConfig, prompts: DataArguments) -> None:
         if not dpo and heat != args.temperature:
             problems.append(f"{arm.folder}: trained at temperature {heat}, measured at {args.temperature}")
         rows[("rankings" if dpo else "prompts", arm.recipe.upper())].add(run["data"]["train"]["fingerprint"])
-        others.setdefault(arm.recipe.upper(), []).append((arm, shared_config(run, arm.knob)))
+        others.setdefault(arm.method, []).append((arm, shared_config(run, arm.knob)))
     for method, members in others.items():
         first = members[0][1]
         keys = {k for _, one in members for k in one if k in first and one[k] != first[k]}  # versions have other flags

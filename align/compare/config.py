@@ -34,6 +34,13 @@ class CompareConfig(MeasureArguments):
     ppo: dict = field(default_factory=dict, metadata={"help": "YAML only: keys over ppo_config's."})
     dpo: dict = field(default_factory=dict, metadata={"help": "YAML only: keys over dpo_config's."})
     rloo: dict = field(default_factory=dict, metadata={"help": "YAML only: keys over rloo_config's."})
+    more: list[dict] = field(
+        default_factory=list,
+        metadata={
+            "help": "YAML only: further arms, a list of {name, recipe, config, strengths, over}: another loss of DPO "
+            "(over: {loss_type: [sigmoid]}), PPO against functions (over: {reward_funcs: [my.py:good]})."
+        },
+    )
     take: list[str] = field(
         default_factory=list, metadata={"help": "Finished PPO and DPO runs to compare instead of training any."}
     )
@@ -59,6 +66,10 @@ class CompareConfig(MeasureArguments):
                 problems.append(f"{name}={values}: give each strength once, 0 or more")
         if 0 in self.betas:
             problems.append("betas: DPO's beta must be above 0 (at 0 its loss does not depend on the policy)")
+        problems += [problem for entry in self.more for problem in _entry_problems(entry)]
+        names = ["ppo", "dpo", "rloo", *(str(entry.get("name")) for entry in self.more)]
+        if len(set(names)) < len(names):
+            problems.append(f"more: each needs a name of its own, other than ppo, dpo and rloo; given {names[3:]}")
         if self.best_of_n < 1 or self.best_of_n & (self.best_of_n - 1):
             problems.append(f"best_of_n={self.best_of_n}: a power of two (1, 2, 4, 8, …)")
         if self.jobs < 1:
@@ -80,3 +91,31 @@ class CompareConfig(MeasureArguments):
                 problems.append(problem)
         if problems:
             raise ValueError("; ".join(problems))
+
+    def grid(self) -> list[dict]:
+        """Every group of arms: `name`, `recipe`, `config`, `strengths` and `over`, what is said over its YAML."""
+        own = [
+            ("ppo", self.ppo_config, self.kl_coefs, self.ppo),
+            ("dpo", self.dpo_config, self.betas, self.dpo),
+            ("rloo", self.rloo_config, self.rloo_betas, self.rloo),
+        ]
+        keys = ("name", "recipe", "config", "strengths", "over")
+        found = [dict(zip(keys, (name, name, *rest), strict=True)) for name, *rest in own if rest[0]]
+        return found + [{"over": {}, **entry} for entry in self.more]
+
+
+def _entry_problems(entry: dict) -> list[str]:
+    """What is wrong with an entry of `more`."""
+    needed, known = ("name", "recipe", "config", "strengths"), ("name", "recipe", "config", "strengths", "over")
+    if wrong := [key for key in needed if not entry.get(key)] + [key for key in entry if key not in known]:
+        return [f"more: {entry.get('name', entry)}: {', '.join(wrong)}; an entry has {', '.join(known)}"]
+    if entry["recipe"] not in ("ppo", "dpo", "rloo"):
+        return [f"more: {entry['name']}: recipe {entry['recipe']}; it is ppo, dpo or rloo"]
+    strengths = entry["strengths"]
+    if not isinstance(strengths, list) or not all(
+        isinstance(value, (int, float)) and value >= 0 for value in strengths
+    ):
+        return [f"more: {entry['name']}: strengths {strengths}; a list of numbers, 0 or more"]
+    if entry["recipe"] == "dpo" and 0 in strengths:
+        return [f"more: {entry['name']}: DPO's beta must be above 0"]
+    return []

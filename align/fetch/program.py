@@ -38,8 +38,9 @@ def main(argv: list[str]) -> None:
         with record.start("fetch", str(out), config, overwrite=run_args.overwrite) as run:
             for file in sorted(made.iterdir()):
                 shutil.move(file, out / file.name)
+            run.started = begun
             run.note(origin=origin)
-            run.finish("complete", metrics={"seconds": round(time.time() - begun, 1)})
+            run.finish("complete")
     print(f"{out}: {origin['of']} from {origin['from']}, licence {origin['licence']}, {time.time() - begun:.0f} s")
 
 

@@ -42,10 +42,13 @@ OTHERS = (Look("#cc79a7", "D"), Look("#56b4e9", "v"), Look("#e69f00", "P"))
 
 
 def look(results: ComparisonResults, method: str) -> Look:
-    """The method's colour and marker, the same in every figure of a page, and for DPO whatever its loss."""
-    known = LOOKS.get(method.split()[0])
-    others = [name for name in methods(results) if name.split()[0] not in LOOKS]
-    return known or OTHERS[others.index(method) % len(OTHERS)]
+    """The method's colour and marker, the same in every figure of a page. DPO's are DPO's whatever its loss; a second
+    method of one family (`DPO` beside `DPO + SFT`) has its own."""
+    first = {name.split()[0]: name for name in reversed(methods(results))}
+    if first.get(family := method.split()[0]) == method and family in LOOKS:
+        return LOOKS[family]
+    others = [name for name in methods(results) if name.split()[0] not in LOOKS or first[name.split()[0]] != name]
+    return OTHERS[others.index(method) % len(OTHERS)]
 
 
 def kl_axis(ax: Axes, root: bool, reference: str) -> None:
