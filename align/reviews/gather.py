@@ -107,8 +107,9 @@ def tables(found: dict[str, Any] | None, tokenizer: Any, args: ReviewsConfig) ->
 
 
 def _apart(rows: list[dict[str, str]], args: ReviewsConfig) -> tuple[list[dict[str, str]], list[str]]:
-    """Demonstrations, and openings of sentences that are not among them."""
-    asked = list(dict.fromkeys(row["prompt"] for row in rows))[: args.prompts]
+    """Demonstrations, and openings of sentences that are not among them: half of all at most."""
+    openings = list(dict.fromkeys(row["prompt"] for row in rows))
+    asked = openings[: min(args.prompts, len(openings) // 2)]
     return [row for row in rows if row["prompt"] not in set(asked)][: args.demonstrations], asked
 
 
@@ -152,6 +153,8 @@ def main() -> None:
     ) as run:
         run.note(parents=lineage.parents({"model": args.model_name_or_path, **data_args.parents()}))
         rows, metrics = tables(found, tokenizer, args)
+        if empty := [name for name, some in rows.items() if not some]:
+            raise DataError(f"{data_args.dataset_name}: too few sentences for {', '.join(empty)}; give more reviews")
         counts = {name: _write(Path(args.output_dir) / f"{name}.jsonl", some) for name, some in rows.items()}
         run.finish("complete", metrics={**counts, **metrics, "reviews": found is not None})
     print("the reviews: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))

@@ -106,10 +106,11 @@ class Layer:
         given = {"position_embeddings": rotary(x, torch.arange(TRIAL)[None]), "attention_mask": None}
         try:
             with torch.no_grad():
-                apart = (self.own(x, **given) - self.forward(x, **given)).abs().max()
+                own = self.own(x, **given)
+                apart = (own - self.forward(x, **given)).float().norm() / (own - x).float().norm()
         except FOREIGN:  # a layer that is called in a way of its own
             return False
-        if not apart < (1e-4 if weight.dtype == torch.float32 else 0.1):
+        if not apart < (1e-4 if weight.dtype == torch.float32 else 0.03):
             return False
         self.layer.forward = self.forward
         return True
