@@ -10,7 +10,7 @@ CORE := transformers trl peft accelerate datasets deepspeed tokenizers huggingfa
 PARITY := .venv-parity
 NEWEST := .venv-newest
 
-.PHONY: setup browser demo compare seeds lint check format slow test matrix parity newest checkpoints clean
+.PHONY: setup browser demo compare real real-compare seeds lint check format slow test matrix parity newest checkpoints clean
 
 setup: $(VENV)/.done
 
@@ -18,7 +18,7 @@ $(VENV)/.done: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,clean,eval,label]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,clean,eval,label,real]'
 	touch $@
 
 browser: ## Chromium (Debian, Ubuntu), in which the tests open the reports; without one those tests are skipped
@@ -30,6 +30,12 @@ compare: setup ## PPO against DPO on the demo's models: 4 strengths x 3 seeds of
 
 demo: setup ## the whole road on a laptop's CPU: raw text, cleaned, pretraining, SFT, rankings, reward model, DPO, PPO
 	HF_HUB_OFFLINE=1 $(BIN)/python recipes/pipeline.py $(if $(UNTIL),--until $(UNTIL))
+
+real: setup ## SmolLM2-135M with LoRA on film reviews: from download to PPO, DPO and a report, on a laptop's CPU
+	$(BIN)/python recipes/pipeline.py --config recipes/smollm2-135m/pipeline.yaml $(if $(UNTIL),--until $(UNTIL))
+
+real-compare: setup ## PPO against DPO on that model: strengths x seeds of each, against the judge itself, and best-of-n
+	$(BIN)/python recipes/compare.py --config recipes/smollm2-135m/compare.yaml
 
 seeds: setup ## the demo for seeds 0, 1 and 2, and the mean
 	HF_HUB_OFFLINE=1 $(BIN)/python -m align.nano.seeds
@@ -62,14 +68,14 @@ $(PARITY)/.done: constraints.txt benchmarks/parity.txt pyproject.toml
 	grep -vE '^(trl|transformers)==' constraints.txt | cat - benchmarks/parity.txt > $(PARITY)/constraints.txt
 	$(PARITY)/bin/python -m pip install --quiet --upgrade pip
 	$(PARITY)/bin/python -m pip install --quiet --constraint $(PARITY)/constraints.txt torch
-	$(PARITY)/bin/python -m pip install --quiet --constraint $(PARITY)/constraints.txt --editable '.[dev,clean,eval,label]'
+	$(PARITY)/bin/python -m pip install --quiet --constraint $(PARITY)/constraints.txt --editable '.[dev,clean,eval,label,real]'
 	touch $@
 
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 newest: ## what the newest releases would break: the fast tests with them (torch as pinned; TORCH=torch for its newest)
 	$(PYTHON) -m venv --clear $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
-	$(NEWEST)/bin/python -m pip install --quiet '$(TORCH)' --editable '.[dev,clean,eval,label]'
+	$(NEWEST)/bin/python -m pip install --quiet '$(TORCH)' --editable '.[dev,clean,eval,label,real]'
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade '$(TORCH)' $(CORE)
 	@echo "other than in constraints.txt:"
 	@$(NEWEST)/bin/python -m pip freeze --exclude-editable | grep -vxFf constraints.txt || echo "  nothing"
