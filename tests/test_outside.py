@@ -22,7 +22,9 @@ def test_the_pairs_cover_the_best_response_and_two_others_at_most():
     assert covered.diagonal().all() and covered.sum(1).max() <= 3
     assert covered[prompts, winners].all() and covered[prompts, losers].all() and (winners != losers).all()
     assert all(
-        (winner == prompt) for prompt, winner, loser in zip(prompts, winners, losers, strict=True) if prompt in (winner, loser)
+        (winner == prompt)
+        for prompt, winner, loser in zip(prompts, winners, losers, strict=True)
+        if prompt in (winner, loser)
     )
 
 

@@ -42,6 +42,7 @@ def test_demonstrations_have_the_length_that_was_asked_for():
     for row in rows:
         assert row["prompt"] + row["completion"] == "The cat sits on the mat and the dog runs to the cat."
     assert not list(sentences.demonstrations(reviews, tokenizer, rng, 4)), "too long"
+    assert sentences.opening_key("It -is-") == sentences.opening_key("it is"), "one opening for the gate on leaks"
 
 
 def test_the_words_weights_are_those_of_the_paper():

@@ -92,8 +92,8 @@ def tables(found: dict[str, Any] | None, tokenizer: Any, args: ReviewsConfig) ->
             name: list(sentences.demonstrations((row["text"] for row in rows), tokenizer, rng, longest))
             for name, rows in rest.items()
         }
-        known = {row["prompt"] for row in sides["train"]}
-        sides["test"] = [row for row in sides["test"] if row["prompt"] not in known]
+        known = {sentences.opening_key(row["prompt"]) for row in sides["train"]}
+        sides["test"] = [row for row in sides["test"] if sentences.opening_key(row["prompt"]) not in known]
         for rows in sides.values():
             rng.shuffle(rows)
     shown, asked = _apart(sides["train"], args)

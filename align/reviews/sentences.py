@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from align.data.overlap import ngrams
+
 TAGS = re.compile(r"<[^>]*>")
 BREAK = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])")
 WHOLE = re.compile(r"[A-Z][^<>{}|*_=~]*[a-z)\"'][.!?]")  # a sentence: no heading, no fragment, nothing drawn with marks
@@ -30,6 +32,11 @@ def opened(sentence: str, ends: list[int], rng: random.Random) -> tuple[str, str
     return sentence[:at], sentence[at:]
 
 
+def opening_key(prompt: str) -> tuple[str, ...]:
+    """What two openings have in common that are no two: their words (`It is` and `It -is-` are one)."""
+    return tuple(ngrams.words(prompt))
+
+
 def demonstrations(
     reviews: Iterable[str], tokenizer: Any, rng: random.Random, longest: int
 ) -> Iterator[dict[str, str]]:
@@ -42,8 +49,8 @@ def demonstrations(
                 continue
             prompt, rest = opened(sentence, [end for _, end in offsets], rng)
             size = sum(1 for begin, _ in offsets if begin >= len(prompt))
-            if 4 <= size < longest and prompt not in seen:
-                seen.add(prompt)
+            if 4 <= size < longest and (key := opening_key(prompt)) not in seen:
+                seen.add(key)
                 yield {"prompt": prompt, "completion": rest}
 
 
