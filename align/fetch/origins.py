@@ -26,16 +26,16 @@ def from_hub(known: Known, out: Path) -> str:
     Raises:
         Unreached: if the hub does not answer and holds no copy here.
     """
+    import httpx2
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    offline = constants.HF_HUB_OFFLINE
     try:
-        if not constants.HF_HUB_OFFLINE:
+        if not offline:
             HfApi().model_info(known.hub, timeout=SECONDS)
-        found = Path(snapshot_download(known.hub, allow_patterns=PATTERNS, local_files_only=constants.HF_HUB_OFFLINE))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, RuntimeError) as error:
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else type(error).__name__
-        raise Unreached(why) from error
+        found = Path(snapshot_download(known.hub, allow_patterns=PATTERNS, local_files_only=offline))
+    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:  # no network, no answer, no such copy here
+        raise Unreached("HF_HUB_OFFLINE is set" if offline else type(error).__name__) from error
     for file in (one for one in found.rglob("*") if one.is_file()):
         shutil.copyfile(file, out / file.name)
     return found.name

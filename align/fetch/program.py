@@ -8,7 +8,6 @@ All is made beside the output folder and moved there when it is whole: what fail
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from align.run.errors import RunError
 from align.run.parse import parse, resolved
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Fetch or convert, check, record."""
     run_args, args = parse(RunArguments, FetchConfig, nano=None, argv=argv)
     out, begun = Path(str(args.output_dir)), time.time()
@@ -86,4 +85,4 @@ def by_file(path: Path, args: FetchConfig, made: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    launch.run(lambda: main(sys.argv[1:]))
+    launch.run(main)
