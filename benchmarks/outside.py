@@ -2,7 +2,7 @@
 
     python benchmarks/outside.py                    # a quarter of a minute: benchmarks/outside.json, docs/outside.svg
 
-After Xu et al. 2024, section 4.2. P prompts, R responses each; the best response to prompt i is response i. Pairs cover
+After Xu et al. 2024, section 4. P prompts, R responses each; the best response to prompt i is response i. Pairs cover
 the best one and two others, the rest is outside the data. The policy is a small network over all prompts, so what is
 learnt of one prompt moves the others. Three ways from the same reference: DPO on the pairs; PPO against a reward model
 with one number for each response, which says 0 of what it never saw; and PPO against a network that was trained on the

