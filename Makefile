@@ -10,7 +10,7 @@ CORE := transformers trl peft accelerate datasets deepspeed tokenizers huggingfa
 PARITY := .venv-parity
 NEWEST := .venv-newest
 
-.PHONY: setup browser demo compare real real-compare seeds lint check format slow test matrix parity newest checkpoints clean
+.PHONY: setup browser demo compare real real-compare seeds lint check format slow test matrix anchors parity newest checkpoints clean
 
 setup: $(VENV)/.done
 
@@ -46,7 +46,7 @@ lint: setup ## format, lint, types
 	$(BIN)/mypy
 
 check: lint ## and the fast tests
-	$(PYTEST) -m "not slow and not matrix"
+	$(PYTEST) -m "not slow and not matrix and not anchor"
 
 format: setup
 	$(BIN)/ruff format .
@@ -60,8 +60,11 @@ test: check slow ## every test but the whole sharding matrix
 matrix: setup ## every trainer, full and LoRA, under every way to shard, with two real processes
 	$(BIN)/python -m pytest -m matrix
 
+anchors: setup ## what holds us honest on SmolLM2-135M: PIQA, losses, KL by brute force, adapters; minutes each
+	$(BIN)/python -m pytest -m anchor -s
+
 parity: $(PARITY)/.done ## the fast tests with TRL 1.12, its PPO against ours among them
-	$(PARITY)/bin/python -m pytest -n 2 --dist loadfile -m "parity or not (slow or matrix)"
+	$(PARITY)/bin/python -m pytest -n 2 --dist loadfile -m "parity or not (slow or matrix or anchor)"
 
 $(PARITY)/.done: constraints.txt benchmarks/parity.txt pyproject.toml
 	$(PYTHON) -m venv $(PARITY)
@@ -79,7 +82,7 @@ newest: ## what the newest releases would break: the fast tests with them (torch
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade '$(TORCH)' $(CORE)
 	@echo "other than in constraints.txt:"
 	@$(NEWEST)/bin/python -m pip freeze --exclude-editable | grep -vxFf constraints.txt || echo "  nothing"
-	ALIGN_ANY_VERSIONS=1 $(NEWEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not matrix"
+	ALIGN_ANY_VERSIONS=1 $(NEWEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not matrix and not anchor"
 
 checkpoints: setup ## twins of open checkpoints through every recipe: writes the tables of docs/checkpoints.md
 	FAMILIES_WRITE=1 $(BIN)/python -m pytest -n 0 tests/test_families.py

@@ -625,7 +625,9 @@ def test_the_shipped_yaml_of_a_family(recipes, name, tmp_path):
     one = Twin(name, tmp_path)
 
     def stage(recipe: str, model: Path, rows: str, *rest: Any) -> dict:
-        long = [] if recipe == "ppo" else ["--max_length", 128]  # the twins' rows are longer than film reviews' sentences
+        long = (
+            [] if recipe == "ppo" else ["--max_length", 128]
+        )  # the twins' rows are longer than film reviews' sentences
         record = one.train(
             recipe, recipe, model, rows, "--config", ROOT / "recipes" / recipes / f"{recipe}.yaml", *rest, *long
         )

@@ -20,6 +20,7 @@ class RunResult:
     path: str
     reward: float | None = None
     gold: float | None = None
+    second: float | None = None
     kl: float
     length: float
     stops: float
@@ -59,6 +60,7 @@ class SettingResult:
     runs: tuple[RunResult | FailedRun, ...]
     reward: Estimate | None = None
     gold: Estimate | None = None
+    second: Estimate | None = None
     kl: Estimate | None = None
     length: Estimate | None = None
     stops: Estimate | None = None

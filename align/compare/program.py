@@ -80,7 +80,10 @@ def compare(arms: list[Arm], bench: Bench, judge: JudgeConfig) -> ComparisonResu
     assert isinstance(args, CompareConfig)
     done = finished(arms)
     if gold_is_trained_on(args, [arm.record for arm in done]):
-        raise ConfigError("the gold grader is part of a run's training reward, so it cannot decide; give another one")
+        raise ConfigError(
+            "the grader that decides is part of a run's training reward, so it cannot; give another one, or a second "
+            "one that decides: --second_func file.py:name"
+        )
     print(f"measuring {len(done)} runs, the SFT model and best-of-n on {len(bench.rows)} prompts", flush=True)
     sft = policy.cached(bench, bench.reference_path, "sft", seed=args.seed)
     rows: dict[Path, Rows] = {

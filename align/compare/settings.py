@@ -22,7 +22,7 @@ from align.judge.endpoint import Endpoint
 from align.run import gates
 
 MEASURES = {
-    "reward": stats.ANY, "gold": stats.ANY, "kl": stats.POSITIVE, "length": stats.POSITIVE,
+    "reward": stats.ANY, "gold": stats.ANY, "second": stats.ANY, "kl": stats.POSITIVE, "length": stats.POSITIVE,
     "stops": stats.SHARE, "repetition": stats.SHARE,
 }  # fmt: skip
 FEWEST = 30  # prompts: below, a bootstrap's interval is too narrow to rest a verdict on

@@ -17,6 +17,7 @@ from align.stats import Estimate
 
 WHO = {
     "judge": "the judge behind the endpoint",
+    "second": "the second judge, by whose scores nothing was trained and no pair was made",
     "gold": "the gold grader, which is no part of the training reward",
     "reward": "the very reward model that PPO was trained on, which favours PPO: give a gold grader or a judge",
 }
@@ -170,9 +171,11 @@ def _best_of_n(best: dict[str, Setting], found: ComparisonResults) -> list[str]:
 
 
 def gold_is_trained_on(args: CompareConfig, runs: list[dict[str, Any]]) -> bool:
-    """Is the gold grader part of some run's training reward, under whatever name or in whatever copy?"""
+    """Is the grader that decides, the gold one or the second, in some run's reward, under whatever name or in a copy?"""
     used = [where for run in runs for where in run.get("config", {}).get("reward_funcs") or []]
     models = [args.reward_model_path, *(run.get("config", {}).get("reward_model_path") for run in runs)]
+    if args.second_func:
+        return any(same_function(args.second_func, where) for where in used)
     gold = args.gold_model_path
     return any(gold and path and (same(gold, path) or identity(gold) == identity(path)) for path in models) or any(
         same_function(args.gold_func, where) for where in used

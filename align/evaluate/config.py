@@ -23,6 +23,13 @@ class MeasureArguments(RunArguments, PromptArguments, CodeArguments):
         metadata={"help": "A grader that no method was trained on, as `file.py:name`: (prompts, completions, …)."},
     )
     gold_model_path: str | None = field(default=None, metadata={"help": "The same, as a second reward model."})
+    second_func: str | None = field(
+        default=None,
+        metadata={
+            "help": "A second grader, as `file.py:name`, which then has the last word: for a gold grader that made the "
+            "preferences or the reward that something was trained on."
+        },
+    )
     rates_func: str | None = field(
         default=None,
         metadata={"help": "`file.py:name` to yes/no grades (helpful, harmless, …) of the most likely completion."},
@@ -56,7 +63,7 @@ class MeasureArguments(RunArguments, PromptArguments, CodeArguments):
             problems.append("leave_out_leaks and accept_leaks were both given: drop one")
         if self.gold_func and self.gold_model_path:
             problems.append("gold_func and gold_model_path were both given: one gold score decides; drop one")
-        for where in filter(None, (self.gold_func, self.rates_func)):
+        for where in filter(None, (self.gold_func, self.second_func, self.rates_func)):
             try:
                 scorers.load_function(where)
             except ConfigError as error:
@@ -68,7 +75,7 @@ class MeasureArguments(RunArguments, PromptArguments, CodeArguments):
         """What scores, by role, for the record's lineage."""
         return {
             "reward_model": self.reward_model_path, "gold_model": self.gold_model_path, "gold_func": self.gold_func,
-            "rates_func": self.rates_func,
+            "second_func": self.second_func, "rates_func": self.rates_func,
         }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from align.stats import Estimate
 from align.train import reward
 
 Rows = list[dict[str, Any]]
-SCORES = ("reward", "gold")
+SCORES = ("reward", "gold", "second")
 FEW = 16  # prompts that show what rounding makes
 
 
@@ -46,7 +46,9 @@ class Bench:
         self.reference = self._load(reference)
         self.rates = scorers.load_function(args.rates_func) if args.rates_func else None
         self.grader_ids = [lineage.identity(path) for path in (args.reward_model_path, args.gold_model_path) if path]
-        self.grader_ids += [_function_id(where) for where in (args.gold_func, args.rates_func) if where]
+        self.grader_ids += [
+            _function_id(where) for where in (args.gold_func, args.second_func, args.rates_func) if where
+        ]
         self.fingerprint = splits.fingerprint(rows)
 
     def load(self, path: str) -> Any:
@@ -115,7 +117,7 @@ class Bench:
 
 
 def _graders(args: MeasureArguments, tokenizer: Any) -> dict[str, scorers.Scorer]:
-    """`reward` and `gold`, those that were asked for."""
+    """`reward`, `gold` and `second`, those that were asked for."""
 
     def model_grader(path: str) -> scorers.Scorer:
         checkpoints.check(path, reward_model=True)
@@ -128,6 +130,8 @@ def _graders(args: MeasureArguments, tokenizer: Any) -> dict[str, scorers.Scorer
         found["gold"] = model_grader(args.gold_model_path)
     if args.gold_func:
         found["gold"] = scorers.from_function(args.gold_func)
+    if args.second_func:
+        found["second"] = scorers.from_function(args.second_func)
     return found
 
 
@@ -205,7 +209,7 @@ def summary(rows: Rows) -> Sampled:
     # of a handful of prompts that all stop, a bootstrap would be certain
     stops = reward.by_prompt(torch.tensor([float(row["stopped"]) for row in rows]), [row["index"] for row in rows])
     return Sampled(
-        reward=mean("reward"), gold=mean("gold"), kl=mean("kl"),
+        reward=mean("reward"), gold=mean("gold"), second=mean("second"), kl=mean("kl"),
         kl_per_token=stats.ratio(by_prompt(rows, "kl"), tokens),
         entropy=stats.ratio(by_prompt(rows, "entropy"), tokens),
         length=mean("length"), stops=stops, distinct_1=varied(1), distinct_2=varied(2),

@@ -23,7 +23,15 @@ from align.run.arguments import DataArguments
 
 TITLES = {"kl": "KL to the reference, nats", "length": "length, tokens", "harmless_unseen": "  acts never seen",
           "stops": "stops by itself", "over_refusal": "over-refusal", "good": "the right thing, and stops"}  # fmt: skip
-SAMPLED = ("stops", "reward", "gold", "kl", "entropy", "length")  # of the sampled completions, in the screen's order
+SAMPLED = (
+    "stops",
+    "reward",
+    "gold",
+    "second",
+    "kl",
+    "entropy",
+    "length",
+)  # of the sampled completions, in the screen's order
 SHARES = ("stops", "repetition")  # of those; the yes/no grades are shares too
 
 
@@ -107,6 +115,7 @@ def setup(args: MeasureArguments, run: dict[str, Any], facts: list[list[str]], p
         rows.append(["reward model", args.reward_model_path, short_hash(args.reward_model_path)])
     gold = args.gold_func or args.gold_model_path
     rows += [["gold", gold, ""]] if gold else []
+    rows += [["second judge", args.second_func, ""]] if args.second_func else []
     return Setup(
         rows=rows,
         prompts=prompts,

@@ -28,6 +28,7 @@ class Sampled:
     name: str | None = None
     reward: Estimate | None = None
     gold: Estimate | None = None
+    second: Estimate | None = None
     kl: Estimate | None = None
     kl_per_token: Estimate | None = None
     entropy: Estimate | None = None

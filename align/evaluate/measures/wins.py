@@ -12,7 +12,7 @@ from align.evaluate.policy import SCORES, Rows
 from align.judge.choices import by_score
 from align.judge.endpoint import Endpoint
 
-JUDGES = ("judge", "gold", "reward")  # who decides, the first that is there
+JUDGES = ("judge", "second", "gold", "reward")  # who decides, the first that is there
 
 
 def choices(a: Rows, b: Rows, key: str, endpoint: Endpoint | None = None) -> np.ndarray:

@@ -25,6 +25,7 @@ from align.stats import Estimate
 SAMPLED = (
     ("reward", "reward", False),
     ("gold", "gold score", False),
+    ("second", "second judge's score", False),
     ("kl", "KL to the reference, nats per completion", False),
     ("kl_per_token", "KL to the reference, nats per token", False),
     ("entropy", "entropy, nats per token", False),
@@ -37,6 +38,7 @@ SAMPLED = (
 # Safe and unsafe side by side: what a model refuses by right stands beside what it refuses by mistake.
 RATES = ("helpful", "honest", "harmless", "harmless_unseen", "over_refusal")
 JUDGES = {
+    "second": "second judge",
     "gold": "gold grader",
     "reward": "reward model",
     "length_controlled": "length-controlled",
