@@ -401,8 +401,12 @@ def planned_arguments(chain, **given):
     """A comparison's arguments that train arms instead of taking them."""
     empty = {"ppo_config": None, "dpo_config": None, "rloo_config": None, "kl_coefs": [], "betas": [], "rloo_betas": []}
     more = {"take": [], "seeds": [0], "ppo": {}, "dpo": {}, "rloo": {}, "accept_failed": [], "launch": None,
-            "max_prompt_length": 1024}  # fmt: skip
-    return SimpleNamespace(**{**vars(chain.args), **empty, **more, **given})
+            "max_prompt_length": 1024, "more": []}  # fmt: skip
+    found = SimpleNamespace(**{**vars(chain.args), **empty, **more, **given})
+    from align.compare.config import CompareConfig
+
+    found.grid = lambda: CompareConfig.grid(found)
+    return found
 
 
 def test_an_arm_is_called_by_its_loss(chain):

@@ -171,7 +171,7 @@ def _best_of_n(best: dict[str, Setting], found: ComparisonResults) -> list[str]:
 
 
 def gold_is_trained_on(args: CompareConfig, runs: list[dict[str, Any]]) -> bool:
-    """Is the grader that decides, the gold one or the second, in some run's reward, under whatever name or in a copy?"""
+    """Is the grader that decides, the gold one or the second, in some run's reward, under whatever name or copy?"""
     used = [where for run in runs for where in run.get("config", {}).get("reward_funcs") or []]
     models = [args.reward_model_path, *(run.get("config", {}).get("reward_model_path") for run in runs)]
     if args.second_func:
