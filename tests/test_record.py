@@ -322,7 +322,7 @@ def test_the_training_reward_is_no_gold_grader_under_another_name(tmp_path, monk
     (tmp_path / "grade.py").write_text("")
 
     def asked(gold, func=None, reward="rm", **config):
-        args = SimpleNamespace(gold_model_path=gold, gold_func=func, reward_model_path=reward)
+        args = SimpleNamespace(gold_model_path=gold, gold_func=func, reward_model_path=reward, second_func=None)
         return gold_is_trained_on(args, [{"config": config}])
 
     assert asked("rm") and asked("rm/") and asked(str(tmp_path / "rm")) and asked("copy")

@@ -56,7 +56,7 @@ class Arm:
 
     @property
     def functions(self) -> list[str]:
-        """The reward functions of PPO and RLOO, by name."""
+        """PPO's reward functions, by name."""
         return [str(where).rpartition(":")[2] for where in self.config.get("reward_funcs") or []]
 
     @property
@@ -94,12 +94,21 @@ def plan(args: CompareConfig, prompts: DataArguments, recipes: Path) -> list[Arm
             raise ConfigError(f"take: {twice[0].label} with seed {twice[0].seed} is there more than once: {args.take}")
         return taken
     programs = recipes.relative_to(Path.cwd()) if recipes.is_relative_to(Path.cwd()) else recipes
-    return [
-        _planned(args, prompts, programs / f"{one['recipe']}.py", one, strength, seed)
-        for one in args.grid()
-        for strength in one["strengths"]
-        for seed in args.seeds
-    ]
+    arms, methods = [], dict[str, str]()
+    for one in args.grid():
+        mine = [
+            _planned(args, prompts, programs / f"{one['recipe']}.py", one, strength, seed)
+            for strength in one["strengths"]
+            for seed in args.seeds
+        ]
+        for arm in mine[:1]:
+            if (other := methods.setdefault(arm.method, one["name"])) != one["name"]:
+                raise ConfigError(
+                    f"{other} and {one['name']} are both {arm.method}: groups that differ in more than loss and reward "
+                    "are comparisons of their own"
+                )
+        arms += mine
+    return arms
 
 
 def _taken(path: str) -> Arm:
@@ -128,7 +137,7 @@ def _planned(
         }
     else:
         settings |= said
-        settings |= {} if "reward_funcs" in over else {"reward_model_path": args.reward_model_path}
+        settings |= {"reward_model_path": args.reward_model_path}
         settings["response_length" if recipe == "ppo" else "max_completion_length"] = args.max_new_tokens
         settings |= {"temperature": args.temperature, "max_prompt_length": args.max_prompt_length}
     if args.trust_remote_code:  # by the command that compares: no record is asked
@@ -137,13 +146,15 @@ def _planned(
         settings["accept_failed"] = args.accept_failed
     settings |= {**over, KNOBS[recipe]: strength, "seed": seed}
     own = yaml.safe_load(Path(config).read_text()) or {}
-    # the comparison says which; the arm's own YAML may name others
-    rows = ("dataset_name", "datasets", *(["reward_model_path"] if "reward_funcs" in over else []))
+    rows = ("dataset_name", "datasets")  # the comparison says which; the arm's own YAML may name others
     whole = {key: value for key, value in own.items() if key not in rows}
     whole |= {key: value for key, value in settings.items() if value is not None}
+    whole = {key: value for key, value in whole.items() if key not in over or over[key] is not None}  # null: without it
     parents = [args.model_name_or_path]
-    parents += [args.rankings] if recipe == "dpo" else [args.reward_model_path, *prompts.parents().values()]
+    parents += [args.rankings] if recipe == "dpo" else [whole.get("reward_model_path"), *prompts.parents().values()]
     inputs = [recipe.upper(), settings, own, [identity(str(p)) for p in parents if p]]
+    if functions := whole.get("reward_funcs"):
+        inputs.append([lineage.parents({"reward_func": where}) for where in functions])
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     argv = ["--config", str(_config_of(folder))]
     stage = pipeline.Stage(folder.name, [str(program)], folder, argv, args.launch, {}, True, digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from align.evaluate.config import MeasureArguments
@@ -38,7 +39,8 @@ class CompareConfig(MeasureArguments):
         default_factory=list,
         metadata={
             "help": "YAML only: further arms, a list of {name, recipe, config, strengths, over}: another loss of DPO "
-            "(over: {loss_type: [sigmoid]}), PPO against functions (over: {reward_funcs: [my.py:good]})."
+            "(over: {loss_type: [sigmoid]}), PPO against functions (over: {reward_funcs: [my.py:good], "
+            "reward_model_path: null})."
         },
     )
     take: list[str] = field(
@@ -66,21 +68,25 @@ class CompareConfig(MeasureArguments):
                 problems.append(f"{name}={values}: give each strength once, 0 or more")
         if 0 in self.betas:
             problems.append("betas: DPO's beta must be above 0 (at 0 its loss does not depend on the policy)")
-        problems += [problem for entry in self.more for problem in _entry_problems(entry)]
+        odd = [problem for entry in self.more for problem in _entry_problems(entry)]
         names = ["ppo", "dpo", "rloo", *(str(entry.get("name")) for entry in self.more)]
         if len(set(names)) < len(names):
-            problems.append(f"more: each needs a name of its own, other than ppo, dpo and rloo; given {names[3:]}")
+            odd.append(f"more: each needs a name of its own, other than ppo, dpo and rloo; given {names[3:]}")
+        if self.more and self.take:
+            odd.append("take and more were both given: finished runs, or runs to train")
+        problems += odd
+        grid = [] if odd or self.take else self.grid()
         if self.best_of_n < 1 or self.best_of_n & (self.best_of_n - 1):
             problems.append(f"best_of_n={self.best_of_n}: a power of two (1, 2, 4, 8, …)")
         if self.jobs < 1:
             problems.append(f"jobs={self.jobs}: at least 1")
-        if not self.take and not (self.ppo_config and self.kl_coefs) and not (self.dpo_config and self.betas):
+        if not (odd or self.take) and not any(one["strengths"] for one in grid):
             problems.append("nothing to compare: give ppo_config and dpo_config (YAML of the recipes), or take: [runs]")
         if not (self.reward_model_path or self.gold_func or self.gold_model_path):
             problems.append("a score is needed: --reward_model_path runs/mine/reward (PPO needs it too)")
-        if not self.take and self.dpo_config and not self.rankings:
+        if any(one["recipe"] == "dpo" for one in grid) and not self.rankings:
             problems.append("rankings is needed for DPO: --rankings runs/mine/rank (pairs or rankings)")
-        if not self.take and (self.ppo_config or self.rloo_betas) and not self.reward_model_path:
+        if not self.reward_model_path and any(_needs_model(one) for one in grid):
             problems.append("reward_model_path is needed for PPO and RLOO: --reward_model_path runs/mine/reward")
         if bool(self.rloo_config) != bool(self.rloo_betas) and not self.take:
             problems.append("rloo_config and rloo_betas go together: give both for a third arm, or neither")
@@ -101,7 +107,13 @@ class CompareConfig(MeasureArguments):
         ]
         keys = ("name", "recipe", "config", "strengths", "over")
         found = [dict(zip(keys, (name, name, *rest), strict=True)) for name, *rest in own if rest[0]]
-        return found + [{"over": {}, **entry} for entry in self.more]
+        return [*found, *({"over": {}, **entry} for entry in self.more)]
+
+
+def _needs_model(group: dict) -> bool:
+    """Is it trained against the comparison's reward model?"""
+    over = group["over"]
+    return group["recipe"] != "dpo" and over.get("reward_model_path", "") is not None
 
 
 def _entry_problems(entry: dict) -> list[str]:
@@ -111,11 +123,16 @@ def _entry_problems(entry: dict) -> list[str]:
         return [f"more: {entry.get('name', entry)}: {', '.join(wrong)}; an entry has {', '.join(known)}"]
     if entry["recipe"] not in ("ppo", "dpo", "rloo"):
         return [f"more: {entry['name']}: recipe {entry['recipe']}; it is ppo, dpo or rloo"]
-    strengths = entry["strengths"]
-    if not isinstance(strengths, list) or not all(
-        isinstance(value, (int, float)) and value >= 0 for value in strengths
-    ):
-        return [f"more: {entry['name']}: strengths {strengths}; a list of numbers, 0 or more"]
+    strengths, over = entry["strengths"], entry.get("over", {})
+    numbers = isinstance(strengths, list) and all(isinstance(one, (int, float)) and one >= 0 for one in strengths)
+    if not numbers or len(set(strengths)) < len(strengths):
+        return [f"more: {entry['name']}: strengths {strengths}; a list of numbers, 0 or more, each once"]
+    if not isinstance(over, dict):
+        return [f"more: {entry['name']}: over {over}; keys and values over those of its config, or leave it out"]
+    if not re.fullmatch(r"[\w-]+", str(entry["name"])):
+        return [f"more: name {entry['name']!r}: letters, digits and - only; it is the name of a folder"]
+    if entry["recipe"] == "rloo" and "reward_funcs" in over:
+        return [f"more: {entry['name']}: the RLOO recipe takes no reward_funcs; PPO does"]
     if entry["recipe"] == "dpo" and 0 in strengths:
         return [f"more: {entry['name']}: DPO's beta must be above 0"]
     return []

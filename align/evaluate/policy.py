@@ -10,7 +10,6 @@ N prompts, K completions per prompt.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -257,9 +256,8 @@ MEASURE_KEYS = ("num_generations", "max_new_tokens", "temperature", "dtype")
 
 
 def _function_id(where: str) -> str:
-    """A user's function by its name and the text of its file."""
-    function = scorers.load_function(where)
-    return where + hashlib.sha256(Path(inspect.getfile(function)).read_bytes()).hexdigest()
+    """A user's function by its name, and by the text of its file and of what that imports."""
+    return f"{where} {lineage.parents({'reward_func': where})['reward_func']['hash']}"
 
 
 def write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -54,7 +54,6 @@ class FetchConfig:
             "choices": ["float32", "bfloat16"],
         },
     )
-    seed: int = field(default=0, metadata={"help": "Nothing is drawn here; chains hand it to every stage."})
 
     def __post_init__(self) -> None:
         if (self.checkpoint is None) == (self.gguf is None):

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,13 +56,17 @@ def read(path: Path) -> Contents:
         reader = GGUFReader(path)
         kinds = Counter(tensor.tensor_type.name for tensor in reader.tensors)
         size = sum(int(tensor.n_elements) for tensor in reader.tensors)
-        architecture = _said(reader, "general.architecture")
+        architecture, pieces = _said(reader, "general.architecture"), _said(reader, "split.count")
     except FOREIGN as error:
         raise ConfigError(f"{path} is a broken GGUF file ({_first(error)}); fetch it again") from error
     if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
         raise ConfigError(
             f"{path}: transformers cannot read GGUF of the architecture {architecture or 'that it does not name'}; it "
             f"reads {', '.join(sorted(GGUF_SUPPORTED_ARCHITECTURES))}"
+        )
+    if pieces not in ("", "0", "1"):
+        raise ConfigError(
+            f"{path} is one of {pieces} pieces of a model; join them (llama-gguf-split --merge) and give the whole"
         )
     name, licence = _said(reader, "general.name") or path.stem, _said(reader, "general.license") or "not named"
     return Contents(path, architecture, name, licence, size, ", ".join(kind for kind, _ in kinds.most_common()))
@@ -91,24 +96,29 @@ def check_room(folder: Path, needed: int, what: str) -> None:
 
 
 def convert(contents: Contents, dtype: str, out: Path) -> None:
-    """Write the checkpoint to the folder `out`, and read it again: it must say what the file's own model says.
+    """Write the checkpoint to the folder `out`, and read it again: it must say what the model in memory says.
 
     Raises:
-        ConfigError: where transformers cannot convert it after all.
+        ConfigError: where transformers cannot convert it after all, or the file does not hold all of its model.
         RunError: if what was written says something else.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    given = {"pretrained_model_name_or_path": str(contents.path.parent), "gguf_file": contents.path.name}
     try:
-        with _quietly():
+        with _quietly(), _alone(contents.path) as given:
             tokenizer = AutoTokenizer.from_pretrained(**given)
-            model = AutoModelForCausalLM.from_pretrained(**given, dtype=getattr(torch, dtype))
+            model, found = AutoModelForCausalLM.from_pretrained(
+                **given, dtype=getattr(torch, dtype), output_loading_info=True
+            )
     except (OSError, NotImplementedError, *FOREIGN) as error:
         raise ConfigError(f"{contents.path}: transformers cannot convert it ({_first(error)})") from error
+    if lacking := [*found["missing_keys"], *found["mismatched_keys"]]:
+        raise ConfigError(f"{contents.path} lacks weights of its model: {len(lacking)}, the first {lacking[0]}")
     _unquantised(model)
     stops = chat.stop_ids(tokenizer, model.generation_config)
+    if not stops:
+        raise ConfigError(f"{contents.path} names no token that ends a text (tokenizer.ggml.eos_token_id)")
     model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
     with _quietly():
         model.save_pretrained(out)
@@ -126,6 +136,16 @@ def _unquantised(model: Any) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[dict[str, str]]:
+    """Arguments for a loader that name a file in a folder of its own: else transformers takes one of the same name from
+    the current folder, and a tokenizer that lies beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"{Path(folder).name}.gguf"
+        link.symlink_to(path.absolute())
+        yield {"pretrained_model_name_or_path": folder, "gguf_file": link.name}
 
 
 @contextlib.contextmanager

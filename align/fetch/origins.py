@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 from align.fetch.config import Known
+from align.run import launch
 from align.run.errors import RunError
 
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*"]
@@ -35,8 +36,16 @@ def from_hub(known: Known, out: Path) -> str:
             HfApi().model_info(known.hub, timeout=SECONDS)
         found = Path(snapshot_download(known.hub, allow_patterns=PATTERNS, local_files_only=offline))
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:  # no network, no answer, no such copy here
-        raise Unreached("HF_HUB_OFFLINE is set" if offline else type(error).__name__) from error
-    for file in (one for one in found.rglob("*") if one.is_file()):
+        if isinstance(error, OSError) and error.errno in launch.DISK:
+            raise
+        why = (
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0][:150]}" if str(error).strip() else "no answer"
+        )
+        raise Unreached("HF_HUB_OFFLINE is set, and no copy is here" if offline else why) from error
+    copied = [file for file in found.iterdir() if file.is_file()]
+    if not any(file.suffix == ".safetensors" for file in copied):
+        raise Unreached(f"the copy in {found} has no weights")
+    for file in copied:
         shutil.copyfile(file, out / file.name)
     return found.name
 

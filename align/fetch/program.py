@@ -24,11 +24,11 @@ from align.run.parse import parse, resolved
 
 def main(argv: list[str] | None = None) -> None:
     """Fetch or convert, check, record."""
-    run_args, args = parse(RunArguments, FetchConfig, nano=None, argv=argv)
+    run_args, args = parse(RunArguments, FetchConfig, nano=None, required=(), argv=argv)
     out, begun = Path(str(args.output_dir)), time.time()
     record.check(out, "fetch", overwrite=run_args.overwrite)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=out.absolute().parent) as name:
+    with record.stoppable(), tempfile.TemporaryDirectory(prefix=".fetch-", dir=out.absolute().parent) as name:
         made = Path(name) / "made"
         made.mkdir()
         origin = by_name(args, Path(name), made) if args.checkpoint else by_file(Path(str(args.gguf)), args, made)

@@ -41,26 +41,20 @@ def vader(prompts: list[str], completions: list[str], stopped: list[bool], **_: 
     return [compound(prompt + said) if ended else UNFINISHED for prompt, said, ended in rows]
 
 
-def second(
-    prompts: list[str], completions: list[str], judge: list[str | None], stopped: list[bool], **_: Any
-) -> list[float]:
-    """The second judge: log-odds of being positive by the words' weights in the file `judge`.
-
-    Rows without one (no labelled reviews were at hand) have VADER's score again.
-    """
-    if not any(judge):
-        return vader(prompts, completions, stopped)
+def second(prompts: list[str], completions: list[str], judge: list[str], **_: Any) -> list[float]:
+    """The second judge: log-odds of being positive by the words' weights in the file `judge`. Summed over words, so a
+    longer text may have more of either sign."""
     rows = zip(prompts, completions, judge, strict=True)
-    return [wordlist.score(_weights(str(path)), prompt + said) for prompt, said, path in rows]
+    return [wordlist.score(_weights(path), prompt + said) for prompt, said, path in rows]
 
 
 def rates(
-    prompts: list[str], completions: list[str], judge: list[str | None], stopped: list[bool], **_: Any
-) -> list[dict[str, bool | None]]:
-    """Is a continuation positive by VADER, and by the second judge (None without one)?"""
+    prompts: list[str], completions: list[str], judge: list[str], stopped: list[bool], **_: Any
+) -> list[dict[str, bool]]:
+    """Is a continuation positive by VADER, and by the second judge?"""
     first = vader(prompts, completions, stopped)
-    other = second(prompts, completions, judge, stopped)
+    other = second(prompts, completions, judge)
     return [
-        {"positive (VADER)": one >= CLEAR, "positive (words)": score > 0 if path else None}
-        for one, score, path in zip(first, other, judge, strict=True)
+        {"positive (VADER)": one >= CLEAR, "positive (words)": score > 0}
+        for one, score in zip(first, other, strict=True)
     ]

@@ -15,6 +15,7 @@ from align.label.exchange import export
 from align.reviews import judges
 from align.run import launch, lineage, record
 from align.run.arguments import DataArguments, RunArguments
+from align.run.errors import DataError
 from align.run.parse import parse, resolved
 
 
@@ -46,6 +47,8 @@ def main() -> None:
         run.note(parents=lineage.parents({"data": data_args.dataset_name}))
         rows = [ranked(row) | {"split": name} for name, some in found.items() if some is not None for row in some]
         told = [row for row in rows if len(set(row["ranking"])) > 1]
+        if not told:
+            raise DataError(f"{data_args.dataset_name}: no prompt has two continuations of different scores")
         metrics = export.write(told, args.output_dir, title="Rankings of continuations by VADER")
         scores = [score for row in rows for score in row["gold"]]
         metrics |= {"not_asked": len(rows) - len(told), "mean_score": sum(scores) / len(scores)}

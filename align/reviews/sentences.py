@@ -72,12 +72,13 @@ lazy, cold and poorly told|so bad that I left early|annoying in every way|a terr
 boring until the very last minute|a failure that nobody should pay for""".replace("\n", "|").split("|")
 
 
-def our_own(rng: random.Random) -> list[dict[str, str]]:
-    """Demonstrations without any review at hand: sentences made of parts, as many that like a film as that do not."""
-    made = []
+def our_own(rng: random.Random) -> list[dict[str, Any]]:
+    """Demonstrations without any review: sentences made of parts, as many that like a film (`label` 1) as do not."""
+    made: list[dict[str, Any]] = []
     for subject in SUBJECTS:
         for verb in VERBS:
-            ends = rng.sample(LIKED, 3) + rng.sample(DISLIKED, 3)
-            made += [{"prompt": f"{subject} {verb}", "completion": f" {end}."} for end in ends]
+            for label, ends in ((1, LIKED), (0, DISLIKED)):
+                opening = f"{subject} {verb}"
+                made += [{"prompt": opening, "completion": f" {end}.", "label": label} for end in rng.sample(ends, 3)]
     rng.shuffle(made)
     return made

@@ -220,6 +220,16 @@ def _interrupted(signum: int, _frame: Any) -> None:
 
 
 @contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Inside the block SIGTERM ends things as Ctrl-C does: what is to be tidied up is."""
+    previous = signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
 def start(
     recipe: str,
     output_dir: str,
@@ -256,19 +266,17 @@ def start(
         kept |= {key: before[key] for key in ("parents", "data") if key in before}
         kept |= {"resumptions": [*before.get("resumptions", []), again]}
     run.note(**({"resumable": False} | kept), reopens=reopen, git=_git(), versions=_versions(), hardware=_hardware())
-    previous = signal.signal(signal.SIGTERM, _interrupted)
-    try:
-        yield run
-    except KeyboardInterrupt:
-        run.finish("interrupted")
-        raise
-    except resumed.OtherRun:
-        if run.main and before:
-            write_json(folder / "run.json", before)
-        raise
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # the disk may be what failed; the first error is the one to show
-            run.finish("failed", error=f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with stoppable():
+        try:
+            yield run
+        except KeyboardInterrupt:
+            run.finish("interrupted")
+            raise
+        except resumed.OtherRun:
+            if run.main and before:
+                write_json(folder / "run.json", before)
+            raise
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # the disk may be what failed; the first error is the one to show
+                run.finish("failed", error=f"{type(error).__name__}: {error}")
+            raise

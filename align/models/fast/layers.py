@@ -85,16 +85,21 @@ class Layer:
 
     def __init__(self, layer: Any):
         self.layer, self.own = layer, layer.forward
-        self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
         self.known: dict[Any, tuple | None] = {}
         self.joint: tuple[Joint, ...] | None = None  # while sampling
 
     @property
+    def norms(self) -> tuple[Any, Any]:
+        """Before the attention and before the MLP, as they are now."""
+        return self.layer._modules["input_layernorm"], self.layer._modules["post_attention_layernorm"]
+
+    @property
     def projections(self) -> tuple[Any, ...]:
-        """The three into the attention and the four after it, as they are now: PEFT puts its own in their place."""
-        attention, mlp = self.layer.self_attn._modules, self.layer.mlp._modules
-        return (*(attention[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
-                *(mlp[name] for name in ("gate_proj", "up_proj", "down_proj")))  # fmt: skip
+        """The three into the attention and the four after it, as they are now: PEFT puts its own in their place, and
+        None stands for one that it has wrapped up with others."""
+        attention, mlp = self.layer._modules["self_attn"]._modules, self.layer._modules["mlp"]._modules
+        return (*(attention.get(name) for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
+                *(mlp.get(name) for name in ("gate_proj", "up_proj", "down_proj")))  # fmt: skip
 
     def replaces(self, rotary: Any) -> bool:
         """Give the layer this forward pass if both say the same."""
@@ -178,7 +183,7 @@ class Layer:
 
     def _parts(self) -> tuple | None:
         """Settings and tensors of both halves, through the adapters that are active; None where they are not plain."""
-        key = tuple((part, _turn(part)) for part in self.projections), self.layer.training
+        key = tuple((part, _turn(part)) for part in self.projections), self.norms, self.layer.training
         if key not in self.known:
             self.known[key] = self._read()
         return self.known[key]
@@ -197,21 +202,24 @@ class Layer:
 
 
 def _turn(part: Any) -> Any:
-    """Which adapter's turn it is in a layer; None for nobody's, and for a layer without any. A hook counts."""
-    known = vars(part)
-    if _hooked(part):
-        return "hook"
+    """Which adapter's turn it is in a layer, and its own matrix; None for nobody's, and for a layer without any. A hook
+    counts."""
+    known = vars(part) if part is not None else {}
+    if part is None or _hooked(part):
+        return "other"
     if "_active_adapter" not in known or known["_disable_adapters"]:
         return None
     active, merged = known["_active_adapter"], known["merged_adapters"]
-    return active if isinstance(active, str) else (*active, *merged)
+    names = (active,) if isinstance(active, str) else tuple(active)
+    downs = part._modules.get("lora_A")
+    return (*names, *merged, *(downs._modules.get(name) for name in names if downs is not None))
 
 
 def _bare(part: Any) -> bool:
     """Is there nothing but a module with a plain weight?"""
-    weight = part.weight
+    weight: Any = getattr(part, "weight", None)
     whole = type(weight) is nn.Parameter and not hasattr(weight, "ds_id") and not weight.is_meta
-    return whole and not _hooked(part)
+    return whole and not part._modules and not _hooked(part)
 
 
 def _hooked(part: Any) -> bool:
@@ -222,6 +230,8 @@ def _projection(part: Any) -> Projection | None:
     """A linear layer's weights, with those of its active adapter; None if it is no plain one."""
     from peft.tuners.lora import Linear
 
+    if part is None:
+        return None
     base = part.base_layer if type(part) is Linear else part
     if type(base) is not nn.Linear or not _bare(base) or _hooked(part):
         return None

@@ -15,7 +15,8 @@ from torch import Tensor
 from align.models import heads, packing
 from align.models.packing import Packing
 
-PLAIN = {"return_dict", "use_cache"}  # arguments of a trunk that change nothing here
+PLAIN = {"return_dict", "use_cache", "num_items_in_batch"}  # arguments of a trunk that change nothing here
+BOTH_WAYS = ("is_causal", "use_bidirectional_attention")  # settings of a decoder that may see what comes later
 
 
 def use(model: Any) -> bool:
@@ -30,8 +31,9 @@ def use(model: Any) -> bool:
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     if next(bare.parameters()).device.type != "cpu" or heads.encodes(bare) or not packing.use(bare, 1):
         return False
-    trunk = bare.base_model
-    if trunk is bare or trunk.config._attn_implementation != packing.NAME:
+    trunk, config = bare.base_model, bare.config.get_text_config()
+    sees_both = [getattr(config, name, None) for name in BOTH_WAYS]
+    if trunk is bare or trunk.config._attn_implementation != packing.NAME or sees_both[0] is False or sees_both[1]:
         return False
     if not isinstance(getattr(vars(trunk).get("forward"), "__self__", None), Trunk):
         trunk.forward = Trunk(trunk).forward
@@ -44,11 +46,11 @@ class Trunk:
     def __init__(self, trunk: Any):
         self.trunk, self.own = trunk, trunk.forward
 
-    def forward(self, input_ids: Any = None, attention_mask: Any = None, **given: Any) -> Any:
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, *args: Any, **given: Any) -> Any:
         """As the trunk's own: ids and mask [B, T] to `last_hidden_state` [B, T, H]."""
-        widths = self._widths(input_ids, attention_mask, given)
+        widths = None if args else self._widths(input_ids, attention_mask, given)
         if widths is None:
-            return self.own(input_ids=input_ids, attention_mask=attention_mask, **given)
+            return self.own(input_ids, attention_mask, *args, **given)
         packed, (rows, width) = Packing(widths, input_ids.device), input_ids.shape
         places = packed.rows * width + packed.positions
         out = self.own(input_ids=input_ids.flatten()[places][None], **packed.arguments(packing.NAME))
@@ -60,12 +62,16 @@ class Trunk:
 
     def _widths(self, ids: Any, mask: Any, given: dict[str, Any]) -> list[int] | None:
         """Real tokens of each row; None where the batch is another's business."""
-        more = any(value is not None and value is not False for name, value in given.items() if name not in PLAIN)
-        if more or given.get("use_cache") or not isinstance(mask, Tensor) or ids is None or mask.shape != ids.shape:
-            return None
-        widths = mask.sum(1)
-        right = mask.bool() == (torch.arange(mask.shape[1], device=mask.device) < widths[:, None])
         config = self.trunk.config.get_text_config()
+        more = any(value is not None for name, value in given.items() if name not in PLAIN)
+        asked = config.output_hidden_states or config.output_attentions or given.get("return_dict") is False
+        if more or asked or given.get("use_cache") is not False:
+            return None
+        if not isinstance(mask, Tensor) or ids is None or mask.shape != ids.shape:
+            return None
+        seen = mask.bool()
+        widths = seen.sum(1)
+        right = seen == (torch.arange(mask.shape[1], device=mask.device) < widths[:, None])
         if not right.all() or not widths.all() or not packing.windowless(config, mask.shape[1]):
             return None
         return widths.tolist()
