@@ -36,8 +36,8 @@ class RunResult:
     peak_memory_bytes: int
 
     def score(self, key: str) -> float | None:
-        """`reward` or `gold`."""
-        return self.gold if key == "gold" else self.reward
+        """`reward`, `gold` or `second`."""
+        return getattr(self, key, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ class SettingResult:
     win_rate: dict[str, Estimate | None] | None = None  # against the reference, by judge
 
     def score(self, key: str) -> Estimate | None:
-        """`reward` or `gold`."""
-        return self.gold if key == "gold" else self.reward
+        """`reward`, `gold` or `second`."""
+        return getattr(self, key, None)
 
     @property
     def finished(self) -> list[RunResult]:
@@ -87,10 +87,11 @@ class BestOfN:
     kl: float
     reward: Estimate | None = None
     gold: Estimate | None = None
+    second: Estimate | None = None
 
     def score(self, key: str) -> Estimate | None:
-        """`reward` or `gold`."""
-        return self.gold if key == "gold" else self.reward
+        """`reward`, `gold` or `second`."""
+        return getattr(self, key, None)
 
 
 @dataclass(frozen=True)

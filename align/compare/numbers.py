@@ -51,7 +51,7 @@ def best_of_n(bench: Bench, most: int) -> list[BestOfN]:
         return stats.mean(stats.best_of_n(known["reward"], known[name], n)) if name in known else None
 
     counts = (2**i for i in range(int(math.log2(most)) + 1))
-    return [BestOfN(n, stats.best_of_n_kl(n), mean("reward", n), mean("gold", n)) for n in counts]
+    return [BestOfN(n, stats.best_of_n_kl(n), *(mean(key, n) for key in policy.SCORES)) for n in counts]
 
 
 def fits(settings: Sequence[SettingResult], reference: Sampled) -> dict[str, dict[str, Fit]]:
@@ -75,7 +75,7 @@ def fits(settings: Sequence[SettingResult], reference: Sampled) -> dict[str, dic
 
 def cost(settings: Sequence[SettingResult], reference: Sampled, args: CompareConfig) -> list[Cost]:
     """What a run of each method took, and what its best setting gained over the SFT model per minute."""
-    key = "gold" if reference.gold else "reward"
+    key = policy.decides(reference.measures()) or "reward"
     start = reference.score(key)
     found: list[Cost] = []
     for method in dict.fromkeys(setting.method for setting in settings):
@@ -107,7 +107,7 @@ def _spread(values: Sequence[float]) -> Estimate:
 def samples(best: dict[str, Setting], sft: Rows, count: int, seed: int) -> tuple[Sample, ...]:
     """Answers side by side, chosen by rule: random, where the best settings differ most, and the worst of each."""
     columns: dict[str, Rows] = {"SFT": sft} | {setting.label: setting.rows[0] for setting in best.values()}
-    key = "gold" if "gold" in sft[0] else "reward"
+    key = policy.decides(sft[0]) or "reward"
 
     def difference(at: int) -> tuple[float, float]:
         scores = [[rows[at].get(k, 0.0) for rows in list(columns.values())[1:]] for k in (key, "reward")]

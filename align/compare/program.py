@@ -103,7 +103,7 @@ def compare(arms: list[Arm], bench: Bench, judge: JudgeConfig) -> ComparisonResu
         failed=tuple(f"{a.label}, seed {a.seed}: {a.error or 'unfinished'}" for a in arms if a not in done),
         verdict=Verdict(""),
         cost=tuple(numbers.cost(entries, reference, args)),
-        units={"reward": "reward model's units", "gold": "grader's units"},
+        units={"reward": "reward model's units", "gold": "grader's units", "second": "its own units"},
     )
     chosen_on, compared_on = halves(len(bench.rows), args.seed)
     best = best_settings(measured, sft, endpoint, chosen_on)
@@ -196,11 +196,7 @@ def write(results: ComparisonResults, arms: list[Arm], args: CompareConfig, run:
 def headline(results: ComparisonResults) -> dict[str, Any]:
     """The verdict and each setting's means, for the run's record."""
     means = {
-        setting.label: {
-            key: found.value
-            for key, found in (("kl", setting.kl), ("reward", setting.reward), ("gold", setting.gold))
-            if found
-        }
+        setting.label: {key: found.value for key in ("kl", *policy.SCORES) if (found := getattr(setting, key))}
         for setting in results.settings
     }
     return {"verdict": results.verdict.headline, "failed": len(results.failed), "settings": means}
@@ -210,7 +206,7 @@ def show(results: ComparisonResults) -> str:
     """The settings as a table, and the verdict."""
     sft = results.reference
     assert sft is not None
-    graders = [key for key in ("gold", "reward") if sft.score(key)]
+    graders = [key for key in policy.DECIDE if sft.score(key)]
 
     def cells(found: Sampled | SettingResult | BestOfN) -> str:
         scores = [found.score(key) for key in graders]

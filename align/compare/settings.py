@@ -101,9 +101,9 @@ def _of_run(arm: Arm, rows: Rows, sft: Rows, endpoint: Endpoint | None) -> RunRe
 
 
 def gates_of(settings: list[Setting], sft: Rows) -> list[Gate]:
-    """Each setting's gate, over its seeds: does the gold score rise (the reward, without one), within the KL budget?"""
+    """Each setting's gate, over its seeds: does the score that decides rise, within the KL budget?"""
     found = []
-    key = "gold" if "gold" in sft[0] else "reward"
+    key = policy.decides(sft[0]) or "reward"
     for setting in (s for s in settings if s.rows):
         gain = stats.over_seeds(setting.table(key) - by_prompt(sft, key))
         checks = gates.policy(gain, setting.kl, key)

@@ -10,6 +10,7 @@ import numpy as np
 from align.compare.comparison import ComparisonResults, HeadToHead, SettingResult, Verdict
 from align.compare.config import CompareConfig
 from align.compare.settings import FEWEST, Setting, counted, head_to_head
+from align.evaluate import policy
 from align.evaluate.measures import wins
 from align.judge.endpoint import Endpoint
 from align.run.lineage import identity, same, same_function
@@ -17,7 +18,7 @@ from align.stats import Estimate
 
 WHO = {
     "judge": "the judge behind the endpoint",
-    "second": "the second judge, by whose scores nothing was trained and no pair was made",
+    "second": "the second judge, which is no part of a training reward",
     "gold": "the gold grader, which is no part of the training reward",
     "reward": "the very reward model that PPO was trained on, which favours PPO: give a gold grader or a judge",
 }
@@ -135,7 +136,7 @@ def _turning_points(found: ComparisonResults) -> list[str]:
     """Over-optimisation, where more than noise speaks for it."""
     sentences = []
     for method, fits in (found.fits or {}).items():
-        if "gold" not in fits or "reward" not in fits:
+        if "gold" not in fits or "reward" not in fits or method.startswith(("PPO (", "RLOO (")):  # has no proxy
             continue
         known = [
             (setting.label, setting.kl.value, setting.gold.value, setting.reward.value)
@@ -159,14 +160,14 @@ def _turning_points(found: ComparisonResults) -> list[str]:
 
 def _best_of_n(best: dict[str, Setting], found: ComparisonResults) -> list[str]:
     """The baseline that costs no training."""
-    key = "gold" if found.reference and found.reference.gold else "reward"
+    key = policy.decides(found.reference.measures() if found.reference else {}) or "reward"
     curve = [(score.value, point.n) for point in found.best_of_n if (score := point.score(key))]
     if not curve:
         return []
     reached, n = max(curve, key=lambda point: point[0])
     scores = {setting.label: score.value for setting in found.settings if (score := setting.score(key))}
     others = " and ".join(f"{scores[s.label]:.2f} of {s.label}" for s in best.values() if s.label in scores)
-    what = "gold score" if key == "gold" else "reward"
+    what = {"second": "second judge's score", "gold": "gold score"}.get(key, key)
     return [f"Best of {n} from the SFT model, without training, reaches a {what} of {reached:.2f}, against {others}."]
 
 

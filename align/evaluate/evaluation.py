@@ -81,7 +81,7 @@ def _told_refusals(model: ModelResult) -> bool:
 
 def _gate(rows: Rows, base: Rows, path: str, args: EvalConfig) -> dict[str, Any]:
     """Check a trained policy, and keep the gate with its run where that is here."""
-    key = next((k for k in ("gold", "reward") if k in rows[0]), None)
+    key = policy.decides(rows[0])
     gain = None
     if key:
         gain = stats.mean(policy.by_prompt(rows, key) - policy.by_prompt(base, key), seed=args.seed)

@@ -32,6 +32,7 @@ from align.train import reward
 
 Rows = list[dict[str, Any]]
 SCORES = ("reward", "gold", "second")
+DECIDE = ("second", "gold", "reward")  # the first that is there has the last word
 FEW = 16  # prompts that show what rounding makes
 
 
@@ -113,6 +114,11 @@ class Bench:
     def score(self, rows: Rows, completions: list[generate.Completion]) -> dict[str, list[float]]:
         """Each grader's score of each completion."""
         return {name: grader.score(rows, completions) for name, grader in self.graders.items()}
+
+
+def decides(scored: Any) -> str | None:
+    """Which score has the last word, among those that a measured row (or anything else with these keys) has."""
+    return next((key for key in DECIDE if key in scored), None)
 
 
 def _graders(args: MeasureArguments, tokenizer: Any) -> dict[str, scorers.Scorer]:

@@ -15,7 +15,7 @@ from align.evaluate.config import EvalConfig, MeasureArguments
 from align.evaluate.held_out import check
 from align.evaluate.measures import standard
 from align.evaluate.page import page
-from align.evaluate.policy import Rows
+from align.evaluate.policy import Rows, decides
 from align.evaluate.results import Answer, EvaluationResults, Sample, Setup, plain
 from align.models import checkpoints
 from align.run import lineage
@@ -146,7 +146,7 @@ def _samples(rows: dict[str, Rows], seed: int, count: int = 6) -> tuple[Sample, 
     """The same prompts for every model: some at random, the worst of each by the score that there is."""
     first = next(iter(rows.values()))
     prompts = {row["index"]: at for at, row in reversed(list(enumerate(first)))}
-    key = next((k for k in ("gold", "reward") if k in first[0]), None)
+    key = decides(first[0])
     rules = {"random": random.Random(seed).sample(sorted(prompts.values()), min(count, len(prompts)))}
     for name, found in rows.items():
         worst = sorted((found[at][key], at) for at in prompts.values()) if key else []

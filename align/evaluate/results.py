@@ -45,8 +45,8 @@ class Sampled:
         return {name: estimate for name, estimate in found.items() if estimate is not None}
 
     def score(self, key: str) -> Estimate | None:
-        """`reward` or `gold`."""
-        return self.gold if key == "gold" else self.reward
+        """`reward`, `gold` or `second`."""
+        return getattr(self, key, None)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from align.compare.comparison import ComparisonResults
 from align.compare.page import plots, series, tables
+from align.evaluate.policy import decides
 from align.report.markup import Plot
 from align.report.numerals import number, value
 from align.stats import Fit
 
 
 def _scores(results: ComparisonResults) -> list[str]:
-    """The scores that any setting has: `reward`, then `gold`."""
+    """The scores that any setting has: `reward`, `gold`, `second`."""
     return [key for key in series.SCORES if series.points(results.settings, key)]
 
 
@@ -53,7 +54,7 @@ def frontiers(results: ComparisonResults) -> list[Plot]:
 def _turning(method: str, fits: dict[str, Fit], results: ComparisonResults) -> str:
     """In words, where each fitted curve turns."""
     said = []
-    for key in series.SCORES:
+    for key in series.FITTED:
         fit, rows = fits.get(key), series.gains(results, method, key)
         if not rows:
             continue
@@ -78,7 +79,7 @@ def over_optimisations(results: ComparisonResults) -> list[Plot]:
     """Proxy and gold as the policy moves away, one figure a method."""
     found = []
     for method, fits in (results.fits or {}).items():
-        if not any(series.gains(results, method, key) for key in series.SCORES):
+        if not any(series.gains(results, method, key) for key in series.FITTED):
             continue
         name = f"away-{series.methods(results).index(method)}"
         title = f"{method}: gain over {results.reference_name} as the policy moves away"
@@ -112,7 +113,7 @@ def forests(results: ComparisonResults) -> list[Plot]:
 
 def qualities(results: ComparisonResults) -> list[Plot]:
     """The best grader's score against the time of a run."""
-    key = "gold" if "gold" in _scores(results) else "reward"
+    key = decides(_scores(results)) or "reward"
     if not any(series.seed_points(setting, "seconds", key) for setting in results.settings):
         return []
     title = f"{series.SCORES[key].capitalize()} against the time of a run"

@@ -15,7 +15,8 @@ from align.report import numerals
 from align.stats import Estimate, Fit
 
 WIDE = 12  # from this ratio of largest to smallest KL on, the KL axis is a square-root one
-SCORES = {"reward": "reward", "gold": "gold score"}  # in words
+SCORES = {"reward": "reward", "gold": "gold score", "second": "second judge's score"}  # in words
+FITTED = ("reward", "gold")  # proxy and gold of Gao et al. 2022
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def of_method(results: ComparisonResults, method: str) -> list[SettingResult]:
 
 
 def points(settings: Sequence[SettingResult], key: str) -> list[Point]:
-    """The settings whose KL and `key` (`reward` or `gold`) were measured."""
+    """The settings whose KL and `key` (`reward`, `gold` or `second`) were measured."""
     found = []
     for setting in settings:
         kl, score = setting.kl, setting.score(key)

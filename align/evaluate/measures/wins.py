@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from align import stats
-from align.evaluate.policy import SCORES, Rows
+from align.evaluate.policy import DECIDE, SCORES, Rows
 from align.judge.choices import by_score
 from align.judge.endpoint import Endpoint
 
-JUDGES = ("judge", "second", "gold", "reward")  # who decides, the first that is there
+JUDGES = ("judge", *DECIDE)  # who decides, the first that is there
 
 
 def choices(a: Rows, b: Rows, key: str, endpoint: Endpoint | None = None) -> np.ndarray:
