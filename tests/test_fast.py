@@ -195,6 +195,51 @@ def test_a_padded_batch_is_read_without_its_padding(auto, family):
     assert len(model(input_ids=IDS, attention_mask=SEEN, output_hidden_states=True).hidden_states) == 4
 
 
+@pytest.mark.parametrize("asked", [dict(return_dict=False), dict(use_cache=None)])
+def test_what_is_asked_for_otherwise_comes_as_the_family_gives_it(asked):
+    model = made()
+    unpadding.use(model)
+    given = dict(input_ids=IDS, attention_mask=SEEN, use_cache=False) | asked
+    found = model.base_model(**given)
+    assert isinstance(found, tuple) if "return_dict" in asked else found.past_key_values is not None
+    model.config.output_hidden_states = True
+    whole = model.base_model(input_ids=IDS, attention_mask=SEEN, use_cache=False)
+    assert whole.hidden_states[0].shape[:2] == IDS.shape
+
+
+def test_a_decoder_that_sees_both_ways_keeps_its_padding():
+    model = made()
+    model.config.is_causal = False
+    assert not unpadding.use(model)
+
+
+@pytest.mark.parametrize("name", ["input_layernorm", "mlp"])
+def test_modules_that_an_adapter_has_whole_are_left_to_their_layer(name):
+    """PEFT wraps them up after the layers were fused."""
+    own = with_lora(made(), target_modules=["q_proj"], modules_to_save=[name])
+    fused = made()
+    layers.use(fused)
+    late = with_lora(fused, target_modules=["q_proj"], modules_to_save=[name])
+    for model in (own, late):
+        torch.manual_seed(1)
+        for part, weight in model.named_parameters():
+            if "modules_to_save" in part or "lora_B" in part:
+                torch.nn.init.normal_(weight, std=0.1)
+    assert (told(late)[0] - told(own)[0]).abs().max() < 1e-5
+
+
+def test_an_adapter_that_takes_anothers_name_is_seen():
+    model = with_lora(made())
+    layers.use(model)
+    before, _ = told(model)
+    model.add_adapter("other", LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model.set_adapter("other")
+    model.delete_adapter("default")
+    model.add_adapter("default", LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model.set_adapter("default")
+    assert (told(model)[0] - before).abs().max() > 1e-3
+
+
 def test_an_encoder_keeps_its_padding():
     sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=60)
     model = AutoModelForSequenceClassification.from_config(CONFIG_MAPPING["bert"](**sizes, num_labels=1)).eval()

@@ -25,7 +25,7 @@ TEMPLATE = (
 )
 
 
-def write(path: Path, architecture: str = "llama") -> Path:
+def write(path: Path, architecture: str = "llama", pieces: int = 0, without: str = "") -> Path:
     """A random model of a real architecture as GGUF, with a tokenizer, a template and quantised matrices."""
     tokenizer = make_tokenizer()
     core = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
@@ -34,6 +34,8 @@ def write(path: Path, architecture: str = "llama") -> Path:
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("A twin")
     writer.add_license("mit")
+    if pieces:
+        writer.add_uint16("split.count", pieces)
     for name, value in dict(context_length=64, embedding_length=H, block_count=LAYERS, feed_forward_length=MLP,
                             head_count=HEADS, head_count_kv=2, vocab_size=len(vocab)).items():  # fmt: skip
         getattr(writer, f"add_{name}")(value)
@@ -52,6 +54,8 @@ def write(path: Path, architecture: str = "llama") -> Path:
     random = np.random.default_rng(0)
 
     def tensor(name: str, *shape: int, kind: str | None = "Q8_0") -> None:
+        if name == without:
+            return
         values = random.normal(0, 0.3, shape).astype(np.float32) + (1 if "norm" in name else 0)
         if kind is None:
             writer.add_tensor(name, values)
@@ -145,6 +149,11 @@ def broken(file: Path, folder: Path) -> Path:
             lambda file, folder: write(folder / "odd.gguf", "wavtokenizer-dec"),
             "the architecture wavtokenizer-dec; it reads",
         ),
+        (lambda file, folder: write(folder / "1.gguf", pieces=3), "is one of 3 pieces of a model; join them"),
+        (
+            lambda file, folder: write(folder / "less.gguf", without="blk.1.ffn_up.weight"),
+            "lacks weights of its model: 1",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence(file, tmp_path, make, said):
@@ -153,6 +162,28 @@ def test_a_file_that_cannot_be_read_is_one_sentence(file, tmp_path, make, said):
         program.main(["--gguf", str(path), "--output_dir", str(tmp_path / "out")])
     assert "\n" not in str(found.value) and not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".fetch-*"))
+
+
+def test_the_file_that_was_named_is_read_and_nothing_beside_it(file, tmp_path, monkeypatch):
+    """transformers looks into the current folder first, and takes a tokenizer that lies beside the file."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir(), here.mkdir()
+    shutil.copy(file, there / "model.gguf")
+    write(here / "model.gguf", without="blk.1.ffn_up.weight")
+    (there / "tokenizer_config.json").write_text('{"chat_template": "another"}')
+    monkeypatch.chdir(here)
+    program.main(["--gguf", str(there / "model.gguf"), "--output_dir", str(tmp_path / "out")])
+    same(tmp_path / "out", file, "what is the cat?")
+
+
+def test_a_killed_fetch_leaves_nothing(file, tmp_path, monkeypatch):
+    import os
+    import signal
+
+    monkeypatch.setattr(converting, "convert", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        program.main(["--gguf", str(file), "--output_dir", str(tmp_path / "out")])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("what", ["disk space", "memory"])
@@ -211,6 +242,19 @@ def test_a_hub_that_cannot_be_reached_is_no_traceback(offline, tmp_path, monkeyp
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fails)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
     with pytest.raises(origins.Unreached, match="HF_HUB_OFFLINE is set" if offline else "ConnectError"):
+        origins.from_hub(KNOWN["smollm2-135m"], tmp_path)
+
+
+def test_a_copy_of_the_hub_without_weights_is_none(tmp_path, monkeypatch):
+    """What a tokenizer's download leaves."""
+    import huggingface_hub
+
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot/tokenizer.json").write_text("{}")
+    (tmp_path / "snapshot/config.json").write_text("{}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path / "snapshot"))
+    with pytest.raises(origins.Unreached, match="has no weights"):
         origins.from_hub(KNOWN["smollm2-135m"], tmp_path)
 
 
