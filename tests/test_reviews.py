@@ -7,6 +7,7 @@ import random
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,6 +15,9 @@ from conftest import ROOT, launch, make_tokenizer
 
 from align.compare import arms
 from align.compare.config import CompareConfig
+from align.compare.verdict import gold_is_trained_on
+from align.evaluate import policy
+from align.evaluate.measures import wins
 from align.reviews import gather, judges, prefer, sentences, wordlist
 from align.run.arguments import DataArguments
 from align.run.errors import ConfigError, DataError
@@ -323,3 +327,15 @@ def test_the_chain_from_reviews_to_a_report(world, reviews, tmp_path):
         assert json.loads((tmp_path / stage["name"] / "run.json").read_text())["status"] == "complete"
     report = (tmp_path / "compare/report.md").read_text()
     assert "second judge" in report
+
+
+def test_the_second_judge_decides_where_there_is_one():
+    """VADER rewards an arm and may still be its gold score, as long as another judge has the last word."""
+    assert policy.decides({"reward": 1, "gold": 2, "second": 3}) == "second"
+    assert policy.decides({"reward": 1, "gold": 2}) == "gold" and policy.decides({"index": 1}) is None
+    assert wins.judges([{"reward": 1, "gold": 2, "second": 3}], None) == ["second", "gold", "reward"]
+    runs = [{"config": {"reward_funcs": ["align.reviews.judges:vader"]}}]
+    given = dict(gold_func="align.reviews.judges:vader", gold_model_path=None, reward_model_path=None)
+    assert gold_is_trained_on(SimpleNamespace(**given, second_func=None), runs)
+    assert not gold_is_trained_on(SimpleNamespace(**given, second_func="align.reviews.judges:second"), runs)
+    assert gold_is_trained_on(SimpleNamespace(**given, second_func="align.reviews.judges:vader"), runs)
