@@ -543,7 +543,8 @@ def test_both_arms_of_a_comparison_read_strings_as_the_command_says(tmp_path):
     for how in ("auto", "chat"):
         prompts = DataArguments(dataset_name="p", prompt_format=how)
         for name in ("ppo", "dpo"):
-            made = arms._planned(args, prompts, tmp_path / f"{name}.py", str(config), 0.1, 0, {})
+            group = dict(name=name, recipe=name, config=str(config), over={})
+            made = arms._planned(args, prompts, tmp_path / f"{name}.py", group, 0.1, 0)
             assert made.config.get("prompt_format", "auto") == how, name
 
 

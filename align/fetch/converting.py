@@ -15,6 +15,7 @@ from typing import Any
 
 from align.data import chat
 from align.run.errors import FOREIGN, ConfigError, RunError
+from align.run.received import permission
 
 MAGIC = b"GGUF"
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -106,10 +107,10 @@ def convert(contents: Contents, dtype: str, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        with _quietly(), _alone(contents.path) as given:
-            tokenizer = AutoTokenizer.from_pretrained(**given)
+        with _quietly(), _alone(contents.path) as (folder, name):
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, **permission.code(folder))
             model, found = AutoModelForCausalLM.from_pretrained(
-                **given, dtype=getattr(torch, dtype), output_loading_info=True
+                folder, gguf_file=name, dtype=getattr(torch, dtype), output_loading_info=True, **permission.code(folder)
             )
     except (OSError, NotImplementedError, *FOREIGN) as error:
         raise ConfigError(f"{contents.path}: transformers cannot convert it ({_first(error)})") from error
@@ -123,7 +124,7 @@ def convert(contents: Contents, dtype: str, out: Path) -> None:
     with _quietly():
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
-        again = AutoModelForCausalLM.from_pretrained(out, dtype=model.dtype)
+        again = AutoModelForCausalLM.from_pretrained(out, dtype=model.dtype, **permission.code(str(out)))
     ids = tokenizer(TRIAL, return_tensors="pt")
     with torch.no_grad():
         apart = (model(**ids).logits - again(**ids).logits).abs().max().item()
@@ -139,13 +140,13 @@ def _unquantised(model: Any) -> None:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[dict[str, str]]:
-    """Arguments for a loader that name a file in a folder of its own: else transformers takes one of the same name from
+def _alone(path: Path) -> Iterator[tuple[str, str]]:
+    """A folder of its own for a file, and its name there: else transformers takes one of the same name from
     the current folder, and a tokenizer that lies beside it."""
     with tempfile.TemporaryDirectory() as folder:
         link = Path(folder) / f"{Path(folder).name}.gguf"
         link.symlink_to(path.absolute())
-        yield {"pretrained_model_name_or_path": folder, "gguf_file": link.name}
+        yield folder, link.name
 
 
 @contextlib.contextmanager

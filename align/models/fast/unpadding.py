@@ -46,11 +46,13 @@ class Trunk:
     def __init__(self, trunk: Any):
         self.trunk, self.own = trunk, trunk.forward
 
-    def forward(self, input_ids: Any = None, attention_mask: Any = None, *args: Any, **given: Any) -> Any:
+    def forward(self, *args: Any, **given: Any) -> Any:
         """As the trunk's own: ids and mask [B, T] to `last_hidden_state` [B, T, H]."""
-        widths = None if args else self._widths(input_ids, attention_mask, given)
+        named = dict(zip(("input_ids",), args, strict=False)) | given
+        input_ids, mask = named.pop("input_ids", None), named.pop("attention_mask", None)
+        widths = self._widths(input_ids, mask, named) if len(args) < 2 else None
         if widths is None:
-            return self.own(input_ids, attention_mask, *args, **given)
+            return self.own(*args, **given)
         packed, (rows, width) = Packing(widths, input_ids.device), input_ids.shape
         places = packed.rows * width + packed.positions
         out = self.own(input_ids=input_ids.flatten()[places][None], **packed.arguments(packing.NAME))
