@@ -308,7 +308,16 @@ def test_the_chain_from_reviews_to_a_report(world, reviews, tmp_path):
         "reward": ["--num_train_epochs", "1", "--max_length", "128", "--global_batch_size", "4"],
         "dpo": ["--max_steps", "2", "--max_length", "128", "--global_batch_size", "4"],
         "ppo": ["--max_steps", "1", "--global_batch_size", "4", "--response_length", "12"],
-        "ppo-judge": ["--max_steps", "1", "--global_batch_size", "4", "--response_length", "12"],
+        "ppo-judge": [
+            "--max_steps",
+            "1",
+            "--global_batch_size",
+            "4",
+            "--response_length",
+            "12",
+            "--normalize_reward",
+            "false",
+        ],
         "eval": ["--max_new_tokens", "12", "--num_generations", "1"],
         "compare": ["--max_new_tokens", "12", "--num_generations", "1"],
     }
