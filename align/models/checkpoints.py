@@ -179,9 +179,8 @@ def load_trained(path: str, tokenizer: Any, *, reward_model: bool = False, dtype
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    auto_class, extra = AutoModelForCausalLM, {}
-    if reward_model:
-        auto_class, extra = AutoModelForSequenceClassification, {"num_labels": 1}
+    auto_class = AutoModelForSequenceClassification if reward_model else AutoModelForCausalLM
+    extra = {"num_labels": 1} if reward_model else {}
     gpu = torch.cuda.is_available()
     adapter = adapters.located(path)
     if dtype is None:
