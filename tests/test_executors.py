@@ -66,8 +66,11 @@ def test_every_task_is_done_once(tmp_path, workers, others):
 def test_a_killed_worker_ends_the_stage_in_a_sentence(tmp_path, how, told):
     with pytest.raises(RunError, match=f"a worker {told} .*fewer --workers"):
         stage(tmp_path, how).run()
-    stage(tmp_path).run()  # and what was not done is done by the next
-    assert len(pids(tmp_path)) == 12
+    stage(
+        tmp_path
+    ).run()  # and what was not done is done by the next: the other worker's task too, where it was ended in one
+    times = [len((tmp_path / str(rank)).read_text().splitlines()) for rank in range(12)]
+    assert min(times) == 1 and sum(times) <= 13
 
 
 def test_errors_come_as_they_are(tmp_path):
