@@ -5,7 +5,7 @@ Naive Bayes' log-ratios as the features of a logistic regression (Wang and Manni
     r_w = log (p_w / |p|) - log (n_w / |n|),   p_w = 1 + positive reviews with w,   n_w = 1 + negative ones
 
 the regression's weight b_w of the feature r_w [w is there] gives w the weight r_w b_w; a text's score is their sum: the
-log-odds that it is positive. No intercept: learnt on whole reviews, it would call nearly every single sentence positive.
+log-odds that it is positive. No intercept: learnt on whole reviews, it would call nearly every sentence positive.
 """
 
 from __future__ import annotations
