@@ -10,7 +10,7 @@ CORE := transformers trl peft accelerate datasets deepspeed tokenizers huggingfa
 PARITY := .venv-parity
 NEWEST := .venv-newest
 
-.PHONY: setup browser demo compare real real-compare seeds lint check format slow test matrix anchors parity newest checkpoints clean
+.PHONY: setup browser demo compare real real-compare assistant seeds lint check format slow test matrix anchors parity newest checkpoints clean
 
 setup: $(VENV)/.done
 
@@ -36,6 +36,9 @@ real: setup ## SmolLM2-135M with LoRA on film reviews: from download to PPO, DPO
 
 real-compare: setup ## PPO against DPO on that model: strengths x seeds of each, against the judge itself, and best-of-n
 	$(BIN)/python recipes/compare.py --config recipes/smollm2-135m/compare.yaml
+
+assistant: setup ## the same checkpoint on people's judgements of harmlessness; docs/assistant.md says what must lie in data/
+	$(BIN)/python recipes/pipeline.py --config recipes/assistant/pipeline.yaml $(if $(UNTIL),--until $(UNTIL))
 
 seeds: setup ## the demo for seeds 0, 1 and 2, and the mean
 	HF_HUB_OFFLINE=1 $(BIN)/python -m align.nano.seeds

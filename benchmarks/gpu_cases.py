@@ -193,8 +193,10 @@ def by_recipe(stage: str, flags: dict[str, Any], seen: Any) -> None:
     runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
 
 
-def by_trl(stage: str, settings: dict[str, Any], policy: str, rows: str, lora: bool, seen: Any) -> None:
-    """TRL's own trainer as its documentation builds it: bf16 weights under LoRA, fp32 with bf16 autocast without."""
+def by_trl(
+    stage: str, settings: dict[str, Any], policy: str, rows: str, lora: bool, seen: Any, dtype: Any = None
+) -> None:
+    """TRL's own trainer as its documentation builds it: on a GPU bf16 weights under LoRA, else bf16 autocast."""
     import torch
     import trl
     from datasets import load_dataset
@@ -208,11 +210,11 @@ def by_trl(stage: str, settings: dict[str, Any], policy: str, rows: str, lora: b
     kind, extra = AutoModelForCausalLM, {}
     if stage == "reward":
         kind, extra = AutoModelForSequenceClassification, {"num_labels": 1}
-    dtype = torch.bfloat16 if gpu and lora else torch.float32
+    dtype = dtype or (torch.bfloat16 if gpu and lora else torch.float32)
     trainer(
         model=kind.from_pretrained(policy, dtype=dtype, **extra),
-        args=config(bf16=gpu, gradient_checkpointing=gpu, use_cpu=not gpu, report_to="none", eval_strategy="no",
-                    **settings),
+        args=config(gradient_checkpointing=gpu, use_cpu=not gpu, report_to="none", eval_strategy="no",
+                    **dict(bf16=gpu) | settings),
         train_dataset=load_dataset("json", data_files=rows, split="train"),
         processing_class=AutoTokenizer.from_pretrained(policy),
         peft_config=trl.get_peft_config(trl.ModelConfig(

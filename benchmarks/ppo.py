@@ -3,6 +3,7 @@
     make parity                                                 # once: an environment with TRL 1.12, .venv-parity
     python benchmarks/ppo.py --output runs/benchmark.json       # the nano cases; makes the nano chain if needed
     python benchmarks/ppo.py --output runs/open.json --case smollm2-lora  # SmolLM2-135M's shape, bf16 where it pays
+    python benchmarks/ppo.py --output runs/real.json --case smollm2-reviews  # the real one, on film reviews
     python benchmarks/ppo.py --output runs/big.json --case logits-full logits-lora
     python benchmarks/ppo.py --output runs/gpu.json --case gpu-1b gpu-8b  # on a GPU
 
@@ -66,6 +67,15 @@ CASES: dict[str, dict[str, Any]] = {
         flags=RANDOM_FLAGS | LORA
         | dict(global_batch_size=32, per_device_train_batch_size=32, response_length=24),
     ),
+    # the film reviews' models and prompts, after make real UNTIL=reward
+    "smollm2-reviews": dict(
+        flags=LORA
+        | dict(
+            model_name_or_path="runs/smollm2-135m/sft", reward_model_path="runs/smollm2-135m/reward",
+            dataset_name="runs/smollm2-135m/reviews/prompts", global_batch_size=64, per_device_train_batch_size=64,
+            num_mini_batches=1, num_ppo_epochs=2, response_length=32, temperature=1.0, kl_coef=0.05, learning_rate=1e-4,
+        )
+    ),
     "gpu-1b": dict(
         shape=dict(hidden_size=2048, layers=16, heads=32, kv=8, vocab=128_256, mlp=8192, tied=True), prompt=512,
         flags=RANDOM_FLAGS | LORA | dict(global_batch_size=128, per_device_train_batch_size=16, response_length=256),
@@ -81,6 +91,10 @@ def prepare(name: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make what a case needs (the nano chain, or random checkpoints and prompts) and return its flags."""
     if "shape" in case:
         return case["flags"] | random_models.make(case, folder)
+    if name == "smollm2-reviews":
+        chain = "recipes/smollm2-135m/pipeline.yaml"
+        run([sys.executable, "recipes/pipeline.py", "--config", chain, "--until", "reward"])
+        return case["flags"]
     if not (ROOT / NANO / "reward" / "run.json").is_file():
         run([sys.executable, "recipes/pipeline.py", "--until", "reward"])
     if name == "nano-lora" and not (ROOT / NANO / "reward-lora" / "run.json").is_file():
