@@ -1,6 +1,6 @@
-"""`align`: rankings by people and models, and the review of a cleaned corpus, as commands.
+"""`align`: talking to models, rankings by people and models, and the review of a cleaned corpus, as commands.
 
-Training, sampling and evaluation are recipes; what is here opens a page or moves rows.
+Training, sampling and evaluation are recipes; what is here opens a page, talks, or moves rows.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from align.run.errors import ConfigError
 # command: (module:function, the key that its bare arguments belong to, what it does)
 COMMANDS = {
     "fetch": ("align.fetch.program:main", "checkpoint", "an open checkpoint as an ordinary folder; GGUF files as well"),
+    "chat": ("align.talk.terminal:main", "models", "talk to a model, or to several side by side"),
     "label": ("align.label.program:main", "source", "open the page on which people rank completions"),
     "judge": (
         "align.label.models.feedback:main",

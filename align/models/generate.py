@@ -91,44 +91,46 @@ def sample(
     Returns:
         Token ids of each completion, at most `max_new_tokens`.
     """
-    from align.models.fast import layers
+    done: list[list[int]] = [[] for _ in range(len(prompts) * per_prompt)]
+    for drawn in stream(model, prompts, stops, pad_id, max_new_tokens, temperature, noise, per_prompt):
+        for row, token in drawn:
+            done[row].append(token)
+    return done
+
+
+@torch.no_grad()
+def stream(
+    model: Any, prompts: list[list[int]], stops: Collection[int], pad_id: int, max_new_tokens: int, temperature: float,
+    noise: torch.Tensor | None, per_prompt: int = 1,
+) -> Iterator[list[tuple[int, int]]]:  # fmt: skip
+    """What `sample` returns, step by step: number and next token of each completion that goes on ([B] rows, fewer as
+    they stop)."""
+    from align.models.fast import decoding, layers
 
     layout.check_room(model, max(map(len, prompts)), max_new_tokens)
     with layers.sampling(model):
-        return _sample(model, prompts, set(stops), pad_id, max_new_tokens, temperature, noise, per_prompt)
-
-
-def _sample(
-    model: Any, prompts: list[list[int]], stops: set[int], pad_id: int, max_new_tokens: int, temperature: float,
-    noise: torch.Tensor | None, per_prompt: int,
-) -> list[list[int]]:  # fmt: skip
-    """The loop of `sample` over tokens."""
-    from align.models.fast import decoding
-
-    cache, logits, place, seen = _read(model, prompts, pad_id, per_prompt, max_new_tokens)
-    width = seen.shape[1]
-    mask = decoding.mask(model, torch.cat([seen, seen.new_ones(len(seen), max_new_tokens)], 1))
-    same = layout.cached(model, cache) | layout.options(model, output_router_logits=False)
-    done: list[list[int]] = [[] for _ in range(len(mask))]
-    rows = list(range(len(mask)))  # which completion each row of the batch is; -1 once it has stopped
-    for t in range(max_new_tokens):
-        tokens = _draw(logits, temperature, None if noise is None else noise[rows, t].to(mask.device))
-        for position, token in enumerate(tokens.tolist()):
-            if (row := rows[position]) >= 0:
-                done[row].append(token)
-                rows[position] = -1 if token in stops else row
-        alive = [position for position, row in enumerate(rows) if row >= 0]
-        if not alive or t == max_new_tokens - 1:
-            break
-        if 4 * len(alive) <= 3 * len(rows):  # fewer rows are worth the copy of the cache
-            keep = torch.tensor(alive, device=mask.device)
-            cache.batch_select_indices(keep)
-            tokens, place, mask, rows = tokens[keep], place[keep], mask[keep], [rows[position] for position in alive]
-        place = place + 1
-        seen = mask[..., : width + t + 1]
-        out = model(input_ids=tokens[:, None], attention_mask=seen, position_ids=place[:, None], **same)
-        logits = out.logits[:, -1]
-    return done
+        cache, logits, place, seen = _read(model, prompts, pad_id, per_prompt, max_new_tokens)
+        width = seen.shape[1]
+        mask = decoding.mask(model, torch.cat([seen, seen.new_ones(len(seen), max_new_tokens)], 1))
+        same = layout.cached(model, cache) | layout.options(model, output_router_logits=False)
+        rows = list(range(len(mask)))  # which completion each row of the batch is; -1 once it has stopped
+        for t in range(max_new_tokens):
+            tokens = _draw(logits, temperature, None if noise is None else noise[rows, t].to(mask.device))
+            said = tokens.tolist()
+            yield [(row, token) for row, token in zip(rows, said, strict=True) if row >= 0]
+            rows = [-1 if token in stops else row for row, token in zip(rows, said, strict=True)]
+            alive = [position for position, row in enumerate(rows) if row >= 0]
+            if not alive or t == max_new_tokens - 1:
+                break
+            if 4 * len(alive) <= 3 * len(rows):  # fewer rows are worth the copy of the cache
+                keep = torch.tensor(alive, device=mask.device)
+                cache.batch_select_indices(keep)
+                tokens, place, mask = tokens[keep], place[keep], mask[keep]
+                rows = [rows[position] for position in alive]
+            place = place + 1
+            seen = mask[..., : width + t + 1]
+            out = model(input_ids=tokens[:, None], attention_mask=seen, position_ids=place[:, None], **same)
+            logits = out.logits[:, -1]
 
 
 def _draw(logits: torch.Tensor, temperature: float, noise: torch.Tensor | None) -> torch.Tensor:
@@ -239,8 +241,7 @@ def sequence_statistics(
         real = torch.zeros((len(tails), width), dtype=torch.bool, device=ids.device)
         for row, tail in enumerate(tails):
             real[row, width - len(tail) :] = True
-        found = _position_statistics(model, reference, ids, mask, width, vocabulary, temperature)
-        for name, values in found.items():
+        for name, values in _position_statistics(model, reference, ids, mask, width, vocabulary, temperature).items():
             sums.setdefault(name, []).append(values.masked_fill(~real, 0.0).sum(1).cpu())
     return {name: torch.cat(values) for name, values in sums.items()}
 

@@ -1,0 +1,1 @@
+"""Conversations with models: any run, adapter, folder or hub id, alone or several side by side."""

@@ -1,0 +1,40 @@
+"""What `align chat` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from align.run.arguments import CodeArguments
+from align.run.lineage import parent_problem
+
+
+@dataclass
+class ChatConfig(CodeArguments):
+    """Whom to talk to, and how they answer."""
+
+    models: list[str] = field(
+        default_factory=list, metadata={"help": "Runs, adapters, folders or hub ids; several answer side by side."}
+    )
+    system: str | None = field(default=None, metadata={"help": "A system message, before the conversation."})
+    temperature: float = field(default=0.7, metadata={"help": "Of sampling; 0 takes the most likely token."})
+    max_new_tokens: int = field(default=256, metadata={"help": "Longest answer."})
+    seed: int = field(default=0, metadata={"help": "Of sampling; the same words then get the same answers."})
+    prompt_format: str = field(
+        default="auto",
+        metadata={
+            "help": "chat: what you say is a user's turn; text: it is a text that the model goes on with, as a base "
+            "model does. auto: as the model was trained, where that is known.",
+            "choices": ["auto", "chat", "text"],
+        },
+    )
+
+    def __post_init__(self) -> None:
+        problems = [problem for path in self.models if (problem := parent_problem(path, allow_hub=True))]
+        if self.temperature < 0:
+            problems.append(f"temperature={self.temperature}: 0 (the most likely token) or more")
+        if self.max_new_tokens < 1:
+            problems.append(f"max_new_tokens={self.max_new_tokens}: at least 1")
+        if len(set(self.models)) < len(self.models):
+            problems.append(f"models: each once; given {' '.join(self.models)}")
+        if problems:
+            raise ValueError("; ".join(problems))
