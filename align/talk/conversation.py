@@ -72,12 +72,11 @@ class Conversation:
         said: dict[str, Completion] = {}
         try:
             while drawn:
-                for name, tokens in list(drawn.items()):
-                    if (grown := next(tokens, None)) is None:
-                        del drawn[name]
-                    else:
-                        said[name] = grown
-                yield dict(said)
+                grown = {name: next(tokens, None) for name, tokens in drawn.items()}
+                drawn = {name: drawn[name] for name, answer in grown.items() if answer is not None}
+                said |= {name: answer for name, answer in grown.items() if answer is not None}
+                if drawn:
+                    yield dict(said)
         except ConfigError:
             said.clear()
             for turns in self.turns.values():

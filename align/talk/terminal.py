@@ -171,7 +171,8 @@ def _side_by_side(conversation: Conversation, answers: Iterator[dict[str, Comple
         if terminal:
             print(f"\r{step} tokens", end="", flush=True)
     if terminal:
-        print("\r" + " " * 16 + "\r", end="")
+        print("\r" + " " * 16, end="")
+        print("\r", end="")
     texts = {name: plain(answer.text).strip() + ending(answer) for name, answer in last.items()}
     names = [speaker.name for speaker in conversation.speakers if speaker.name in texts]
     print(columns([(name, texts[name]) for name in names], shutil.get_terminal_size((100, 24)).columns))
