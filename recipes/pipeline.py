@@ -8,17 +8,19 @@ from pathlib import Path
 
 from align.run import launch
 from align.run.parse import parse
-from align.run.pipeline import PipelineConfig, reports, run_stages
+from align.run.pipeline import PipelineConfig, reports, run_stages, talkers
 
 
 def main():
     (args,) = parse(PipelineConfig, nano="recipes/nano/pipeline.yaml")
     stages = run_stages(args)
-    seconds = sum(stage["seconds"] for stage in stages)
+    seconds = sum(stage["wall_seconds"] for stage in stages)
     print(
         f"\n{len(stages)} stages in {seconds / 60:.1f} minutes; the runs' records: {Path(args.output_dir)}/*/run.json"
     )
     print("\n".join(f"the report: {page}" for page in reports(stages)))
+    if found := talkers(stages):
+        print(f"talk to what was made: align chat {' '.join(found)}")
 
 
 if __name__ == "__main__":

@@ -281,14 +281,8 @@ def run_stages(args: PipelineConfig) -> list[dict[str, Any]]:
             print(f"{title} took {time.time() - started:.0f} s", flush=True)
         gates.check_bounds(stage.name, (lineage.read_record(stage.folder) or {}).get("metrics", {}), stage.gate)
         run = lineage.read_record(stage.folder) or {}
-        done.append(
-            {
-                "name": stage.name,
-                "folder": str(stage.folder),
-                "seconds": run["wall_seconds"],
-                "peak_memory_bytes": run["peak_memory_bytes"],
-            }
-        )
+        took = {key: run[key] for key in ("recipe", "wall_seconds", "peak_memory_bytes")}
+        done.append({"name": stage.name, "folder": str(stage.folder), **took})
     return done
 
 
@@ -296,3 +290,8 @@ def reports(done: list[dict[str, Any]]) -> list[str]:
     """The pages that stages have left, the last stage's last."""
     pages = (Path(stage["folder"]) / "report.html" for stage in done)
     return [str(page) for page in pages if page.is_file()]
+
+
+def talkers(done: list[dict[str, Any]]) -> list[str]:
+    """Folders of the models that can be talked to: those that were fine-tuned."""
+    return [stage["folder"] for stage in done if stage["recipe"] in ("sft", "dpo", "ppo")]

@@ -1,0 +1,1 @@
+"""What became of runs: all of a folder as a tree of lineage."""
