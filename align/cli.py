@@ -28,6 +28,7 @@ COMMANDS = {
     "export": ("align.label.exchange.export:main", "source", "write rankings for the reward and the dpo recipe"),
     "import": ("align.label.exchange.imports:main", "source", "bring preference data of other tools into our rows"),
     "merge": ("align.label.store.merging:main", "inputs", "make one labels file of several, or copy one"),
+    "merge-adapter": ("align.handover.whole:main", "adapter", "an adapter and its base as one ordinary checkpoint"),
     "review": ("align.clean.review.server:main", "source", "open the page on which people decide what cleaning keeps"),
 }
 EXAMPLE = "align label runs/mine/sample"
@@ -35,7 +36,7 @@ EXAMPLE = "align label runs/mine/sample"
 
 def overview() -> str:
     """The commands, one line each."""
-    lines = [f"  align {name:<10} {what}" for name, (_, _, what) in COMMANDS.items()]
+    lines = [f"  align {name:<14} {what}" for name, (_, _, what) in COMMANDS.items()]
     return "\n".join([
         "usage: align <command> [<what it works on>] [--key value …]", "", *lines, "",
         f"for example: {EXAMPLE}", "A command's own arguments: align <command> --help",

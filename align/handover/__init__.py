@@ -1,0 +1,1 @@
+"""What a run leaves with: results in the forms that other programs load."""
