@@ -15,7 +15,7 @@ from conftest import ROOT, make_checkpoint, write_rows
 from align import stats
 from align.compare import arms, comparable, program, settings, verdict
 from align.compare.arms import Arm
-from align.compare.comparison import ComparisonResults, RunResult, SettingResult, Verdict
+from align.compare.comparison import ComparisonResults, HeadToHead, RunResult, SettingResult, Verdict
 from align.compare.page import page
 from align.evaluate import policy
 from align.evaluate.config import MeasureArguments
@@ -225,6 +225,16 @@ def test_a_clear_winner_is_named_and_the_best_setting_is_chosen_on_the_other_hal
     best, said = decided(made, fake_rows([-1.0] * 60))
     assert best["PPO"].strength == 0.2 and said.headline == "DPO is better than PPO here."
     assert "PPO, kl_coef 0.2 wins 0.0% of the time against DPO, beta 0.1" in said.sentences[0]
+
+
+def test_a_win_from_farther_away_says_so():
+    """Beyond twice the distance, in headline and sentences; below it, nothing."""
+    rate = stats.Estimate(0.8, 0.7, 0.9, 60)
+    met = HeadToHead("PPO, kl_coef 0", "DPO, beta 1", 43.0, 10.4, "gold", rate, 2, None, None, "won", "PPO, kl_coef 0")
+    assert verdict.headline([met]) == "PPO is better than DPO (43 nats from the SFT model against 10) here."
+    assert "PPO, kl_coef 0 at 43, DPO, beta 1 at 10 nats" in verdict._distances([met])
+    near = replace(met, kl_a=20.0)
+    assert verdict.headline([near]) == "PPO is better than DPO here." and verdict._distances([near]) == ""
 
 
 def test_half_is_not_more_often_than_not(tmp_path):

@@ -22,6 +22,7 @@ WHO = {
     "gold": "the gold grader, which is no part of the training reward",
     "reward": "the very reward model that PPO was trained on, which favours PPO: give a gold grader or a judge",
 }
+FARTHER = 2.0  # times as far from the SFT model: beyond, a win says as much about the strengths tried as of the methods
 
 
 def halves(prompts: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,6 +64,7 @@ def verdict(
         "Best setting against best setting, each chosen on one half of the held-out prompts and compared on the other: "
         + "; ".join(_met(one) for one in met) + ". Ties count half.",
         f"Judged by {WHO[first.judge]}.",
+        _distances(met),
         *(_needed(one.win_rate, one.prompts_needed) for one in met if one.win_rate and not one.won),
         *(_against_sft(method, found.settings) for method in methods),
         *_turning_points(found),
@@ -86,15 +88,31 @@ def headline(met: Sequence[HeadToHead]) -> str:
         return "No difference can be claimed at this sample size."
     pairs = []
     for one in won:
-        winner, loser = (one.a, one.b) if one.won == one.a else (one.b, one.a)
+        sides = [(one.a, one.kl_a), (one.b, one.kl_b)]
+        (winner, its), (loser, other) = sides if one.won == one.a else sides[::-1]
         names = [label.split(",")[0] for label in (winner, loser)]
-        pairs.append(
-            f"{names[0]} is better than {names[1]}"
-            if one.seeds > 1
-            else f"this {names[0]} run beats this {names[1]} run"
-        )
+        said = "{} is better than {}" if one.seeds > 1 else "this {} run beats this {} run"
+        where = f" ({its:.2g} nats from the SFT model against {other:.2g})" if _unlike(its, other) else ""
+        pairs.append(said.format(*names) + where)
     text = ", ".join(pairs) + (" here." if won[0].seeds > 1 else ".")
     return text[0].upper() + text[1:]
+
+
+def _unlike(kl: float, other: float) -> bool:
+    """Is one setting so much farther from the SFT model that its score may be bought with that?"""
+    return max(kl, other) > FARTHER * min(kl, other)
+
+
+def _distances(met: Sequence[HeadToHead]) -> str:
+    """What a best setting's win rate leaves open where the other one stayed nearer."""
+    if not any(_unlike(one.kl_a, one.kl_b) for one in met):
+        return ""
+    kl = {label: value for one in met for label, value in ((one.a, one.kl_a), (one.b, one.kl_b))}
+    told = ", ".join(f"{label} at {value:.2g}" for label, value in kl.items())
+    return (
+        f"Best settings are not equally far from the SFT model ({told} nats): what a method gains at one distance is "
+        "in the first figures, and a gain far out may be the judge's own over-optimisation."
+    )
 
 
 def _met(one: HeadToHead) -> str:
