@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import threading
+import time
 
 import pytest
 from conftest import write_rows
@@ -45,9 +46,9 @@ INSERT INTO items VALUES (4,'fc7979830224e1ac','train',0.0,916265982549750719,2,
 CREATE TABLE tasks (id INTEGER PRIMARY KEY AUTOINCREMENT, item INTEGER NOT NULL REFERENCES items (number),
   annotator INTEGER NOT NULL REFERENCES annotators (number), repeat INTEGER NOT NULL, shown TEXT NOT NULL,
   opened REAL NOT NULL, open INTEGER NOT NULL DEFAULT 1, UNIQUE (annotator, item, repeat));
-INSERT INTO tasks VALUES (1,2,1,0,'[2, 0, 1]',1.79573485859608650205e+09,0);
-INSERT INTO tasks VALUES (2,1,1,0,'[1, 0, 2]',1.7957348586054723262e+09,0);
-INSERT INTO tasks VALUES (3,4,1,0,'[2, 1, 0]',1.79573485861383962637e+09,1);
+INSERT INTO tasks VALUES (1,2,1,0,'[2, 0, 1]',{now},0);
+INSERT INTO tasks VALUES (2,1,1,0,'[1, 0, 2]',{now},0);
+INSERT INTO tasks VALUES (3,4,1,0,'[2, 1, 0]',{now},1);
 CREATE TABLE texts (item INTEGER PRIMARY KEY REFERENCES items (number), prompt TEXT NOT NULL,
   completions TEXT NOT NULL, sources TEXT, meta TEXT NOT NULL);
 INSERT INTO texts VALUES (1,'"p0"','["a", "b", "c"]',NULL,'{}');
@@ -67,7 +68,7 @@ def earlier(path, kind="person"):
     """A labels file as an earlier version left it, without a note."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with sqlite3.connect(path) as db:
-        db.executescript(EARLIER.replace("{kind}", kind))
+        db.executescript(EARLIER.replace("{kind}", kind).replace("{now}", str(time.time())))
     db.close()
     return path
 

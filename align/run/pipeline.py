@@ -281,7 +281,7 @@ def run_stages(args: PipelineConfig) -> list[dict[str, Any]]:
             print(f"{title} took {time.time() - started:.0f} s", flush=True)
         gates.check_bounds(stage.name, (lineage.read_record(stage.folder) or {}).get("metrics", {}), stage.gate)
         run = lineage.read_record(stage.folder) or {}
-        took = {key: run[key] for key in ("recipe", "wall_seconds", "peak_memory_bytes")}
+        took = {key: run.get(key) for key in ("recipe", "wall_seconds", "peak_memory_bytes")}
         done.append({"name": stage.name, "folder": str(stage.folder), **took})
     return done
 
