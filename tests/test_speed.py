@@ -46,5 +46,7 @@ def test_both_sides_train_on_the_same_rows(tmp_path, monkeypatch, name):
     found = {
         side: speed.train(case, side, str(rows / "train.jsonl"), False, tmp_path / side) for side in ("align", "trl")
     }
-    assert found["align"]["losses"] == pytest.approx(found["trl"]["losses"], abs=2e-3)
+    assert found["align"]["losses"][0] == pytest.approx(
+        found["trl"]["losses"][0], abs=1e-4
+    )  # then the schedules differ
     assert all(len(one["losses"]) == 2 and one["seconds"] > 0 for one in found.values())
