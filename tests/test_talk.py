@@ -204,7 +204,7 @@ def test_in_a_terminal(two):
         )
     screen = ""
 
-    def wait_for(words: str, seconds: float = 60) -> None:
+    def wait_for(words: str, seconds: float = 180) -> None:
         nonlocal screen
         ends = time.monotonic() + seconds
         while words not in screen:
