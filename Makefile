@@ -37,7 +37,7 @@ real: setup ## SmolLM2-135M with LoRA on film reviews: from download to PPO, DPO
 real-compare: setup ## PPO against DPO on that model: strengths x seeds of each, against the judge itself, and best-of-n
 	$(BIN)/python recipes/compare.py --config recipes/smollm2-135m/compare.yaml
 
-assistant: setup ## the same checkpoint on people's judgements of harmlessness; docs/assistant.md says what must lie in data/
+assistant: setup ## the same checkpoint on people's judgements of harmlessness; pipeline.yaml says what must lie in data/
 	$(BIN)/python recipes/pipeline.py --config recipes/assistant/pipeline.yaml $(if $(UNTIL),--until $(UNTIL))
 
 seeds: setup ## the demo for seeds 0, 1 and 2, and the mean
