@@ -89,6 +89,23 @@ def test_who_stops_listening_keeps_what_was_heard(two):
     }
 
 
+def test_words_without_an_answer_were_not_said(two, monkeypatch):
+    """Ctrl-C before the first token: the next words do not follow others of the user's."""
+    conversation = begin(two)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+        yield
+
+    with monkeypatch.context() as changed:
+        changed.setattr(conversation.speakers[1], "answer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            heard(conversation, "what is a cat")
+    assert not conversation.begun()
+    heard(conversation, "what is a cat")
+    assert [turn["role"] for turn in conversation.turns["one"]] == ["user", "assistant"]
+
+
 def test_a_conversation_without_room_is_not_taken(two):
     conversation = begin(two)
     with pytest.raises(ConfigError, match="reads 128 tokens at most.*/reset"):

@@ -103,8 +103,7 @@ def stream(
     model: Any, prompts: list[list[int]], stops: Collection[int], pad_id: int, max_new_tokens: int, temperature: float,
     noise: torch.Tensor | None, per_prompt: int = 1,
 ) -> Iterator[list[tuple[int, int]]]:  # fmt: skip
-    """What `sample` returns, step by step: number and next token of each completion that goes on ([B] rows, fewer as
-    they stop)."""
+    """What `sample` returns, step by step: number and next token of each completion, [B] and fewer as they stop."""
     from align.models.fast import decoding, layers
 
     layout.check_room(model, max(map(len, prompts)), max_new_tokens)

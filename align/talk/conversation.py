@@ -79,15 +79,16 @@ class Conversation:
                     yield dict(said)
         except ConfigError:
             said.clear()
-            for turns in self.turns.values():
-                turns.pop()
             raise
         finally:
             for tokens in drawn.values():
                 tokens.close()  # type: ignore[attr-defined]
             self.answers += 1
-            for name, answer in said.items():
-                self.turns[name].append({"role": "assistant", "content": answer.text})
+            for name, turns in self.turns.items():
+                if name in said:
+                    turns.append({"role": "assistant", "content": said[name].text})
+                else:
+                    turns.pop()  # words without an answer were not said: two turns of the user's in a row are refused
 
     def save(self, file: Path) -> int:
         """Write it as rows of `messages`, which SFT reads: one for each model, under its name.
