@@ -1,10 +1,11 @@
-"""How far a training is: a bar on a terminal; elsewhere (a log file, CI) a line now and then."""
+"""How far a training or a measurement is: a bar on a terminal; elsewhere (a log file, CI) a line now and then."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
@@ -12,6 +13,7 @@ from transformers.trainer_callback import ProgressCallback
 SHOWN = ("loss", "rewards/margins", "accuracy", "objective/scores", "objective/kl", "rollout/length",
          "rollout/eos_rate", "eps", "eval_loss")  # fmt: skip
 EVERY = 30.0  # seconds between two lines
+T = TypeVar("T")
 
 
 def shown(logs: dict[str, Any]) -> dict[str, str]:
@@ -58,6 +60,20 @@ class LogLines(TrainerCallback):
             when += f", about {_clock(spent / done * left)} left"
         numbers = "".join(f", {name} {value}" for name, value in self.last.items())
         print(f"step {state.global_step:,} of {state.max_steps:,}, {when}{numbers}", file=sys.stderr, flush=True)
+
+
+def told(items: Sequence[T], what: str) -> Iterator[T]:
+    """Items one after another. When the next is asked for, a line says how many are done and what is left at that pace.
+
+    Args:
+        what: was done to them: "models measured".
+    """
+    began = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        spent = time.monotonic() - began
+        left = f", about {_clock(spent / done * (len(items) - done))} left" if done < len(items) else ""
+        print(f"{what}: {done} of {len(items)}, {_clock(spent)} so far{left}", file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:
