@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
-from conftest import ROOT, launch, stage_arguments
+from conftest import ROOT, WORDS, launch, stage_arguments, write_rows
 from test_dry_run import TRAINING, takers
 from trl import RLOOConfig
 
@@ -188,7 +188,10 @@ def meeting(monkeypatch):
     server = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(port))
-    return server
+    yield server
+    dist.PrefixStore("find_batch_size/0", server).add("through", 2)  # lets the threads end before the store does
+    for thread in [thread for thread in threading.enumerate() if "_follow" in thread.name]:
+        thread.join(5)
 
 
 def peers(count):
@@ -329,3 +332,35 @@ def test_a_dry_run_finds_what_fits_at_the_longest_rows(world, tmp_path):
     )
     assert "at once   4 rows did not fit, 2 did" in done.stdout and not (tmp_path / "out").exists()
     assert not list(free.glob("dry-run-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="where the system holds a process to its address space")
+def test_memory_that_really_runs_out(world, tmp_path):
+    """The address space of a run with few rows at once, and a bit: many rows at once cannot have it."""
+    text = " ".join(WORDS)
+    rows = write_rows(tmp_path / "texts.jsonl", [{"text": f"{text} {number} {text} {text}"} for number in range(2400)])
+    given = ["recipes/pretrain.py", *stage_arguments("pretrain", world), "--dataset_name", rows, "--max_length", "128",
+             "--global_batch_size", "1024", "--max_steps", "2", "--test_split_size", "0"]  # fmt: skip
+    held = tmp_path / "held.py"
+    held.write_text(
+        textwrap.dedent(f"""
+        import os, re, resource, runpy, sys
+        sys.path.insert(0, {str(ROOT / "recipes")!r})
+        if limit := os.environ.get("LIMIT"):
+            resource.setrlimit(resource.RLIMIT_AS, (int(limit), int(limit)))
+        sys.argv = sys.argv[1:]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        print("kB at most", re.search(r"VmPeak:\\s+(\\d+)", open("/proc/self/status").read())[1])
+    """)
+    )
+    command = [sys.executable, held, *given]
+    few = launch([*command, "--per_device_train_batch_size", "64", "--output_dir", tmp_path / "few"])
+    limit = int(few.stdout.split("kB at most")[1]) * 1024 + 400_000_000
+    done = launch([*command, "--per_device_train_batch_size", "1024", "--find_batch_size", "--output_dir", tmp_path / "found"],
+                  env={"LIMIT": str(limit)})  # fmt: skip
+    found = run_of(tmp_path / "found")["micro_batch"]
+    assert found["did_not_fit"][0] == 1024 and 64 <= found["used"] < 1024, done.stdout
+    again_from = ["--per_device_train_batch_size", found["used"], "--output_dir", tmp_path / "smaller"]
+    launch([*command, *again_from])
+    assert weights(tmp_path / "found") == weights(tmp_path / "smaller")

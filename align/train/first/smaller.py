@@ -71,10 +71,14 @@ class Peers:
 
     def _follow(self) -> None:
         """Until every process is through: leave as soon as one has told."""
-        while self.store.add("through", 0) < self.world:
-            if self.store.check(["sizes"]):
-                self.leave()
-            time.sleep(EVERY)
+        try:
+            while self.store.add("through", 0) < self.world and not self.store.check(["sizes"]):
+                time.sleep(EVERY)
+            told = self.store.check(["sizes"])
+        except RuntimeError:  # who keeps the store has ended, and nothing is left to agree on
+            return
+        if told:
+            self.leave()
 
 
 class Through(TrainerCallback):
