@@ -14,17 +14,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from conftest import ROOT, launch, run_recipe, stage_arguments, write_rows
 from datasets import Dataset
 from test_flags import asked
 from test_house import RECIPES
 
+from align.ppo.rollout import Sampler, prompts_of
+from align.ppo.watch.report import Clock
 from align.run import record
 from align.run.errors import ConfigError, RunError
 from align.run.flags import Flags
 from align.run.parse import parse
 from align.run.pipeline import PipelineConfig
 from align.run.trial import listing, telling, throwaway
+from align.train import preflight
 from align.train.first import rehearsal
 
 TRAINING = ["pretrain", "sft", "reward", "dpo", "ppo", "rloo"]
@@ -149,6 +154,45 @@ def test_what_is_learnt_of_prepared_rows():
     block = {"input_ids": [5, 6, 7, 8], "position_ids": [0, 1, 0, 1]}
     assert rehearsal._learnt(block)["labels"] == [-100, 6, -100, 8]
     assert rehearsal._learnt({"input_ids": [5, 6, 7]})["labels"] == [-100, 6, 7]
+
+
+def test_ppo_begins_with_the_longest_prompts_and_lets_no_answer_end(monkeypatch):
+    asked_for = []
+
+    def episodes(rows, numbers, seed, stops):
+        asked_for.append(([row["input_ids"] for row in rows], set(stops)))
+        raise StopIteration
+
+    ids = [[1], [1, 2, 3], [1, 2], [1, 2, 3, 4]]
+    plan = SimpleNamespace(prompts=2, episodes=2, processes=1)
+    args = SimpleNamespace(num_generations=1, seed=0, device=torch.device("cpu"))
+    trainer = SimpleNamespace(
+        args=args, plan=plan, accelerator=SimpleNamespace(process_index=0), processing_class=None, flops=None,
+        train_rows=[{"input_ids": one} for one in ids], clock=Clock(), stops={9},
+    )  # fmt: skip
+    trainer.sampler = Sampler(trainer)
+    monkeypatch.setattr(trainer.sampler, "_episodes", episodes)
+    monkeypatch.setattr(args, "response_length", 7, raising=False)
+    said = rehearsal._longest_prompts(trainer, 1)
+    assert said == "the longest prompts first, of up to 4 tokens, and 7 sampled after each (rollout 1)"
+    for number in (0, 1):
+        with pytest.raises(StopIteration):
+            trainer.sampler.next(number, None)
+    (first, ends), (second, then) = asked_for
+    assert first == [[1, 2, 3, 4], [1, 2, 3]] and ends == set() and then == {9}
+    assert second == [ids[i] for i in prompts_of(1, 2, 4, 0)]
+
+
+def test_no_tracker_is_told_and_nothing_is_pushed(dry, monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(
+        transformers.integrations, "get_reporting_integration_callbacks", lambda names: [lambda: made.append(names)]
+    )
+    args = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    args.report_to, args.push_to_hub = ["wandb"], True
+    preflight._optimizer(args, None)
+    assert made == [["wandb"]], "that its package is there is asked all the same"
+    assert args.report_to == [] and args.push_to_hub is False
 
 
 # ------------------------------------------------------------------------------------------------------------ the report

@@ -91,20 +91,18 @@ def test_what_ppo_samples_at_once_is_halved_as_often(monkeypatch):
 def test_what_the_process_before_said_is_taken_up(monkeypatch):
     monkeypatch.setattr(again, "_sizes", [])
     monkeypatch.setattr(again, "GIVEN", {again.SIZES: "8 4 2"})
-    assert again.sizes({"find_batch_size": True, "per_device_train_batch_size": 8}) == {
-        "per_device_train_batch_size": 2
-    }
+    assert again.sizes(True) == {"per_device_train_batch_size": 2}
     assert again.searching() and again.did_not_fit() == [8, 4]
     assert again.facts(2) == {"micro_batch": {"did_not_fit": [8, 4], "used": 2}}
-    assert again.sizes({"find_batch_size": False}) == {} and not again.searching() and again.facts(2) == {}
+    assert again.sizes(False) == {} and not again.searching() and again.facts(2) == {}
     monkeypatch.setattr(again, "GIVEN", {})
-    assert again.sizes({"find_batch_size": True}) == {} and again.facts(8)["micro_batch"] == {
+    assert again.sizes(True) == {} and again.facts(8)["micro_batch"] == {
         "did_not_fit": [],
         "used": 8,
     }
     monkeypatch.setattr(again, "GIVEN", {again.SIZES: "many"})
     with pytest.raises(ConfigError, match="unset it"):
-        again.sizes({"find_batch_size": True})
+        again.sizes(True)
 
 
 def test_the_process_is_replaced_by_its_own_command(monkeypatch):
@@ -236,22 +234,22 @@ def test_an_error_on_several_processes_is_told_by_the_one_that_had_it(tmp_path, 
 
 # ------------------------------------------------------------------------------------------------------ really launched
 
-# A recipe in whose training passes no more than so many rows fit, on one process of several
+# A recipe in whose training no more than so many rows fit, on one process of several
 STAND_IN = """
     import os, runpy, sys
     sys.path.insert(0, {recipes!r})
     sys.argv = sys.argv[1:]
     import torch
-    from transformers import LlamaModel
-    forward = LlamaModel.forward
+    from transformers import LlamaModel, Trainer
 
-    def limited(self, input_ids=None, **kwargs):
-        rows = len(input_ids) if input_ids.shape[0] > 1 else 1
-        if {condition} and torch.is_grad_enabled() and os.environ.get("RANK", "0") == {rank!r}:
+    def check(rows=0):
+        if ({condition}) and torch.is_grad_enabled() and os.environ.get("RANK", "0") == {rank!r}:
             raise RuntimeError({full!r})
-        return forward(self, input_ids=input_ids, **kwargs)
 
-    LlamaModel.forward = limited
+    forward, step = LlamaModel.forward, Trainer.training_step
+    LlamaModel.forward = lambda *args, **kwargs: (check(), forward(*args, **kwargs))[1]
+    Trainer.training_step = lambda self, model, inputs, *rest: (
+        check(len(inputs["input_ids"])), step(self, model, inputs, *rest))[1]
     runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -271,7 +269,7 @@ def weights(folder):
     return (folder / "model.safetensors").read_bytes()
 
 
-# PPO's episodes are packed into one row: its stand-in asks for how many were asked
+# A batch of DPO has two rows a pair, one of PPO is packed into a single one: their stand-in looks at what was asked for
 ROWS = "rows > 2"
 PACKED = f"int(os.environ.get({again.SIZES!r}, '4').split()[-1]) > 2"
 
@@ -303,7 +301,7 @@ def test_the_weights_are_those_of_a_run_that_began_smaller(world, tmp_path, reci
 @pytest.mark.slow
 def test_two_processes_agree_although_one_alone_has_no_room(world, tmp_path):
     given = [*stage_arguments("sft", world), "--max_steps", "3"]
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*start, stand_in(tmp_path, ROWS, rank="1"), "recipes/sft.py", *given]
     done = launch([*command, "--find_batch_size", "--output_dir", tmp_path / "found"])
     assert done.stdout.count("memory ran out in step 1 on process 1 with 4 rows at once: beginning again with 2") == 1

@@ -159,7 +159,7 @@ def parse(
     problems += _lacking(values, required, broken, rows=DataArguments in classes)
     if problems:
         fail(problems)
-    filled = _precise(classes, values | again.sizes(values), given, size)
+    filled = _precise(classes, values | again.sizes(bool(values.get("find_batch_size"))), given, size)
     throwaway.begin(filled, bool(values.get("dry_run")))
     if path:
         print(f"config: {path}" + ("" if "--config" in " ".join(argv or sys.argv) else " (nothing was named)"))

@@ -25,14 +25,14 @@ _sizes: list[list[int]] = []  # of this process, where it searches
 _leaving: list[Callable[[], Any]] = []
 
 
-def sizes(values: dict[str, Any]) -> dict[str, Any]:
+def sizes(search: bool) -> dict[str, Any]:
     """The setting that the last attempt has changed, if there was one; none where nothing is searched."""
-    told = GIVEN.get(SIZES, "") if values.get("find_batch_size") else ""
+    told = GIVEN.get(SIZES, "") if search else ""
     try:
         found = [int(word) for word in told.split()]
     except ValueError:
         raise ConfigError(f"{SIZES}={told!r} is for a run that begins again; unset it") from None
-    _sizes[:] = [found] if values.get("find_batch_size") else []
+    _sizes[:] = [found] if search else []
     return {"per_device_train_batch_size": found[-1]} if found else {}
 
 

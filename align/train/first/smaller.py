@@ -53,7 +53,8 @@ class Peers:
         """This process has its first steps behind it."""
         if not self.ended.is_set():
             self.ended.set()
-            self.store.add("through", 1)
+            with contextlib.suppress(RuntimeError):  # who keeps the store has ended
+                self.store.add("through", 1)
 
     def tell(self, failed: int, size: int) -> bool:
         """Memory ran out here: all begin again. Is this the first process to say so?"""
