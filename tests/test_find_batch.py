@@ -357,6 +357,7 @@ def test_memory_that_really_runs_out(world, tmp_path):
     limit = int(few.stdout.split("kB at most")[1]) * 1024 + 400_000_000
     done = launch([*command, "--per_device_train_batch_size", "1024", "--find_batch_size", "--output_dir", tmp_path / "found"],
                   env={"LIMIT": str(limit)})  # fmt: skip
+    print(done.stdout)
     found = run_of(tmp_path / "found")["micro_batch"]
     assert found["did_not_fit"][0] == 1024 and 64 <= found["used"] < 1024, done.stdout
     again_from = ["--per_device_train_batch_size", found["used"], "--output_dir", tmp_path / "smaller"]
