@@ -7,7 +7,7 @@ from typing import Any
 
 from align import stats
 from align.data import prepare, splits
-from align.evaluate import extras, policy
+from align.evaluate import extras, policy, trying
 from align.evaluate.config import EvalConfig, MeasureArguments
 from align.evaluate.measures import refusals, wins
 from align.evaluate.policy import Bench, Rows
@@ -16,6 +16,7 @@ from align.judge.endpoint import Endpoint
 from align.judge.protocol import JudgeConfig
 from align.run import gates, lineage
 from align.run.arguments import DataArguments
+from align.run.trial import throwaway
 from align.train import progress
 
 TRAINED = ("ppo", "dpo", "rloo")  # recipes whose runs get their gate here
@@ -40,6 +41,8 @@ def evaluate(
         What was found, and each model's rows. Where it comes from is `program.write`'s to add.
     """
     paths, reference = args.named(), args.reference()
+    if throwaway.asked():
+        trying.rehearse(args, tokenizer, rows)
     bench = Bench(args, tokenizer, rows, reference)
     measured = {
         name: policy.cached(bench, path, name, seed=args.seed)

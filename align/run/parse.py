@@ -19,6 +19,7 @@ from align.run.errors import ConfigError, fail
 from align.run.flags import Flags
 from align.run.launch import asked_kind
 from align.run.received import permission
+from align.run.trial import again, throwaway
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -153,11 +154,13 @@ def parse(
         values = {**device.defaults(flags.known, given), **values}
         problems += device.unsupported(given)
     problems += limits.problems(given, values, flags.known, gpu="bf16" in flags.known and device.has_gpu())
+    problems += throwaway.problems(values)
     problems += _parent_problems(values, gated)
     problems += _lacking(values, required, broken, rows=DataArguments in classes)
     if problems:
         fail(problems)
-    filled = _precise(classes, values, given, size)
+    filled = _precise(classes, values | again.sizes(bool(values.get("find_batch_size"))), given, size)
+    throwaway.begin(filled, bool(values.get("dry_run")))
     if path:
         print(f"config: {path}" + ("" if "--config" in " ".join(argv or sys.argv) else " (nothing was named)"))
     return filled

@@ -19,7 +19,9 @@ from align.run import launch
 from align.run.device import facts as measured
 from align.run.errors import DataError, NotFinite, OneProcess, RunError, one_sentence
 from align.run.record import Run
+from align.run.trial import again, throwaway
 from align.train import logits, measuring, progress
+from align.train.first import rehearsal, smaller
 
 
 class Recorder(TrainerCallback):
@@ -63,8 +65,8 @@ class NoUpdate(TrainerCallback):
 
 
 def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: str, plan: Any = None) -> None:
-    """Print and record how this run will go: device, processes, batch (or PPO's plan), parameters, rows."""
-    import torch
+    """Print and record how this run will go: device, processes, batch (or PPO's plan), parameters, rows. A dry run then
+    finds out more, by its first steps, and ends here."""
     from accelerate import PartialState
 
     state = PartialState()
@@ -76,24 +78,36 @@ def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: 
     batch = plan.episodes if plan else micro * accumulation * state.num_processes
     shape = f"{state.num_processes} x {micro} rows x {accumulation} accumulated"
     processes = f"{state.num_processes} ({kind})" + ("" if plan else f"; global batch {batch} = {shape}")
-    config = trainer.accelerator.unwrap_model(model).config  # a DeepSpeed engine has a `config` of its own
     facts = dict(
         world_size=state.num_processes, sharding=kind, global_batch_size=batch, parameters=total, trainable=trainable,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
     )  # fmt: skip
-    run.note(**facts, **measured())
-    if not state.is_main_process:
-        return
+    run.note(**facts, **measured(), **again.facts(micro))
+    if rows.stream is not None:
+        again.before_leaving(rows.stream.kept.cleanup)
+    if state.is_main_process:
+        saved = throwaway.destination(args.output_dir)
+        print(f"{recipe} from {parent} to {saved}, seed {args.seed}\n{_head(trainer, args, processes, facts)}\n{rows}"
+              + (f"\n{plan}" if plan else ""), flush=True)  # fmt: skip
+    if throwaway.asked():
+        trainer.args.disable_tqdm = True
+        tidy(trainer)
+        rehearsal.rehearse(trainer, rows, recipe, plan, lambda: _train(trainer, None))
+
+
+def _head(trainer: Any, args: Any, processes: str, facts: dict[str, Any]) -> str:
+    """What a run computes on, and what it trains."""
+    import torch
+
+    config = trainer.accelerator.unwrap_model(trainer.model).config  # a DeepSpeed engine has a `config` of its own
+    device, total, trainable = trainer.args.device, facts["parameters"], facts["trainable"]
     checkpointing = "gradient checkpointing" if args.activation_checkpointing else "no checkpointing"
     autocast = ", bf16 autocast" if args.bf16 else ""
-    threads = f" ({torch.get_num_threads()} threads)" if state.device.type == "cpu" else ""
-    print(
-        f"{recipe} from {parent} to {args.output_dir}, seed {args.seed}\n"
-        f"  device    {state.device}{threads}, {facts['dtype']}{autocast}, attention {config._attn_implementation}, "
+    threads = f" ({torch.get_num_threads()} threads)" if device.type == "cpu" else ""
+    return (
+        f"  device    {device}{threads}, {facts['dtype']}{autocast}, attention {config._attn_implementation}, "
         f"{checkpointing}\n  processes {processes}\n"
-        f"  model     {config.model_type}, {total:,} parameters, {trainable:,} trainable ({trainable / total:.1%})\n"
-        f"{rows}" + (f"\n{plan}" if plan else ""),
-        flush=True,
+        f"  model     {config.model_type}, {total:,} parameters, {trainable:,} trainable ({trainable / total:.1%})"
     )
 
 
@@ -208,7 +222,8 @@ def _train(trainer: Any, checkpoint: str | None) -> Any:
     begun = int(json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"]) if checkpoint else 0
     with one_sentence("training cannot begin like this", when=lambda: trainer.state.global_step <= begun):
         try:
-            return trainer.train(resume_from_checkpoint=checkpoint)
+            with smaller.halving(trainer, begun):
+                return trainer.train(resume_from_checkpoint=checkpoint)
         except DataError as error:  # torch hands on the whole traceback of a loader's worker; the sentence is its end
             sentence = str(error).rpartition(f"{DataError.__name__}: ")[2].strip()
             raise (OneProcess if launch.world_size() > 1 else DataError)(sentence) from error

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from align.run.trial.telling import clock
+
 SHOWN = ("loss", "rewards/margins", "accuracy", "objective/scores", "objective/kl", "rollout/length",
          "rollout/eos_rate", "eps", "eval_loss")  # fmt: skip
 EVERY = 30.0  # seconds between two lines
@@ -55,9 +57,9 @@ class LogLines(TrainerCallback):
     def _tell(self, state: Any) -> None:
         self.told = time.monotonic()
         spent, done, left = self.told - self.began, state.global_step - self.first, state.max_steps - state.global_step
-        when = f"{_clock(spent)} so far"
+        when = f"{clock(spent)} so far"
         if done and left > 0:
-            when += f", about {_clock(spent / done * left)} left"
+            when += f", about {clock(spent / done * left)} left"
         numbers = "".join(f", {name} {value}" for name, value in self.last.items())
         print(f"step {state.global_step:,} of {state.max_steps:,}, {when}{numbers}", file=sys.stderr, flush=True)
 
@@ -72,10 +74,5 @@ def told(items: Sequence[T], what: str) -> Iterator[T]:
     for done, item in enumerate(items, 1):
         yield item
         spent = time.monotonic() - began
-        left = f", about {_clock(spent / done * (len(items) - done))} left" if done < len(items) else ""
-        print(f"{what}: {done} of {len(items)}, {_clock(spent)} so far{left}", file=sys.stderr, flush=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+        left = f", about {clock(spent / done * (len(items) - done))} left" if done < len(items) else ""
+        print(f"{what}: {done} of {len(items)}, {clock(spent)} so far{left}", file=sys.stderr, flush=True)
