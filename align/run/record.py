@@ -72,6 +72,13 @@ def _hardware() -> dict[str, Any]:
     return machine
 
 
+def _process() -> dict[str, Any]:
+    """This process, for whoever asks later whether it still runs: numbers are given again, so also when it began."""
+    import psutil
+
+    return {"pid": os.getpid(), "began": psutil.Process().create_time()}
+
+
 def peak_memory_bytes() -> int:
     """The most memory this process has held: GPU memory where there is a GPU, resident memory elsewhere."""
     import resource
@@ -265,7 +272,8 @@ def start(
         again = {"started": run.record["started"], "command": run.record["command"], "changed": changed}
         kept |= {key: before[key] for key in ("parents", "data") if key in before}
         kept |= {"resumptions": [*before.get("resumptions", []), again]}
-    run.note(**({"resumable": False} | kept), reopens=reopen, git=_git(), versions=_versions(), hardware=_hardware())
+    run.note(**({"resumable": False} | kept), reopens=reopen, git=_git(), versions=_versions(), hardware=_hardware(),
+             process=_process())  # fmt: skip
     with stoppable():
         try:
             yield run
