@@ -1,1 +1,1 @@
-"""What runs do, and what became of them: `tree` prints them (`align runs`), `server` shows them live (`align watch`)."""
+"""What runs do, and what became of them: `tree` is `align runs`, `server` is `align watch`."""

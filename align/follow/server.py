@@ -5,6 +5,7 @@ It only reads, and only in the folders that were named. What a page has, it is n
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import threading
@@ -113,10 +114,9 @@ class Watch:
         return curves
 
     def _name(self, run: Node) -> str:
-        """A run's path below the folder that was named, where one was."""
-        if len(self.folders) == 1 and run.folder != self.folders[0]:
-            return plain(str(run.folder.relative_to(self.folders[0])))
-        return plain(str(run.folder))
+        """A run's path below the folder that was named, or below the one that holds all that were."""
+        name = os.path.relpath(run.folder, os.path.commonpath([folder.absolute() for folder in self.folders]))
+        return plain(str(run.folder) if name == "." else name)
 
     def _proposed(self, told: list[dict[str, Any]]) -> list[int]:
         """What a page begins with: runs that were named, else those that run now, else the newest with curves."""

@@ -137,12 +137,13 @@ function list() {
     const one = on.get(run.id);
     const button = rows.get(run.id).firstChild;
     button.setAttribute("aria-pressed", String(Boolean(one)));
-    button.replaceChildren(
+    button.replaceChildren(...[
       el("span", { class: "key" }, run.number < 10 ? el("kbd", { text: String(run.number) }) : el("span", { class: "number", text: String(run.number) }),
         one && swatch(colours(one))),
       el("b", { text: run.name }), el("span", { class: "facts" }, facts(run)),
       run.state === "running" && run.steps && run.step !== null
-        && el("progress", { max: run.steps, value: Math.min(run.step, run.steps), "aria-label": "steps made" }));
+        && el("progress", { max: run.steps, value: Math.min(run.step, run.steps), "aria-label": "steps made" }),
+    ].filter(Boolean));
     if (run.number < 10) button.setAttribute("aria-keyshortcuts", String(run.number));
     else button.removeAttribute("aria-keyshortcuts");
   }
@@ -230,7 +231,8 @@ const onScreen = new IntersectionObserver((entries) => {
 }, { rootMargin: "200px" });
 
 function build(groups, once) {
-  const closed = new Set([...document.querySelectorAll("details.group:not([open])")].map((node) => node.dataset.group));
+  const open = new Map([...document.querySelectorAll("details.group")].map((node) => [node.dataset.group, node.open]));
+  const narrow = matchMedia("(max-width: 40rem)").matches;
   const figure = (name) => {
     if (!plots.has(name)) {
       plots.set(name, new Plot(name, TITLES.get(name) || name, moveTo));
@@ -241,7 +243,7 @@ function build(groups, once) {
   const sections = [...groups].filter(([, names]) => names.length).map(([group, names]) => {
     const inside = el("div", { class: "plots" }, names.map(figure));
     if (!group) return el("section", { class: "group", "aria-label": "First of all" }, inside);
-    return el("details", { class: "group", open: !closed.has(group), "data-group": group },
+    return el("details", { class: "group", open: open.get(group) ?? !narrow, "data-group": group },
       el("summary", {}, `${group} `, el("span", { class: "muted", text: String(names.length) })), inside);
   });
   const samples = $("samples") || el("section", { id: "samples", class: "group", tabindex: "-1", "aria-label": "Last samples", hidden: true });
@@ -263,7 +265,10 @@ function filter() {
   for (const node of document.querySelectorAll("[data-metric]")) {
     node.hidden = !`${node.dataset.metric} ${TITLES.get(node.dataset.metric) || ""}`.toLowerCase().includes(words);
   }
-  for (const group of document.querySelectorAll(".group:not(#samples)")) group.hidden = !group.querySelector("[data-metric]:not([hidden])");
+  for (const group of document.querySelectorAll(".group:not(#samples)")) {
+    group.hidden = !group.querySelector("[data-metric]:not([hidden])");
+    if (words && group.tagName === "DETAILS" && !group.hidden) group.open = true;
+  }
   if ($("samples")) $("samples").hidden = Boolean(words) || !$("samples").childElementCount;
 }
 
@@ -302,7 +307,7 @@ function writeSamples(shown) {
   written = marks;
   const parts = having.flatMap(([run, one]) => [
     el("h3", {}, el("span", { class: `t${one.place % 6}`, text: `${run.number} ` }), run.name, el("span", { class: "muted", text: ` ${one.samples.file}` })),
-    el("ul", { class: "said" }, one.samples.rows.map(sample)),
+    el("ul", { class: "said" }, one.samples.rows.slice(0, having.length > 1 ? 3 : 6).map(sample)),
   ]);
   $("samples").replaceChildren(...(parts.length ? [el("h2", { text: "Last samples" }), ...parts] : []));
 }
