@@ -138,6 +138,21 @@ def test_a_resumed_run_takes_back_what_it_does_again(tmp_path):
     assert read.since(1, 3)["curves"]["loss"][0] == 0  # what a page had of it goes
 
 
+def test_a_long_run_is_sent_in_a_bounded_number_of_points(tmp_path):
+    """20,000 rows in points of 32: 625, and every value is in one of them. Then a row more is a point more."""
+    file = write_rows(tmp_path / "m.jsonl", [row(n, n, loss=1.0 if n != 7777 else 50.0) for n in range(1, 20_001)])
+    read = Curves(file)
+    read.refresh()
+    told = read.since(0, 0)
+    kept, _, means, low, high = told["curves"]["loss"]
+    assert (kept, len(means), max(high), min(low)) == (0, 625, 50.0, 1.0) and max(means) == 1 + 49 / 32
+    assert len(json.dumps(told)) < 60_000
+    add(file, json.dumps(row(20_001, 20_001, loss=2.0)) + "\n")
+    read.refresh()
+    told = read.since(1, 20_000)
+    assert told["curves"]["loss"] == [625, 0, [2.0], [2.0], [2.0]]
+
+
 def test_what_is_no_row_is_passed_over_and_what_is_no_number_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(curves, "BLOCK", 100)
     monkeypatch.setattr(curves, "AT_ONCE", 2000)
