@@ -187,6 +187,7 @@ def openings(home: Path, world: Path, out: Path) -> dict[str, list[list[str]]]:
         "fetch": [["--gguf", str(got / name), *new] for name in ("deep.jsonl", "digits.jsonl")],
         "chat": [[str(got / kind), "--max_new_tokens", "2"] for kind in (*MODELS, "told")],
         "runs": [[str(got)], [str(got), "--json"]],
+        "watch": [[str(got)], [str(got / "told"), str(got / "export")]],
         "label": [[store] for store in stores] + [[str(got / name), *new] for name in ("card", "saved", "link", "export")],
         "judge": [[stores[1], "--judge_model_path", str(got / "code")], [stores[0], *scores], [stores[1], *scores], [stores[2], *scores]],
         "revise": [[str(got / "export"), "--model_name_or_path", str(got / "code"), *new, "--constitution",
@@ -251,12 +252,13 @@ def alone(monkeypatch, tmp_path, sent):
     (tmp_path / "chain.yaml").write_text("stages:\n- " + "\n  ".join(write) + "\n")
     (tmp_path / "stage.yaml").write_text(f"output_dir: {sent / 'got/chain/a'}\ndatasets: []\n")
     import align.clean.review.server
+    import align.follow.server
     import align.label.program
 
     def served(app: Any, args: Any, say: Any) -> None:
         say("http://127.0.0.1:1/#token=x")
 
-    for program in (align.clean.review.server, align.label.program):
+    for program in (align.clean.review.server, align.follow.server, align.label.program):
         monkeypatch.setattr(program, "serve", served)
     return SimpleNamespace(tried=tried)
 

@@ -73,6 +73,13 @@ def _hardware() -> dict[str, Any]:
     return machine
 
 
+def _process() -> dict[str, Any]:
+    """This process, for whoever asks later whether it still runs: numbers are given again, so also when it began."""
+    import psutil
+
+    return {"pid": os.getpid(), "began": psutil.Process().create_time()}
+
+
 def peak_memory_bytes() -> int:
     """The most memory this process has held: GPU memory where there is a GPU, resident memory elsewhere."""
     import resource
@@ -258,10 +265,8 @@ def start(
     main, folder = int(os.environ.get("RANK", "0")) == 0, Path(output_dir)
     how = {"overwrite": overwrite, "resume": resume, "reopen": reopen}
     with stoppable(), throwaway.folder(main, lambda wanted: check(wanted, recipe, **how)):
-        before = (
-            resumed.record_before(folder, config.get("resume_from_checkpoint"))
-            if main and resume and compared else None
-        )  # fmt: skip
+        goes_on = main and resume and compared
+        before = resumed.record_before(folder, config.get("resume_from_checkpoint")) if goes_on else None
         changed = resumed.check_settings(before, config) if before else {}
         kept = _prepare_folder(folder, recipe, **how) if main else {}
         run = Run(recipe, output_dir, config, main=main, before=before)
@@ -269,9 +274,8 @@ def start(
             again = {"started": run.record["started"], "command": run.record["command"], "changed": changed}
             kept |= {key: before[key] for key in ("parents", "data") if key in before}
             kept |= {"resumptions": [*before.get("resumptions", []), again]}
-        run.note(
-            **({"resumable": False} | kept), reopens=reopen, git=_git(), versions=_versions(), hardware=_hardware()
-        )
+        run.note(**({"resumable": False} | kept), reopens=reopen, git=_git(), versions=_versions(),
+                 hardware=_hardware(), process=_process())  # fmt: skip
         with _recorded(run):
             yield run
 

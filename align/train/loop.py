@@ -30,6 +30,9 @@ class Recorder(TrainerCallback):
     def __init__(self, run: Run):
         self.run = run
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.run.note(max_steps=state.max_steps)  # by which whoever watches knows how far it is
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         logs = {k: v for k, v in (logs or {}).items() if isinstance(v, (int, float))}
         self.run.metrics(step=state.global_step, **logs)
