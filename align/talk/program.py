@@ -57,7 +57,7 @@ def _serve(args: ChatConfig, web: ServeArguments) -> None:
         serve(app, web, say)
         if store:
             held = store.counts()["answers"]
-            print(f"\nstopped; {held:,} votes are in {store.path}. To train on them: {export}")
+            print(f"\nstopped; {held:,} {'vote is' if held == 1 else 'votes are'} in {store.path}. To train: {export}")
 
 
 def _check_same_prompt(found: list[Speaker]) -> None:
