@@ -29,7 +29,7 @@ from align.web.server import ServeArguments
 told = json.loads(sys.argv[1])
 found = [Scripted(*one["said"], **one["how"]) for one in told["models"]]
 speakers.load = lambda args: found
-args = ChatConfig(models=["hub/" + one.name for one in found], web=True, **told["more"])
+args = ChatConfig(models=[f"hub/{at}" for at in range(len(found))], web=True, **told["more"])
 program._serve(args, ServeArguments(port=told["port"], no_token=True))
 """
 
@@ -111,7 +111,7 @@ def opened(browser):
 
 def answers(tab, of=-1):
     """What stands in the columns of a round."""
-    return [node.inner_text() for node in tab.query_selector_all(".round")[of].query_selector_all(".body")]
+    return [node.inner_text().strip() for node in tab.query_selector_all(".round")[of].query_selector_all(".body")]
 
 
 def heads(tab, of=-1):
@@ -158,7 +158,7 @@ def test_a_conversation_by_keyboard(serve, opened):
     )  # it streams
     assert tab.input_value("#words") == "" and tab.inner_text(".words") == "a\nb"
     there(tab)
-    assert answers(tab) == [("one two three " * 6).rstrip(), "so it goes"] and "goes on with your text" in heads(tab)[1]
+    assert answers(tab) == [("one two three " * 6).strip(), "so it goes"] and "goes on with your text" in heads(tab)[1]
     press(tab, "Escape r")
     there(tab)
     assert answers(tab)[0] == "again" and len(tab.query_selector_all(".round")) == 1
@@ -175,7 +175,9 @@ def test_a_conversation_by_keyboard(serve, opened):
 
 
 def test_a_model_that_never_stops_is_stopped(serve, opened):
-    server = serve((("endless", "words and "), {"endless": True, "pace": 0.002}), ("short", "yes"))
+    server = serve(
+        (("endless", "words and "), {"endless": True, "pace": 0.002}), ("short", "yes"), max_new_tokens=10**6
+    )
     tab = opened(server.url)
     ask(tab, "hello")
     until(tab, ".card:nth-of-type(1) .body", lambda words: len(words) > 40)
@@ -194,7 +196,7 @@ def test_a_model_that_never_stops_is_stopped(serve, opened):
 
 
 def test_who_waits_is_told(serve, opened):
-    server = serve((("endless", "words and "), {"endless": True, "pace": 0.002}))
+    server = serve((("endless", "words and "), {"endless": True, "pace": 0.002}), max_new_tokens=10**6)
     first, second = opened(server.url), opened(server.url)
     ask(first, "hello")
     until(first, ".body", lambda words: len(words) > 10)
@@ -352,7 +354,7 @@ def test_a_killed_server_loses_no_vote(serve, opened):
 
 
 def test_a_server_killed_in_the_middle_of_an_answer(serve, opened):
-    server = serve((("endless", "words and "), {"endless": True, "pace": 0.002}))
+    server = serve((("endless", "words and "), {"endless": True, "pace": 0.002}), max_new_tokens=10**6)
     tab = opened(server.url)
     ask(tab, "hello")
     until(tab, ".body", lambda words: len(words) > 10)

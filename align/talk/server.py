@@ -77,7 +77,7 @@ class Talking:
         """
         values = request.query_params
         talk = self._talk(request, {"key": values.get("key", "")})
-        last = talk.rounds[-1] if talk.rounds else None
+        last = next(iter(talk.rounds[-1:]), None)  # the worker may take a round away meanwhile
         if not talk.busy or last is None or values.get("round") != str(last.number):
             return self._state(talk)
         have = values.get("have", "").split(",")

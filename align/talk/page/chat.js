@@ -245,7 +245,7 @@ async function keep() {
     const { lines } = await api(`/api/save?${new URLSearchParams({ key: talk.key })}`);
     const link = el("a", { href: URL.createObjectURL(new Blob([lines], { type: "application/jsonl" })), download: "talk.jsonl" });
     link.click();
-    URL.revokeObjectURL(link.href);
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000); // once the browser has it
     say("Saved as talk.jsonl.");
   } catch (error) {
     failed(error);
