@@ -480,10 +480,12 @@ def test_a_port_in_use_and_what_cannot_be_talked_to(world, tmp_path):
     (unfinished / "run.json").write_text(json.dumps({"recipe": "sft", "status": "running"}))
     with pytest.raises(ConfigError, match="unfinished"):
         program.main(["--models", str(unfinished), "--web", "--port", "0"])
-    base = make_checkpoint(tmp_path / "pretrained")
+    base, assistant = make_checkpoint(tmp_path / "pretrained"), make_checkpoint(tmp_path / "assistant")
     (base / "run.json").write_text(json.dumps({"recipe": "pretrain", "status": "complete"}))
+    learnt = {"recipe": "sft", "status": "complete", "data": {"train": {"prompts": {"chat": 3}}}}
+    (assistant / "run.json").write_text(json.dumps(learnt))
     with pytest.raises(ConfigError, match="pretrained would go on with a text where the others answer"):
-        program.main(["--models", str(world / "base"), str(base), "--web", "--blind", "--port", "0", *out])
+        program.main(["--models", str(assistant), str(base), "--web", "--blind", "--port", "0", *out])
     assert not (tmp_path / "votes").exists()
 
 

@@ -89,6 +89,7 @@ function bar() {
   const { temperature, seed, max_new_tokens: tokens, system } = talk.settings;
   const drawn = talk.draw ? `, ${talk.draw} drawn` : "";
   $("show-settings").textContent = `temperature ${temperature} · seed ${seed}${drawn} · up to ${tokens} tokens${system ? " · system message" : ""}`;
+  $("talk").setAttribute("aria-busy", String(asking || talk.busy));
   $("stop").hidden = !talk.busy;
   $("send").hidden = talk.busy;
   $("send").disabled = asking || talk.due || Boolean(over);
