@@ -127,8 +127,7 @@ def ask(tab, words):
 
 def there(tab):
     """The answers are there."""
-    tab.wait_for_selector("#stop", state="hidden")
-    until(tab, "#status", lambda words: not words.startswith(("Answering", "Waiting")))
+    tab.wait_for_selector("#talk[aria-busy=false]")
 
 
 def focus(tab):
@@ -373,9 +372,8 @@ def test_a_server_killed_in_the_middle_of_an_answer(serve, opened):
 @pytest.mark.parametrize("width", [320, 390, 800, 1280])
 def test_nothing_is_wider_than_the_page(serve, opened, width):
     long = "w" * 300 + " and words " * 60
-    server = serve(
-        ("a-run-with-a-rather-long-name-indeed", long), ("dpo", long), ("ppo", long), ("sft", long), blind=True
-    )
+    names = ("a-run-with-a-rather-long-name-indeed", "dpo", "ppo", "sft")
+    server = serve(*((name, name + long) for name in names), blind=True)
     tab = opened(server.url, name="Ada", width=width)
     ask(tab, "x" * 200)
     there(tab)
