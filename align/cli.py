@@ -15,7 +15,7 @@ from align.run.errors import ConfigError
 # command: (module:function, the key that its bare arguments belong to, what it does)
 COMMANDS = {
     "fetch": ("align.fetch.program:main", "checkpoint", "an open checkpoint as an ordinary folder; GGUF files as well"),
-    "chat": ("align.talk.terminal:main", "models", "talk to a model, or to several side by side"),
+    "chat": ("align.talk.program:main", "models", "talk to a model, or to several; on a page, with blind votes"),
     "runs": ("align.follow.tree:main", "folder", "all runs below a folder: lineage, status, gate, key figures"),
     "watch": ("align.follow.server:main", "runs", "a live page of runs: curves over each other, time left, samples"),
     "label": ("align.label.program:main", "source", "open the page on which people rank completions"),
