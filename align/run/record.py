@@ -270,13 +270,15 @@ def start(
         try:
             yield run
         except KeyboardInterrupt:
-            run.finish("interrupted")
+            if run.record["status"] != "complete":
+                run.finish("interrupted")
             raise
         except resumed.OtherRun:
             if run.main and before:
                 write_json(folder / "run.json", before)
             raise
         except BaseException as error:
-            with contextlib.suppress(OSError):  # the disk may be what failed; the first error is the one to show
-                run.finish("failed", error=f"{type(error).__name__}: {error}")
+            if run.record["status"] != "complete":  # what comes after (a push) undoes nothing
+                with contextlib.suppress(OSError):  # the disk may be what failed; the first error is the one to show
+                    run.finish("failed", error=f"{type(error).__name__}: {error}")
             raise
