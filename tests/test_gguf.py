@@ -176,12 +176,12 @@ def test_another_tokenizer_is_not_kept(spoil, sentence, tmp_path, monkeypatch):
 
 def test_a_tie_is_no_disagreement_and_a_sure_token_is():
     """Largest logit 10: f16 may move each by 0.05, so two tokens that are 0.1 apart may change places."""
-    near = readback.Agreement(apart=0.05, largest=10.0, kl=1e-6, same=63, of=64, gap=0.09, not_read=[])
+    near = readback.Likeness(apart=0.05, largest=10.0, kl=1e-6, same=63, of=64, gap=0.09, not_read=[])
     assert near.problem("f16") is None
-    assert "prefers by 0.11" in readback.Agreement(0.05, 10.0, 1e-6, 63, 64, 0.11, []).problem("f16")
-    assert "0.2 apart, where rounding makes 0.05" in readback.Agreement(0.2, 10.0, 1e-6, 64, 64, 0.0, []).problem("f16")
-    assert "nats away" in readback.Agreement(0.05, 10.0, 0.1, 64, 64, 0.0, []).problem("q8_0")
-    assert "apart" in readback.Agreement(float("nan"), 10.0, 0.0, 64, 64, 0.0, []).problem("q8_0")
+    assert "prefers by 0.11" in readback.Likeness(0.05, 10.0, 1e-6, 63, 64, 0.11, []).problem("f16")
+    assert "0.2 apart, where rounding makes 0.05" in readback.Likeness(0.2, 10.0, 1e-6, 64, 64, 0.0, []).problem("f16")
+    assert "nats away" in readback.Likeness(0.05, 10.0, 0.1, 64, 64, 0.0, []).problem("q8_0")
+    assert "apart" in readback.Likeness(float("nan"), 10.0, 0.0, 64, 64, 0.0, []).problem("q8_0")
 
 
 def test_halves_of_a_head_are_laid_beside_each_other():

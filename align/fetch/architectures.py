@@ -174,7 +174,7 @@ def tensors(path: str, model: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of a projection [heads * D, in], the two halves of each head's D laid one by one beside each other."""
+    """A projection [R, D] whose rows are heads: the two halves of each are laid one by one beside each other."""
     halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 

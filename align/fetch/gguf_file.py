@@ -152,8 +152,8 @@ def write(path: str, model: Any, tokenizer: Any, found: vocabulary.Vocabulary, k
 
 def check(
     path: str, file: Path, settings: dict[str, Any], tokenizer: Any, found: vocabulary.Vocabulary,
-    asked: list[readback.Asked], kind: str,
-) -> tuple[readback.Agreement, str]:  # fmt: skip
+    asked: list[readback.Probed], kind: str,
+) -> tuple[readback.Likeness, str]:  # fmt: skip
     """Read a file back, by transformers and where it is there by llama.cpp.
 
     Raises:

@@ -35,7 +35,7 @@ NOT_READ = (
 
 
 @dataclass
-class Asked:
+class Probed:
     """What was asked, as ids, and what the model said."""
 
     ids: list[int]  # the prompt and its greedy answer
@@ -44,7 +44,7 @@ class Asked:
 
 
 @dataclass
-class Agreement:
+class Likeness:
     """How far a file is from its model."""
 
     apart: float  # most that two logits differ
@@ -80,7 +80,7 @@ def texts(tokenizer: Any) -> list[list[int]]:
     return [tokenizer(text)["input_ids"] for text in TEXTS] + [tokenizer(asked, add_special_tokens=False)["input_ids"]]
 
 
-def ask(model: Any, tokenizer: Any, most: int) -> list[Asked]:
+def ask(model: Any, tokenizer: Any, most: int) -> list[Probed]:
     """Greedy answers of a model, and its logits over prompt and answer. `most`: tokens that it can read."""
     found = []
     for prompt in texts(tokenizer):
@@ -88,7 +88,7 @@ def ask(model: Any, tokenizer: Any, most: int) -> list[Asked]:
         ids = [*prompt]
         for _ in range(min(ANSWER, most - len(prompt))):
             ids.append(int(logits(model, ids)[-1].argmax()))
-        found.append(Asked(ids, len(prompt), logits(model, ids)))
+        found.append(Probed(ids, len(prompt), logits(model, ids)))
     return found
 
 
@@ -100,7 +100,7 @@ def logits(model: Any, ids: list[int]) -> Any:
         return model.eval()(torch.tensor([ids])).logits[0].float()
 
 
-def compare(file: Path, settings: dict[str, Any], tokenizer: Any, found: Vocabulary, asked: list[Asked]) -> Agreement:
+def compare(file: Path, settings: dict[str, Any], tokenizer: Any, found: Vocabulary, asked: list[Probed]) -> Likeness:
     """Read a file by transformers, its tokenizer too, and ask it the same.
 
     Raises:
@@ -123,7 +123,7 @@ def compare(file: Path, settings: dict[str, Any], tokenizer: Any, found: Vocabul
             mine, other = one.ids[at + 1], int(theirs[at].argmax())
             same, of = same + (mine == other), of + 1
             gap = max(gap, (ours[at, mine] - ours[at, other]).item())
-    return Agreement(apart, largest, max(kl, 0.0), same, of, gap, lent)
+    return Likeness(apart, largest, max(kl, 0.0), same, of, gap, lent)
 
 
 def _read(folder: str, name: str, settings: dict[str, Any]) -> tuple[Any, Any, list[str]]:
@@ -169,7 +169,7 @@ def _check_words(tokenizer: Any, words: Any, found: Vocabulary) -> None:
         raise RunError("the file that was written ends an answer with another token")
 
 
-def by_llama_cpp(file: Path, tokenizer: Any, asked: list[Asked], kind: str) -> str:
+def by_llama_cpp(file: Path, tokenizer: Any, asked: list[Probed], kind: str) -> str:
     """What llama.cpp itself answers, where llama-cpp-python is installed; in words.
 
     Raises:
