@@ -30,6 +30,7 @@ COMMANDS = {
     "import": ("align.label.exchange.imports:main", "source", "bring preference data of other tools into our rows"),
     "merge": ("align.label.store.merging:main", "inputs", "make one labels file of several, or copy one"),
     "merge-adapter": ("align.fetch.whole:main", "adapter", "an adapter and its base as one ordinary checkpoint"),
+    "gguf": ("align.fetch.gguf_file:main", "model_name_or_path", "a model as one file for llama.cpp and Ollama"),
     "review": ("align.clean.review.server:main", "source", "open the page on which people decide what cleaning keeps"),
 }
 EXAMPLE = "align label runs/mine/sample"

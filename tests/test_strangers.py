@@ -197,6 +197,7 @@ def openings(home: Path, world: Path, out: Path) -> dict[str, list[list[str]]]:
         "import": [[str(got / name), *new] for name in ("deep.jsonl", "digits.jsonl", "pairs.jsonl", "long.jsonl")],
         "merge": [[one, "--output", str(out / "merged.sqlite")] for one in stores],
         "merge-adapter": [[str(got / kind), *new] for kind in (*MODELS, "told")],
+        "gguf": [[str(got / kind), "--output", str(out / "new/x.gguf")] for kind in (*MODELS, "told")],
         "review": [[str(got / "clean")], [str(got / "export")]],
         "clean": [["--input", str(got / "clean/corpus"), *new, "--workers", "1"],
                   ["--input", str(got / "export"), *new, "--workers", "1", "--classifier_path", str(got / "code"),

@@ -57,6 +57,7 @@ def _config_path(argv: list[str], nano: str | None) -> tuple[str | None, list[st
     return path, rest
 
 
+_named: list[str] = []  # what the command and its YAML set, of the configuration that was read last
 PARENT_KEYS = ("model_name_or_path", "reward_model_path", "tokenizer_name_or_path", "dataset_name")
 
 
@@ -147,6 +148,7 @@ def parse(
         given |= typed
         broken |= set(raw) - set(typed)
         problems += [f"{problem} ({where})" for problem in found]
+    _named[:] = sorted(given)
     given |= resumed.kept(given, flags.known)
     given |= device.launched(flags.known, given)
     values = {**(defaults or {}), **((lora_defaults or {}) if given.get("use_peft") else {}), **given}
@@ -164,6 +166,11 @@ def parse(
     if path:
         print(f"config: {path}" + ("" if "--config" in " ".join(argv or sys.argv) else " (nothing was named)"))
     return filled
+
+
+def named() -> list[str]:
+    """The keys that the command and its YAML set, of the configuration that was read last."""
+    return [*_named]
 
 
 def _precise(classes: tuple[type, ...], values: dict[str, Any], settled: Any, size: Any) -> tuple[Any, ...]:

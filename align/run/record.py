@@ -282,18 +282,17 @@ def start(
 
 @contextlib.contextmanager
 def _recorded(run: Run) -> Iterator[None]:
-    """Whatever ends the block is recorded."""
+    """Whatever ends the block is recorded, unless the run was complete: what comes after (a push) undoes nothing."""
     try:
         yield
-    except KeyboardInterrupt:
-        with contextlib.suppress(OSError):
-            run.finish("interrupted")
-        raise
     except resumed.OtherRun:
         if run.main and run.before:
             write_json(run.folder / "run.json", run.before)
         raise
     except BaseException as error:
-        with contextlib.suppress(OSError):  # the disk may be what failed; the first error is the one to show
-            run.finish("failed", error=f"{type(error).__name__}: {error}")
+        stopped = isinstance(error, KeyboardInterrupt)
+        if run.record["status"] != "complete":
+            with contextlib.suppress(OSError):  # the disk may be what failed; the first error is the one to show
+                how = {} if stopped else {"error": f"{type(error).__name__}: {error}"}
+                run.finish("interrupted" if stopped else "failed", **how)
         raise

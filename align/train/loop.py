@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from align.models import checkpoints, weights
 from align.models.fast.quicken import quicken
-from align.run import launch
+from align.report import model_card
+from align.run import launch, parse
+from align.run.checks import hub
 from align.run.device import facts as measured
 from align.run.errors import DataError, NotFinite, OneProcess, RunError, one_sentence
 from align.run.record import Run
@@ -123,10 +125,15 @@ def _count(model: Any) -> tuple[int, int]:
 def build(trainer_class: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """A trainer whose weights are fp32 where they are trained, and whose evaluation fits into memory.
 
+    It pushes nothing: `finish` does, once the model has its card.
+
     Raises:
         ConfigError: for what transformers, TRL or PEFT refuse in its settings.
     """
     logits.lighten()
+    for one in (*args, *kwargs.values()):
+        if isinstance(one, TrainingArguments):
+            one.push_to_hub = False
     with one_sentence("the trainer refuses this configuration"):
         trainer = trainer_class(*args, **kwargs)
     checkpoints.trained_in_fp32(trainer.model)
@@ -240,6 +247,19 @@ def count(run: Run, rows: Any) -> None:
     run.note(data=rows.as_dict())
     if run.main:
         print(f"train: {rows.stream.report}", flush=True)
+
+
+def finish(run: Run, metrics: dict[str, Any]) -> None:
+    """Close the record of a training, write the model's card, and push both where that was asked for.
+
+    Raises:
+        RunError: if it cannot be pushed; the run is finished all the same.
+    """
+    run.finish("complete", metrics=metrics, tokens=metrics["tokens"], given=parse.named())
+    if run.main:
+        model_card.write(run.folder, run.record)
+        if run.record["config"].get("push_to_hub"):
+            print(f"pushed to {hub.push(run.folder, run.record['config'])}", flush=True)
 
 
 def check_saved(folder: Path) -> None:
