@@ -155,8 +155,8 @@ def test_going_on(here, tmp_path):
     assert "recipe+=" not in written(tmp_path, after=("--resume_from_checkpoint=runs/x/checkpoint-5",))
     line = next(one for one in written(tmp_path, after=("--overwrite",)).splitlines() if "recipe+=" in one)
     assert line.startswith('[ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || recipe+=(--resume_from_checkpoint last)')
-    path = tmp_path / "clean.sbatch"
-    slurm.main(["--recipe", "recipes/clean.py", "--script", str(path), "--no_requeue"])
+    path = tmp_path / "eval.sbatch"
+    slurm.main(["--recipe", "recipes/eval.py", "--script", str(path), "--no_requeue"])
     assert "recipe+=" not in path.read_text() and "#SBATCH --no-requeue" in path.read_text()
     assert "scontrol requeue" not in path.read_text()
 

@@ -84,6 +84,7 @@ def build(torch: Any) -> Build:
     usable = torch.accelerator.is_available()
     kind = torch.accelerator.current_accelerator().type if usable else "cpu"
     if kind != "cuda" or torch.version.cuda is None:
+        kind = "ROCm" if torch.version.hip else kind  # which calls its GPUs cuda
         return Build(torch.__version__, torch.version.cuda, usable, kind)
     every = tuple(torch.cuda.get_device_capability(number) for number in range(torch.cuda.device_count()))
     return Build(torch.__version__, torch.version.cuda, True, kind, every, tuple(torch.cuda.get_arch_list()))

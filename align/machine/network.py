@@ -46,8 +46,8 @@ def ask(environment: Mapping[str, str]) -> Callable[[], Finding]:
 
 def _fault(address: str) -> str | None:
     """What keeps the hub from answering; any answer is one, also a refusal."""
-    request = urllib.request.Request(f"{address}/api/models?limit=1", method="HEAD")
     try:
+        request = urllib.request.Request(f"{address}/api/models?limit=1", method="HEAD")
         urllib.request.urlopen(request, timeout=SECONDS).close()
     except urllib.error.HTTPError:
         return None

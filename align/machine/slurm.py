@@ -146,10 +146,10 @@ def script(args: SlurmConfig, words: list[str], folder: Path) -> str:
     """
     return "\n".join([
         "#!/bin/bash", *(f"#SBATCH --{line}" for line in options(args)), "",
-        f"{MARK}: a recipe's processes on every node of a job, which saves before its time limit.", "set -uo pipefail",
-        f"cd {shlex.quote(str(folder))} || exit 1",
-        f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
-        *([args.env_command] if args.env_command else []), "", *_meeting(args), "", *_recipe(args, words), "",
+        f"{MARK}: a recipe's processes on every node of a job, which saves before its time limit.",
+        *([args.env_command] if args.env_command else []), f"cd {shlex.quote(str(folder))} || exit 1",
+        f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH", "", *_meeting(args), "",
+        *_recipe(args, words), "",
         *_start(args), "", *_end(args), "",
     ])  # fmt: skip
 
