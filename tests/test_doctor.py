@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from align.machine import cards, doctor, network, packages, resources
-from align.machine.cards import Build, Card
+from align.machine import doctor, gpus, network, packages, resources
+from align.machine.gpus import Build, Card
 from align.machine.findings import FAIL, OK, WARN, Finding
 from align.machine.packages import Installed
 from align.run.errors import ConfigError, RunError
@@ -182,7 +182,7 @@ FITS = Build("2.13.0+cu130", "13.0", True, "cuda", ((9, 0),), ("sm_80", "sm_90",
 
 
 def judge(card: Card = H100, newest=(13, 0), torch: Build = FITS, hidden: bool = False) -> list[Finding]:
-    return cards.judged([card], newest, torch, hidden, True)
+    return gpus.look([card], newest, torch, hidden, True)
 
 
 def test_cards_as_nvidia_smi_tells_of_them(monkeypatch, tmp_path):
@@ -192,13 +192,13 @@ def test_cards_as_nvidia_smi_tells_of_them(monkeypatch, tmp_path):
     )
     (tmp_path / "nvidia-smi").chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert [(one.name, round(one.gib, 1), one.mig) for one in cards.cards()] == [
+    assert [(one.name, round(one.gib, 1), one.mig) for one in gpus.cards()] == [
         ("NVIDIA H100 80GB HBM3", 79.6, False), ("NVIDIA A100", 40.0, True), ("Tesla T4", 15.0, False),
     ]  # fmt: skip
     (tmp_path / "nvidia-smi").write_text(
         "#!/bin/bash\necho 'Failed to initialize NVML: Driver/library version mismatch'\nexit 18\n"
     )
-    assert cards.cards() == []
+    assert gpus.cards() == []
 
 
 def test_a_card_that_is_used():
@@ -231,7 +231,7 @@ def test_a_card_that_torch_cannot_use_fails_with_the_command(torch, newest, told
     ],
 )  # fmt: skip
 def test_which_code_runs_where(arch, card, runs):
-    assert cards._runs(arch, card) is runs
+    assert gpus._runs(arch, card) is runs
 
 
 def test_what_to_mind_of_a_card():
@@ -248,8 +248,8 @@ def test_what_to_mind_of_a_card():
 
 def test_a_machine_without_a_driver(tmp_path):
     cpu = Build("2.13.0", None, False)
-    assert states(cards.judged([], None, cpu, False, False)) == [OK]
-    (found,) = cards.judged([], None, cpu, False, True)
+    assert states(gpus.look([], None, cpu, False, False)) == [OK]
+    (found,) = gpus.look([], None, cpu, False, True)
     assert found.state == WARN and "docker run --gpus all" in found.mend
     for number, (vendor, kind) in enumerate(
         [("0x10de", "0x040300"), ("0x8086", "0x030000")]
@@ -257,18 +257,18 @@ def test_a_machine_without_a_driver(tmp_path):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "vendor").write_text(vendor + "\n")
         (tmp_path / str(number) / "class").write_text(kind + "\n")
-    assert not cards.on_the_bus(tmp_path)
+    assert not gpus.on_the_bus(tmp_path)
     (tmp_path / "1" / "vendor").write_text("0x10de\n")
-    assert cards.on_the_bus(tmp_path) and not cards.on_the_bus(tmp_path / "none")
+    assert gpus.on_the_bus(tmp_path) and not gpus.on_the_bus(tmp_path / "none")
 
 
 def test_the_rate_says_which_precision_follows(monkeypatch):
     import torch
 
-    monkeypatch.setattr(cards.device, "measure", lambda: cards.device.Rates(100.0, 300.0))
-    assert cards.rate(torch).told == "bf16 from 20 M parameters up, fp32 below: 300 GFLOP/s a core in bf16, 100 in fp32"
-    monkeypatch.setattr(cards.device, "measure", lambda: cards.device.Rates(100.0, 120.0))
-    assert cards.rate(torch).told.startswith("fp32 from 20 M")
+    monkeypatch.setattr(gpus.device, "measure", lambda: gpus.device.Rates(100.0, 300.0))
+    assert gpus.rate(torch).told == "bf16 from 20 M parameters up, fp32 below: 300 GFLOP/s a core in bf16, 100 in fp32"
+    monkeypatch.setattr(gpus.device, "measure", lambda: gpus.device.Rates(100.0, 120.0))
+    assert gpus.rate(torch).told.startswith("fp32 from 20 M")
 
 
 # ---------------------------------------------------------------------------------------------------------- resources

@@ -47,7 +47,7 @@ WORDS = {
         "compare/page/marks.py",
     ),  # label's flag, and a method of matplotlib's boxes
     "classifier": ("clean/", "nano/"),
-    "queue": ("clean/",),
+    "queue": ("clean/", "machine/slurm.py"),  # the last one for sbatch's flag
     "planted": (),
 }
 

@@ -33,6 +33,8 @@ VALUED = set(NAMES.split())
 BARE = {"exclusive", "contiguous", "hold", "ignore-pbs", "no-requeue", "overcommit", "oversubscribe", "parsable", "quiet",
         "reboot", "requeue", "spread-job", "test-only", "use-min-nodes", "verbose", "wait"}  # fmt: skip
 
+STEPS = 40  # of a training here, some 30 ms each
+
 SBATCH = '''#!{python}
 """Takes a script as sbatch does, and runs it; what scontrol put back runs once more."""
 import os, re, subprocess, sys, time
@@ -250,7 +252,15 @@ def straight(world, tmp_path_factory) -> list[float]:
 
 
 def arguments(world: Path, out: Path) -> list[str]:
-    return [*stage_arguments("sft", world), "--max_steps", "6", "--learning_rate", "1e-3", "--output_dir", str(out)]
+    return [
+        *stage_arguments("sft", world),
+        "--max_steps",
+        str(STEPS),
+        "--learning_rate",
+        "1e-3",
+        "--output_dir",
+        str(out),
+    ]
 
 
 def submit(cluster: dict[str, str], world: Path, out: Path, *words: str, **more: str) -> str:
@@ -265,7 +275,7 @@ def submit(cluster: dict[str, str], world: Path, out: Path, *words: str, **more:
 
 
 def same(found: list[float], wanted: list[float]) -> bool:
-    return len(found) == len(wanted) == 6 and max(abs(a - b) for a, b in zip(found, wanted, strict=True)) < 1e-3
+    return len(found) == len(wanted) == STEPS and max(abs(a - b) for a, b in zip(found, wanted, strict=True)) < 1e-3
 
 
 @pytest.mark.slow
@@ -279,11 +289,11 @@ def test_two_machines_have_the_losses_of_one_process(kind, cluster, world, strai
 
 @pytest.mark.slow
 def test_a_job_at_its_time_limit_saves_is_put_back_and_goes_on(cluster, world, straight, tmp_path):
-    """Told after two of six steps. Nothing is saved but by that: `save_steps` is 500."""
+    """Told after two of its steps. Nothing is saved but by that: `save_steps` is 500."""
     out = tmp_path / "run"
     log = submit(cluster, world, out, STANDIN_LIMIT=f"{out}/metrics.jsonl:2")
-    saved = int(re.search(r"saved at step (\d) of 6: the job's time is nearly up", log)[1])
-    assert 2 <= saved < 6
+    saved = int(re.search(rf"saved at step (\d+) of {STEPS}: the job's time is nearly up", log)[1])
+    assert 2 <= saved < STEPS
     record = json.loads((out / "run.json").read_text())
     assert record["status"] == "complete" and len(record["resumptions"]) == 1
     assert same(losses(out), straight), "no step twice, none left out"

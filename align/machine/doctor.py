@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from align.machine import cards, network
+from align.machine import gpus, network
 from align.machine.findings import FAIL, WARN, Finding
 from align.run.errors import ConfigError, RunError
 
@@ -109,10 +109,10 @@ def _torch() -> tuple[Any, list[Finding]]:
 
 def _cards(torch: Any) -> list[Finding]:
     """The GPUs and the matrix rate."""
-    there = cards.cards()
-    build = cards.Build("", None, False) if torch is None else cards.build(torch)
+    there = gpus.cards()
+    build = gpus.Build("", None, False) if torch is None else gpus.build(torch)
     found = []
     if torch is not None or not there:
-        found = cards.judged(there, cards.newest_cuda(), build, cards.hidden(), cards.on_the_bus())
+        found = gpus.look(there, gpus.newest_cuda(), build, gpus.hidden(), gpus.on_the_bus())
     broken = any(one.state == FAIL for one in found)
-    return found if torch is None or broken else [*found, cards.rate(torch)]
+    return found if torch is None or broken else [*found, gpus.rate(torch)]

@@ -90,7 +90,7 @@ def build(torch: Any) -> Build:
     return Build(torch.__version__, torch.version.cuda, True, kind, every, tuple(torch.cuda.get_arch_list()))
 
 
-def judged(there: list[Card], newest: tuple[int, int] | None, torch: Build, hidden: bool, bus: bool) -> list[Finding]:
+def look(there: list[Card], newest: tuple[int, int] | None, torch: Build, hidden: bool, bus: bool) -> list[Finding]:
     """What follows from the cards, their driver's newest CUDA and this torch.
 
     Args:
