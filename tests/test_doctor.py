@@ -15,8 +15,8 @@ import pytest
 from conftest import ROOT
 
 from align.machine import doctor, gpus, network, packages, resources
-from align.machine.gpus import Build, Card
 from align.machine.findings import FAIL, OK, WARN, Finding
+from align.machine.gpus import Build, Card
 from align.machine.packages import Installed
 from align.run.errors import ConfigError, RunError
 
