@@ -1,4 +1,4 @@
-# Everything runs in .venv, made from one pinned list (constraints.txt).
+# Everything runs in .venv, made from one pinned list (constraints.txt). TORCH_INDEX=… says where torch comes from.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +17,7 @@ setup: $(VENV)/.done
 $(VENV)/.done: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,clean,eval,label,real]'
 	touch $@
 

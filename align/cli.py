@@ -16,6 +16,12 @@ from align.run.errors import ConfigError
 COMMANDS = {
     "fetch": ("align.fetch.program:main", "checkpoint", "an open checkpoint as an ordinary folder; GGUF files as well"),
     "chat": ("align.talk.program:main", "models", "talk to a model, or to several; on a page, with blind votes"),
+    "doctor": (
+        "align.machine.doctor:main",
+        "json",
+        "is this machine fit? What is wrong, with the command that mends it",
+    ),
+    "slurm": ("align.machine.slurm:main", "recipe", "a recipe as a job for SLURM, in a script that sbatch takes"),
     "runs": ("align.follow.tree:main", "folder", "all runs below a folder: lineage, status, gate, key figures"),
     "watch": ("align.follow.server:main", "runs", "a live page of runs: curves over each other, time left, samples"),
     "label": ("align.label.program:main", "source", "open the page on which people rank completions"),

@@ -186,6 +186,8 @@ def openings(home: Path, world: Path, out: Path) -> dict[str, list[list[str]]]:
     return {
         "fetch": [["--gguf", str(got / name), *new] for name in ("deep.jsonl", "digits.jsonl")],
         "chat": [[str(got / kind), "--max_new_tokens", "2"] for kind in (*MODELS, "told")],
+        "doctor": [[], ["--json"]],
+        "slurm": [[str(got / name), "--nodes", "2", "--script", str(out / "job.sbatch")] for name in ("code/own.py", "deep.jsonl")],
         "runs": [[str(got)], [str(got), "--json"]],
         "watch": [[str(got)], [str(got / "told"), str(got / "export")]],
         "label": [[store] for store in stores] + [[str(got / name), *new] for name in ("card", "saved", "link", "export")],

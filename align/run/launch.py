@@ -21,6 +21,9 @@ from align.run.trial import throwaway
 # A disk is full, a quota or the largest size of a file is reached, nothing can be written there, or it fails
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
+# In the environment of a job: the file that appears when its time is nearly up. A training saves then, and leaves
+LEAVE = "ALIGN_LEAVE"
+
 # Shared by every training recipe. TRL's and transformers' own defaults hold for all the rest.
 TRAINER_DEFAULTS: dict[str, Any] = dict(
     logging_steps=10,

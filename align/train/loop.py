@@ -72,6 +72,7 @@ class NoUpdate(TrainerCallback):
 def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: str, plan: Any = None) -> None:
     """Print and record how this run will go: device, processes, batch (or PPO's plan), parameters, rows. A dry run then
     finds out more, by its first steps, and ends here."""
+    import torch
     from accelerate import PartialState
 
     state = PartialState()
@@ -155,7 +156,7 @@ def keeps_whole(trainer: Any) -> bool:
 
 def callbacks(run: Run, *, later: int = 0) -> list[TrainerCallback]:
     """The callbacks that every trainer gets. `later`: steps before which not every LoRA matrix learns."""
-    return [Recorder(run), NoUpdate(later)]
+    return [Recorder(run), NoUpdate(later), progress.Leave(run)]
 
 
 def tidy(trainer: Any) -> None:

@@ -1,15 +1,23 @@
-"""How far a training or a measurement is: a bar on a terminal; elsewhere (a log file, CI) a line now and then."""
+"""How far a training or a measurement is: a bar on a terminal; elsewhere (a log file, CI) a line now and then.
+And the end before the end, where a job's time is nearly up.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from align.run import launch
+from align.run.received import screen
+from align.run.record import Run
 from align.run.trial.telling import clock
 
 SHOWN = ("loss", "rewards/margins", "accuracy", "objective/scores", "objective/kl", "rollout/length",
@@ -62,6 +70,41 @@ class LogLines(TrainerCallback):
             when += f", about {clock(spent / done * left)} left"
         numbers = "".join(f", {name} {value}" for name, value in self.last.items())
         print(f"step {state.global_step:,} of {state.max_steps:,}, {when}{numbers}", file=sys.stderr, flush=True)
+
+
+class Leave(TrainerCallback):
+    """Where a job's time is nearly up, which a file says, the run saves a checkpoint and ends as an interrupted one.
+
+    The first process looks after every step and tells the others, so that all save after the same step. They tell each
+    other on their CPUs: GPUs need not be waited for.
+    """
+
+    def __init__(self, run: Run):
+        self.run, self.file = run, os.environ.get(launch.LEAVE)
+        self.group: Any = None  # of all processes, where there are several
+        self.leaving = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.file and launch.world_size() > 1:
+            self.group = torch.distributed.new_group(backend="gloo")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.file:
+            return
+        told = torch.tensor(int(state.is_world_process_zero and Path(self.file).exists()))
+        if self.group is not None:
+            torch.distributed.broadcast(told, src=0, group=self.group)
+        if told.item():
+            self.leaving = control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.leaving:
+            return
+        self.run.finish("interrupted")
+        if self.group is not None:
+            torch.distributed.barrier(self.group)  # a launcher ends the others when the first one goes
+        screen.say(f"saved at step {state.global_step} of {state.max_steps}: the job's time is nearly up")
+        raise KeyboardInterrupt
 
 
 def told(items: Sequence[T], what: str) -> Iterator[T]:

@@ -1,0 +1,1 @@
+"""Machines: what this one has and lacks (`align doctor`), and jobs for others (`align slurm`)."""
