@@ -72,7 +72,6 @@ class NoUpdate(TrainerCallback):
 def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: str, plan: Any = None) -> None:
     """Print and record how this run will go: device, processes, batch (or PPO's plan), parameters, rows. A dry run then
     finds out more, by its first steps, and ends here."""
-    import torch
     from accelerate import PartialState
 
     state = PartialState()
