@@ -325,6 +325,18 @@ def test_answers_that_are_the_same_are_said_to_be(serve, opened):
     assert server.rankings() == []
 
 
+def test_a_vote_on_base_models_says_that_texts_share_nothing(serve, opened):
+    models = (((name, text), {"goes_on": True}) for name, text in (("one", " sits"), ("other", " runs")))
+    server = serve(*models, blind=True)
+    tab = opened(server.url, name="Ada")
+    assert "each goes on with what you type" in tab.inner_text("#notes") and not tab.is_visible("#shared")
+    ask(tab, "the cat")
+    there(tab)
+    press(tab, "1")
+    until(tab, ".outcome", lambda words: words == "Saved. The next text stands for itself.")
+    assert server.rankings()[0]["prompt"] == "the cat"
+
+
 def test_a_killed_server_loses_no_vote(serve, opened):
     server = serve(*TWO, blind=True)
     tab = opened(server.url, name="Ada")
