@@ -158,7 +158,12 @@ def test_a_conversation_by_keyboard(serve, opened):
     assert tab.input_value("#words") == "" and tab.inner_text(".words") == "a\nb"
     there(tab)
     assert answers(tab) == [("one two three " * 6).strip(), "so it goes"] and "goes on with your text" in heads(tab)[1]
-    press(tab, "Escape r")
+    press(tab, "Escape ?")
+    tab.wait_for_selector("#keys[open]")
+    press(tab, "r Escape")  # behind the dialog no key does anything
+    tab.wait_for_selector("#keys", state="hidden")
+    assert answers(tab)[0].startswith("one two")
+    press(tab, "r")
     there(tab)
     assert answers(tab)[0] == "again" and len(tab.query_selector_all(".round")) == 1
     press(tab, "t")

@@ -538,7 +538,5 @@ def test_votes_are_exported_and_dpo_trains_on_them(world, tmp_path):
         "--per_device_train_batch_size", "2", "--max_dropped", "1",
     ])  # fmt: skip
     record = json.loads((tmp_path / "dpo/run.json").read_text())
-    train = record["data"]["train"]
-    assert (record["status"], train["rows_in"], train["rows_out"]) == ("complete", 3, 2), (
-        train
-    )  # the tie orders no pair
+    # of the three rankings, two order a pair: the tie orders none
+    assert record["status"] == "complete" and record["data"]["train"]["rows_out"] == 2, record["data"]
