@@ -158,7 +158,12 @@ def test_a_conversation_by_keyboard(serve, opened):
     assert tab.input_value("#words") == "" and tab.inner_text(".words") == "a\nb"
     there(tab)
     assert answers(tab) == [("one two three " * 6).strip(), "so it goes"] and "goes on with your text" in heads(tab)[1]
-    press(tab, "Escape r")
+    press(tab, "Escape ?")
+    tab.wait_for_selector("#keys[open]")
+    press(tab, "r Escape")  # behind the dialog no key does anything
+    tab.wait_for_selector("#keys", state="hidden")
+    assert answers(tab)[0].startswith("one two")
+    press(tab, "r")
     there(tab)
     assert answers(tab)[0] == "again" and len(tab.query_selector_all(".round")) == 1
     press(tab, "t")
@@ -323,6 +328,18 @@ def test_answers_that_are_the_same_are_said_to_be(serve, opened):
     press(tab, "1")
     until(tab, ".outcome", lambda words: words.startswith("These answers are all the same, so no vote was saved."))
     assert server.rankings() == []
+
+
+def test_a_vote_on_base_models_says_that_texts_share_nothing(serve, opened):
+    models = (((name, text), {"goes_on": True}) for name, text in (("one", " sits"), ("other", " runs")))
+    server = serve(*models, blind=True)
+    tab = opened(server.url, name="Ada")
+    assert "each goes on with what you type" in tab.inner_text("#notes") and not tab.is_visible("#shared")
+    ask(tab, "the cat")
+    there(tab)
+    press(tab, "1")
+    until(tab, ".outcome", lambda words: words == "Saved. The next text stands for itself.")
+    assert server.rankings()[0]["prompt"] == "the cat"
 
 
 def test_a_killed_server_loses_no_vote(serve, opened):

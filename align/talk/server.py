@@ -57,7 +57,8 @@ class Talking:
         """A new conversation; to vote, under a name."""
         name = _text(body, "name", names.TYPED).strip()
         if self.store is not None and not name:
-            raise Problem(400, "Type your name: it is stored with your votes.", name=True)
+            texts = all(one.goes_on for one in self.speakers)
+            raise Problem(400, "Type your name: it is stored with your votes.", name=True, texts=texts)
         conversation = Conversation(self.speakers, copy.copy(self.args))
         talk = Talk(secrets.token_urlsafe(16), session(request).key, conversation, self.store is not None)
         if self.store is not None:
@@ -92,7 +93,7 @@ class Talking:
             raise Problem(400, "Nothing was said: type something first.")
         with self._idle(talk):
             if talk.due:
-                raise Problem(409, "Vote first: the answer that you choose is what all models will have heard.")
+                raise Problem(409, "Vote first, then go on.")
             talk.say(words)
         return self._asked(talk)
 

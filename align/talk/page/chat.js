@@ -24,7 +24,7 @@ function draw(state) {
   const names = state.models.map((one) => one.name);
   $("who").replaceChildren(...(state.blind ? ["Blind, among ", ...joined(names), " · ", el("bdi", { text: state.name })] : joined(names)));
   const notes = [...state.notes];
-  if (state.blind && state.models.every((one) => one.goes_on)) notes.push(`each ${state.models[0].how}`);
+  if (state.blind && texts()) notes.push(`each ${state.models[0].how}`);
   $("notes").textContent = notes.join("; ");
   $("notes").hidden = !notes.length;
   const low = nearBottom();
@@ -47,12 +47,18 @@ function round(one) {
   return el("section", { class: "round", "aria-label": `Round ${one.number}` }, el("div", { class: "words text", dir: "auto", text: one.words }), grid, outcome && el("p", { class: "outcome muted" }, ...outcome));
 }
 
+/** Do all models go on with texts? Then nothing but the last words is read. */
+function texts() {
+  return talk.models.every((one) => one.goes_on);
+}
+
 /** What became of a vote, in words. */
 function told(one) {
   if (!one.choice) return null;
   const kept = one.columns.find((column) => column.kept);
   const name = kept && el("bdi", { text: kept.name });
   const saved = one.saved ? "Saved. " : "These answers are all the same, so no vote was saved. ";
+  if (texts() && kept) return [saved, "The next text stands for itself."];
   if (!kept) return [saved, "All bad: nobody has heard these answers, and your words are back in the text box."];
   if (one.choice === "a tie") return [saved, "A tie: all models go on from the answer of ", name, ", drawn at random."];
   return [saved, "All models go on from the answer of ", name, "."];
@@ -101,7 +107,7 @@ function bar() {
   $("vote").hidden = !talk.due || Boolean(over);
   $("numbers").replaceChildren(...(talk.due ? columns.map((_, at) => el("button", { class: "number", "aria-label": `Answer ${at + 1} is better`, onclick: (event) => act(event, () => vote(at)) }, String(at + 1))) : []));
   for (const column of columns) if (column.number) column.number.disabled = !talk.due || asking;
-  $("words").placeholder = talk.models.every((one) => one.goes_on) ? "A text that they go on with" : "Say something";
+  $("words").placeholder = texts() ? "A text that they go on with" : "Say something";
   complain(over || talk.problem);
   waiting(talk.before);
 }
@@ -209,7 +215,7 @@ function ended() {
 async function send() {
   const words = $("words").value;
   if (!words.trim() || !talk || talk.busy || asking) return;
-  if (talk.due) return void complain("Vote first: the answer that you choose is what all models will have heard.");
+  if (talk.due) return void complain("Vote first, then go on.");
   $("words").value = ""; // what is typed from here on is said next
   if (!(await ask("/api/say", { words }, "Not sent: "))) $("words").value = words + $("words").value;
 }
@@ -322,6 +328,7 @@ async function open(name) {
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     if (talk) return failed(error);
+    $("shared").hidden = error.value.texts === true;
     login(error.value.name && !name ? "" : error.message);
   }
 }
