@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -19,7 +18,6 @@ from align.models.fast.quicken import quicken
 from align.run import launch
 from align.run.device import facts as measured
 from align.run.errors import DataError, NotFinite, OneProcess, RunError, one_sentence
-from align.run.received import screen
 from align.run.record import Run
 from align.train import logits, measuring, progress
 
@@ -64,43 +62,9 @@ class NoUpdate(TrainerCallback):
             )
 
 
-class Leave(TrainerCallback):
-    """Where a job's time is nearly up, which a file says, the run saves a checkpoint and ends as an interrupted one.
-
-    The first process looks after every step and tells the others, so that all save after the same step. They tell each
-    other on their CPUs: GPUs need not be waited for.
-    """
-
-    def __init__(self, run: Run):
-        self.run, self.file = run, os.environ.get(launch.LEAVE)
-        self.group: Any = None  # of all processes, where there are several
-        self.leaving = False
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.file and launch.world_size() > 1:
-            self.group = torch.distributed.new_group(backend="gloo")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self.file:
-            return
-        told = torch.tensor(int(state.is_world_process_zero and Path(self.file).exists()))
-        if self.group is not None:
-            torch.distributed.broadcast(told, src=0, group=self.group)
-        if told.item():
-            self.leaving = control.should_save = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self.leaving:
-            return
-        self.run.finish("interrupted")
-        if self.group is not None:
-            torch.distributed.barrier(self.group)  # a launcher ends the others when the first one goes
-        screen.say(f"saved at step {state.global_step} of {state.max_steps}: the job's time is nearly up")
-        raise KeyboardInterrupt
-
-
 def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: str, plan: Any = None) -> None:
     """Print and record how this run will go: device, processes, batch (or PPO's plan), parameters, rows."""
+    import torch
     from accelerate import PartialState
 
     state = PartialState()
@@ -167,7 +131,7 @@ def keeps_whole(trainer: Any) -> bool:
 
 def callbacks(run: Run, *, later: int = 0) -> list[TrainerCallback]:
     """The callbacks that every trainer gets. `later`: steps before which not every LoRA matrix learns."""
-    return [Recorder(run), NoUpdate(later), Leave(run)]
+    return [Recorder(run), NoUpdate(later), progress.Leave(run)]
 
 
 def tidy(trainer: Any) -> None:

@@ -1,13 +1,21 @@
-"""How far a training is: a bar on a terminal; elsewhere (a log file, CI) a line now and then."""
+"""How far a training is: a bar on a terminal; elsewhere (a log file, CI) a line now and then. And where it has to leave
+before its end."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
+
+from align.run import launch
+from align.run.received import screen
+from align.run.record import Run
 
 SHOWN = ("loss", "rewards/margins", "accuracy", "objective/scores", "objective/kl", "rollout/length",
          "rollout/eos_rate", "eps", "eval_loss")  # fmt: skip
@@ -58,6 +66,41 @@ class LogLines(TrainerCallback):
             when += f", about {_clock(spent / done * left)} left"
         numbers = "".join(f", {name} {value}" for name, value in self.last.items())
         print(f"step {state.global_step:,} of {state.max_steps:,}, {when}{numbers}", file=sys.stderr, flush=True)
+
+
+class Leave(TrainerCallback):
+    """Where a job's time is nearly up, which a file says, the run saves a checkpoint and ends as an interrupted one.
+
+    The first process looks after every step and tells the others, so that all save after the same step. They tell each
+    other on their CPUs: GPUs need not be waited for.
+    """
+
+    def __init__(self, run: Run):
+        self.run, self.file = run, os.environ.get(launch.LEAVE)
+        self.group: Any = None  # of all processes, where there are several
+        self.leaving = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.file and launch.world_size() > 1:
+            self.group = torch.distributed.new_group(backend="gloo")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.file:
+            return
+        told = torch.tensor(int(state.is_world_process_zero and Path(self.file).exists()))
+        if self.group is not None:
+            torch.distributed.broadcast(told, src=0, group=self.group)
+        if told.item():
+            self.leaving = control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.leaving:
+            return
+        self.run.finish("interrupted")
+        if self.group is not None:
+            torch.distributed.barrier(self.group)  # a launcher ends the others when the first one goes
+        screen.say(f"saved at step {state.global_step} of {state.max_steps}: the job's time is nearly up")
+        raise KeyboardInterrupt
 
 
 def _clock(seconds: float) -> str:
