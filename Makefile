@@ -38,6 +38,7 @@ real-compare: setup ## PPO against DPO on that model: strengths x seeds of each,
 	$(BIN)/python recipes/compare.py --config recipes/smollm2-135m/compare.yaml
 
 assistant: setup ## the same checkpoint on people's judgements of harmlessness; pipeline.yaml says what must lie in data/
+	$(BIN)/python recipes/pipeline.py --config recipes/smollm2-135m/pipeline.yaml --until base
 	$(BIN)/python recipes/pipeline.py --config recipes/assistant/pipeline.yaml $(if $(UNTIL),--until $(UNTIL))
 
 seeds: setup ## the demo for seeds 0, 1 and 2, and the mean

@@ -15,7 +15,7 @@ from align.run.errors import ConfigError
 # command: (module:function, the key that its bare arguments belong to, what it does)
 COMMANDS = {
     "fetch": ("align.fetch.program:main", "checkpoint", "an open checkpoint as an ordinary folder; GGUF files as well"),
-    "chat": ("align.talk.terminal:main", "models", "talk to a model, or to several side by side"),
+    "chat": ("align.talk.program:main", "models", "talk to a model, or to several; on a page, with blind votes"),
     "doctor": (
         "align.machine.doctor:main",
         "json",
@@ -23,6 +23,7 @@ COMMANDS = {
     ),
     "slurm": ("align.machine.slurm:main", "recipe", "a recipe as a job for SLURM, in a script that sbatch takes"),
     "runs": ("align.follow.tree:main", "folder", "all runs below a folder: lineage, status, gate, key figures"),
+    "watch": ("align.follow.server:main", "runs", "a live page of runs: curves over each other, time left, samples"),
     "label": ("align.label.program:main", "source", "open the page on which people rank completions"),
     "judge": (
         "align.label.models.feedback:main",
@@ -35,6 +36,7 @@ COMMANDS = {
     "import": ("align.label.exchange.imports:main", "source", "bring preference data of other tools into our rows"),
     "merge": ("align.label.store.merging:main", "inputs", "make one labels file of several, or copy one"),
     "merge-adapter": ("align.fetch.whole:main", "adapter", "an adapter and its base as one ordinary checkpoint"),
+    "gguf": ("align.fetch.gguf_file:main", "model_name_or_path", "a model as one file for llama.cpp and Ollama"),
     "review": ("align.clean.review.server:main", "source", "open the page on which people decide what cleaning keeps"),
 }
 EXAMPLE = "align label runs/mine/sample"

@@ -68,7 +68,7 @@ def main():
         loop.describe(trainer, run, rows, args, "dpo", parent)
         metrics = loop.train_and_save(trainer, tokenizer)
         metrics |= measuring.take(run, {"held-out pairs": lambda: measuring.held_out(trainer)})
-        run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
+        loop.finish(run, metrics)
     loop.show("held-out pairs", metrics, ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"))
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from align.run import launch
 from align.run.parse import parse
 from align.run.pipeline import PipelineConfig, reports, run_stages, talkers
+from align.run.trial import listing
 
 
 def main():
     (args,) = parse(PipelineConfig, nano="recipes/nano/pipeline.yaml")
+    if args.dry_run:
+        listing.show(args)
     stages = run_stages(args)
     seconds = sum(stage["wall_seconds"] for stage in stages)
     print(

@@ -65,7 +65,7 @@ def main():
         trainer = make_trainer(base, args, steps, model_args, tokenizer, rows, callbacks=callbacks)
         loop.describe(trainer, run, rows, args, "ppo", parent, plan=steps)
         metrics = loop.train_and_save(trainer, tokenizer)
-        run.finish("complete", metrics=metrics | trainer.last_metrics, tokens=metrics["tokens"])
+        loop.finish(run, metrics | trainer.last_metrics)
     report.show(trainer, metrics)
 
 

@@ -67,7 +67,7 @@ def main():
         metrics = loop.train_and_save(trainer, tokenizer)
         loop.count(run, corpus)
         metrics |= measuring.take(run, {"held-out text": lambda: pretrain.held_out(trainer, corpus)})
-        run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
+        loop.finish(run, metrics)
     loop.show("held-out text", metrics, ("loss", "perplexity", "bits_per_byte"))
 
 

@@ -70,7 +70,7 @@ def main():
         metrics = loop.train_and_save(trainer, tokenizer)
         metrics |= measuring.take(run, {"held-out pairs": lambda: reward.held_out(trainer, train, test)})
         gates.keep(args.output_dir, gates.reward(metrics), missing=run.not_measured)
-        run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
+        loop.finish(run, metrics)
     keys = ("accuracy", "accuracy_low", "accuracy_high", "length_only_accuracy", "reward_mean", "reward_std", "n")
     loop.show("held-out pairs", metrics, keys)
 

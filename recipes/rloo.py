@@ -70,7 +70,7 @@ def main():
         )  # fmt: skip
         loop.describe(trainer, run, rows, args, "rloo", parent)
         metrics = loop.train_and_save(trainer, tokenizer)
-        run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
+        loop.finish(run, metrics)
     loop.show("rloo", metrics, ("train_loss", "steps", "tokens"))
 
 

@@ -70,7 +70,7 @@ def main():
             "stops": lambda: measuring.stop_rate(trainer, rows, tokenizer, metrics["tokens"]),
         })  # fmt: skip
         gates.keep(args.output_dir, gates.sft(metrics), missing=run.not_measured)
-        run.finish("complete", metrics=metrics, tokens=metrics["tokens"])
+        loop.finish(run, metrics)
     loop.show("held-out demonstrations", metrics, ("loss_before", "eval_loss", "eval_mean_token_accuracy", "stops",
                                                   "stops_prompts"))  # fmt: skip
 

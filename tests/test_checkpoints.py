@@ -23,7 +23,7 @@ from transformers import (
 from trl import ModelConfig
 
 from align.data import splits
-from align.models import adapters, checkpoints, generate
+from align.models import adapters, checkpoints, generate, heads
 from align.ppo import assemble, roles
 from align.run.errors import ConfigError, RunError
 from align.train import preflight, pretrain
@@ -176,7 +176,7 @@ def test_a_reward_adapter_on_the_hub(base, hub, tmp_path):
     name = hub("someone/reward", tmp_path / "rm")
     checkpoints.check(name, reward_model=True)
     scorer = checkpoints.load_trained(name, checkpoints.load_tokenizer(name), reward_model=True)
-    found = generate.scores(scorer, IDS.tolist(), pad_id=0)
+    found = heads.scores(scorer, IDS.tolist(), pad_id=0)
     assert found.item() == pytest.approx(logits(adapter).item(), abs=1e-5)
     assert assemble.shares_backbone(name, "someone/base") and not assemble.shares_backbone(name, "someone/else")
     assert not assemble.shares_backbone(str(base), str(base))
@@ -407,7 +407,7 @@ def test_a_reward_model_in_any_file(base, tmp_path, form):
     checkpoints.check(path, reward_model=True)
     tokenizer = checkpoints.load_tokenizer(path)
     scorer = checkpoints.load_trained(path, tokenizer, reward_model=True)
-    found = generate.scores(scorer, IDS.tolist(), pad_id=tokenizer.pad_token_id).item()
+    found = heads.scores(scorer, IDS.tolist(), pad_id=tokenizer.pad_token_id).item()
     assert found == pytest.approx(logits(model).item(), abs=1e-5)
 
 
@@ -476,7 +476,7 @@ def test_an_encoder_scores_everywhere_as_by_itself(tmp_path, kind):
         with torch.no_grad():
             expected.append(model(input_ids=torch.tensor([row])).logits.item())
     scorer = checkpoints.load_trained(path, own, reward_model=True)
-    assert generate.scores(scorer, rows, pad_id=own.pad_token_id).tolist() == pytest.approx(expected, abs=1e-5)
+    assert heads.scores(scorer, rows, pad_id=own.pad_token_id).tolist() == pytest.approx(expected, abs=1e-5)
     frozen = roles.Frozen(checkpoints.load_reward_model(path, ModelConfig(), own), 64)
     batch = roles.Batch.of([row[:1] for row in rows], [row[1:] for row in rows], "cpu", packed=frozen.packs)
     assert frozen(batch).tolist() == pytest.approx(expected, abs=1e-5)
@@ -506,7 +506,7 @@ def test_an_encoders_adapter_holds_all_that_was_new_in_its_score(tmp_path, kind)
     trained.save_pretrained(tmp_path / "rm")
     torch.manual_seed(6)
     scorer = checkpoints.load_trained(str(tmp_path / "rm"), own, reward_model=True)
-    assert generate.scores(scorer, IDS.tolist(), pad_id=0).item() == pytest.approx(expected, abs=1e-6)
+    assert heads.scores(scorer, IDS.tolist(), pad_id=0).item() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
@@ -534,11 +534,11 @@ def test_more_than_an_encoder_can_read_is_refused(tmp_path, kind, room):
     make_encoder(tmp_path / "rm", kind)
     own = checkpoints.load_tokenizer(str(tmp_path / "rm"))
     scorer = checkpoints.load_trained(str(tmp_path / "rm"), own, reward_model=True)
-    assert generate.scores(scorer, [[5] * room], pad_id=0).isfinite().all()
+    assert heads.scores(scorer, [[5] * room], pad_id=0).isfinite().all()
     rows = splits.Splits(Dataset.from_dict({"input_ids": [[5] * (room + 1)]}), None, {})
     assert f"give --max_length {room} " in preflight._room(scorer.config, rows, 0)[0]
     with pytest.raises(RunError, match=f"has {room + 1} tokens, and the reward model .*rm reads {room}"):
-        generate.scores(scorer, [[5] * (room + 1), [5]], pad_id=0)
+        heads.scores(scorer, [[5] * (room + 1), [5]], pad_id=0)
 
 
 def test_pad_is_no_stop_token_and_scores_are_read_at_the_end(tmp_path):
@@ -569,7 +569,7 @@ def test_pad_is_no_stop_token_and_scores_are_read_at_the_end(tmp_path):
     with torch.no_grad():
         hidden = scorer.model(input_ids=torch.tensor([row])).last_hidden_state
     expected = scorer.score(hidden[0, -1]).item()
-    found = generate.scores(scorer, [row, row[:-1]], pad_id=own.pad_token_id)
+    found = heads.scores(scorer, [row, row[:-1]], pad_id=own.pad_token_id)
     assert found[0].item() == pytest.approx(expected, abs=1e-6) and found[0] != found[1]
 
 

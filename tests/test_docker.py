@@ -95,7 +95,7 @@ def test_everything_that_is_needed_is_copied_and_nothing_that_is_made(context):
         assert name in ignored or f"**/{name}" in ignored, name
 
 
-@pytest.mark.parametrize("index", ["", "https://download.pytorch.org/whl/cu130"])
+@pytest.mark.parametrize("index", ["", "https://torch.example/cu130"])
 def test_make_setup_runs_on_what_is_copied_before_it(context, tmp_path, index):
     copied(context, tmp_path)
     done = subprocess.run(["make", "-n", "setup", f"TORCH_INDEX={index}"], cwd=tmp_path, capture_output=True, text=True)

@@ -374,7 +374,7 @@ def test_batches_of_any_kind_compute_what_the_model_computes_alone(name, tmp_pat
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_reward_model_gives_one_score_however_it_is_asked(name, tmp_path):
     """Alone, in a padded batch, and as PPO asks it."""
-    from align.models import generate
+    from align.models import heads
     from align.ppo import roles
 
     base = twin(name, tmp_path / "base", model="AutoModelForSequenceClassification", num_labels=1)
@@ -384,7 +384,7 @@ def test_a_reward_model_gives_one_score_however_it_is_asked(name, tmp_path):
     with torch.no_grad():
         alone = torch.cat([scorer(torch.tensor([row])).logits[0] for row in rows]).float()
     assert len(set(alone.tolist())) == 3
-    assert torch.allclose(generate.scores(scorer, rows, pad_id=tokenizer.pad_token_id), alone, atol=1e-5)
+    assert torch.allclose(heads.scores(scorer, rows, pad_id=tokenizer.pad_token_id), alone, atol=1e-5)
     frozen = roles.Frozen(scorer, max(map(len, rows)))
     batch = roles.Batch.of([row[:1] for row in rows], [row[1:] for row in rows], "cpu", packed=frozen.packs)
     with torch.no_grad():

@@ -322,9 +322,9 @@ def test_a_killed_judge_goes_on(serve, tmp_path):
 
 
 def test_a_reward_model_of_ours(world, tmp_path, capsys):
-    """The store's ranking is that of the scores that `generate.scores` gives, whatever order was shown."""
+    """The store's ranking is that of the scores that `heads.scores` gives, whatever order was shown."""
     from align.data import chat
-    from align.models import checkpoints, generate
+    from align.models import checkpoints, heads
 
     words = ["the", "cat", "dog", "bird", "sits", "runs", "sings", "on", "mat"]
     rows = [
@@ -340,7 +340,7 @@ def test_a_reward_model_of_ours(world, tmp_path, capsys):
     assert len(found) == 3
     for row in rows:
         ids = [sum(chat.encode_pair(tokenizer, row["prompt"], c), []) for c in row["completions"]]
-        scores = generate.scores(scorer, ids, pad_id=tokenizer.pad_token_id).tolist()
+        scores = heads.scores(scorer, ids, pad_id=tokenizer.pad_token_id).tolist()
         expected = [1 + sum(other > score for other in scores) for score in scores]
         assert found[row["prompt"][0]["content"]] == expected and len(set(expected)) == 9
     said = capsys.readouterr().out

@@ -11,7 +11,7 @@ from conftest import make_checkpoint
 from datasets import Dataset
 
 from align import stats
-from align.models import generate
+from align.models import generate, heads
 from align.nano import rank
 from align.run import launch
 from align.run.errors import RunError
@@ -133,8 +133,8 @@ def test_scores_do_not_depend_on_the_batch(world):
     tokenizer = load_tokenizer(str(world / "rm"))
     model = load_trained(str(world / "rm"), tokenizer, reward_model=True)
     rows = [[5, 6, 7, 8], [9, 10], [11] * 9]
-    together = generate.scores(model, rows, pad_id=tokenizer.pad_token_id)
-    alone = [generate.scores(model, [row], pad_id=tokenizer.pad_token_id).item() for row in rows]
+    together = heads.scores(model, rows, pad_id=tokenizer.pad_token_id)
+    alone = [heads.scores(model, [row], pad_id=tokenizer.pad_token_id).item() for row in rows]
     assert together.tolist() == pytest.approx(alone, abs=1e-5) and len(set(alone)) == 3
 
 

@@ -334,3 +334,17 @@ def test_a_log_file_gets_lines_instead_of_a_bar(monkeypatch, capsys):
         "step 132 of 2,000, 1:01 so far, about 15:34 left, loss 1.12",
         "step 2,000 of 2,000, 1:05:00 so far, loss 1.12",
     ]
+
+
+def test_a_measurement_tells_how_far_it_is(monkeypatch, capsys):
+    """Three models in 90 and 100 seconds and 60: after the second, one is left at 95 seconds each."""
+    from align.train import progress
+
+    clock = iter([0.0, 90.0, 190.0, 250.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    assert list(progress.told(["sft", "dpo", "ppo"], "models measured")) == ["sft", "dpo", "ppo"]
+    assert capsys.readouterr().err.splitlines() == [
+        "models measured: 1 of 3, 1:30 so far, about 3:00 left",
+        "models measured: 2 of 3, 3:10 so far, about 1:35 left",
+        "models measured: 3 of 3, 4:10 so far",
+    ]

@@ -189,6 +189,7 @@ def openings(home: Path, world: Path, out: Path) -> dict[str, list[list[str]]]:
         "doctor": [[], ["--json"]],
         "slurm": [[str(got / name), "--nodes", "2", "--script", str(out / "job.sbatch")] for name in ("code/own.py", "deep.jsonl")],
         "runs": [[str(got)], [str(got), "--json"]],
+        "watch": [[str(got)], [str(got / "told"), str(got / "export")]],
         "label": [[store] for store in stores] + [[str(got / name), *new] for name in ("card", "saved", "link", "export")],
         "judge": [[stores[1], "--judge_model_path", str(got / "code")], [stores[0], *scores], [stores[1], *scores], [stores[2], *scores]],
         "revise": [[str(got / "export"), "--model_name_or_path", str(got / "code"), *new, "--constitution",
@@ -198,6 +199,7 @@ def openings(home: Path, world: Path, out: Path) -> dict[str, list[list[str]]]:
         "import": [[str(got / name), *new] for name in ("deep.jsonl", "digits.jsonl", "pairs.jsonl", "long.jsonl")],
         "merge": [[one, "--output", str(out / "merged.sqlite")] for one in stores],
         "merge-adapter": [[str(got / kind), *new] for kind in (*MODELS, "told")],
+        "gguf": [[str(got / kind), "--output", str(out / "new/x.gguf")] for kind in (*MODELS, "told")],
         "review": [[str(got / "clean")], [str(got / "export")]],
         "clean": [["--input", str(got / "clean/corpus"), *new, "--workers", "1"],
                   ["--input", str(got / "export"), *new, "--workers", "1", "--classifier_path", str(got / "code"),
@@ -253,12 +255,13 @@ def alone(monkeypatch, tmp_path, sent):
     (tmp_path / "chain.yaml").write_text("stages:\n- " + "\n  ".join(write) + "\n")
     (tmp_path / "stage.yaml").write_text(f"output_dir: {sent / 'got/chain/a'}\ndatasets: []\n")
     import align.clean.review.server
+    import align.follow.server
     import align.label.program
 
     def served(app: Any, args: Any, say: Any) -> None:
         say("http://127.0.0.1:1/#token=x")
 
-    for program in (align.clean.review.server, align.label.program):
+    for program in (align.clean.review.server, align.follow.server, align.label.program):
         monkeypatch.setattr(program, "serve", served)
     return SimpleNamespace(tried=tried)
 

@@ -240,6 +240,8 @@ def test_in_a_terminal(two):
     time.sleep(1)  # between prompt and waiting a signal only sets its mark: readline looks at it with the next key
     os.write(line, b"\x03")
     wait_for("(Ctrl-D ends)")
+    wait_for("you> ")
+    time.sleep(1)  # what ends a line in the terminal's own mode is lost while readline takes the terminal over
     os.write(line, b"\x04")
     _, status = os.waitpid(process, 0)
     assert os.waitstatus_to_exitcode(status) == 0

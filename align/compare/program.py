@@ -26,6 +26,7 @@ from align.run import lineage
 from align.run.arguments import DataArguments
 from align.run.errors import ConfigError, DataError
 from align.run.gates import of_parents
+from align.train import progress
 
 
 def parents(args: CompareConfig, prompts: DataArguments) -> dict[str, Any]:
@@ -87,7 +88,8 @@ def compare(arms: list[Arm], bench: Bench, judge: JudgeConfig) -> ComparisonResu
     print(f"measuring {len(done)} runs, the SFT model and best-of-n on {len(bench.rows)} prompts", flush=True)
     sft = policy.cached(bench, bench.reference_path, "sft", seed=args.seed)
     rows: dict[Path, Rows] = {
-        arm.folder: policy.cached(bench, str(arm.folder), _name(arm), seed=args.seed) for arm in done
+        arm.folder: policy.cached(bench, str(arm.folder), _name(arm), seed=args.seed)
+        for arm in progress.told(done, "runs measured")
     }
     endpoint = Endpoint(judge, Path(str(args.output_dir)) / "judge.sqlite") if judge.judge_url else None
     measured = settings.settings_of(arms, rows)

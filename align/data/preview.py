@@ -7,7 +7,7 @@ import os
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from align.data import chat, splits
@@ -42,7 +42,7 @@ def show(rows: Any, source: str, encoder: Encoder, tokenizer: Any, limit: int | 
         def encode(row: dict) -> list[dict]:
             return chat.alone(tokenizer, encoder(tokenizer, row))
 
-        page = Preview(tokenizer, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+        page = Preview(tokenizer, colour=coloured())
         lines = [line for number, row in enumerate(itertools.islice(rows, ROWS), 1)
                  for line in page.row(number, row, encode, limit)]  # fmt: skip
         head = f"The first rows of {visible(source)}, as the model gets them."
@@ -58,6 +58,11 @@ def document(tokenizer: Any, row: dict) -> Steps[list[dict]]:
     found = yield from ENCODERS["text"](tokenizer, row)
     # nothing in a document predicts its first token
     return [{**one, "labels": [-100, *one["input_ids"][1:]]} for one in found]
+
+
+def coloured() -> bool:
+    """May the output have colours?"""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 def visible(text: str) -> str:
@@ -107,17 +112,21 @@ class Preview:
         if "text" not in row:
             self.forms["text" if isinstance(row.get("prompt"), str) else "chat"] += 1
         lines = []
-        for index, example in enumerate(examples, 1):
-            pieces = list(_pieces(example))
-            self.kinds |= {piece.name for piece in pieces}
-            length = _length(pieces)
+        for index, one in enumerate(examples, 1):
             title = f"row {number}" + (f", example {index} of {len(examples)}" if len(examples) > 1 else "")
-            long = f", more than {limit}: left out" if limit is not None and length > limit else ""
-            lines += ["", f"{title}: {length} tokens{long}", *told]
-            lines += [
-                line for start, piece in _starts(pieces) for line in self._lines(piece, start, alone=len(pieces) == 1)
-            ]
+            lines += self.example(title, one, told, limit)
         return lines
+
+    def example(self, title: str, example: dict, told: Sequence[str] = (), limit: int | None = None) -> list[str]:
+        """What is trained on, or sampled from: its title, where it came from, its pieces."""
+        pieces = list(_pieces(example))
+        self.kinds |= {piece.name for piece in pieces}
+        length = _length(pieces)
+        long = f", more than {limit}: left out" if limit is not None and length > limit else ""
+        lines = ["", f"{title}: {length} tokens{long}", *told]
+        return lines + [
+            line for start, piece in _starts(pieces) for line in self._lines(piece, start, alone=len(pieces) == 1)
+        ]
 
     def _lines(self, piece: Piece, before: list[int], alone: bool) -> list[str]:
         """A piece behind its number of tokens and its name, line by line."""

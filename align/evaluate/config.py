@@ -7,7 +7,7 @@ from pathlib import Path
 
 from align.models import scorers
 from align.run import gates
-from align.run.arguments import CodeArguments, PromptArguments, RunArguments
+from align.run.arguments import CodeArguments, PromptArguments, RunArguments, TrialArguments
 from align.run.errors import ConfigError
 from align.run.lineage import parent_problem
 
@@ -80,7 +80,7 @@ class MeasureArguments(RunArguments, PromptArguments, CodeArguments):
 
 
 @dataclass
-class EvalConfig(MeasureArguments):
+class EvalConfig(MeasureArguments, TrialArguments):
     """What the eval recipe takes beside the prompts' data arguments and the judge's."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "The model to evaluate, adapters included."})

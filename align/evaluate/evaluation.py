@@ -7,7 +7,7 @@ from typing import Any
 
 from align import stats
 from align.data import prepare, splits
-from align.evaluate import extras, policy
+from align.evaluate import extras, policy, trying
 from align.evaluate.config import EvalConfig, MeasureArguments
 from align.evaluate.measures import refusals, wins
 from align.evaluate.policy import Bench, Rows
@@ -16,6 +16,8 @@ from align.judge.endpoint import Endpoint
 from align.judge.protocol import JudgeConfig
 from align.run import gates, lineage
 from align.run.arguments import DataArguments
+from align.run.trial import throwaway
+from align.train import progress
 
 TRAINED = ("ppo", "dpo", "rloo")  # recipes whose runs get their gate here
 
@@ -39,15 +41,20 @@ def evaluate(
         What was found, and each model's rows. Where it comes from is `program.write`'s to add.
     """
     paths, reference = args.named(), args.reference()
+    if throwaway.asked():
+        trying.rehearse(args, tokenizer, rows)
     bench = Bench(args, tokenizer, rows, reference)
-    measured = {name: policy.cached(bench, path, name, seed=args.seed) for name, path in paths.items()}
+    measured = {
+        name: policy.cached(bench, path, name, seed=args.seed)
+        for name, path in progress.told(list(paths.items()), "models measured")
+    }
     mine = [name for name, path in paths.items() if lineage.same(path, reference)]
     base = measured[mine[0]] if mine else policy.cached(bench, reference, "reference", seed=args.seed)
     endpoint = Endpoint(judge, Path(str(args.output_dir)) / "judge.sqlite") if judge.judge_url else None
     parents = [path for path in [*paths.values(), args.reward_model_path] if path and _recipe(path) not in TRAINED]
     models: dict[str, ModelResult] = {}
     checked = gates.of_parents(parents)
-    for name, path in paths.items():
+    for name, path in progress.told(list(paths.items()), "models compared with the reference"):
         recipe, own_hash = _origin(path)
         if recipe in TRAINED and _began_from(path, reference):
             checked.append({"run": name, **_gate(measured[name], base, path, args)})

@@ -48,8 +48,7 @@ def read(path: Path) -> Contents:
     with path.open("rb") as stream:
         if stream.read(len(MAGIC)) != MAGIC:
             raise ConfigError(f"{path} is no GGUF file (it does not begin with {MAGIC.decode()})")
-    if importlib.util.find_spec("gguf") is None:
-        raise ConfigError("reading GGUF needs the package gguf: pip install 'gguf>=0.10'")
+    check_package()
     from gguf import GGUFReader
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
@@ -71,6 +70,16 @@ def read(path: Path) -> Contents:
         )
     name, licence = _said(reader, "general.name") or path.stem, _said(reader, "general.license") or "not named"
     return Contents(path, architecture, name, licence, size, ", ".join(kind for kind, _ in kinds.most_common()))
+
+
+def check_package() -> None:
+    """Is the package there that reads and writes GGUF?
+
+    Raises:
+        ConfigError: if not, with what to type.
+    """
+    if importlib.util.find_spec("gguf") is None:
+        raise ConfigError("reading and writing GGUF needs the package gguf: pip install 'gguf>=0.10'")
 
 
 def _said(reader: Any, key: str) -> str:
@@ -107,7 +116,7 @@ def convert(contents: Contents, dtype: str, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        with _quietly(), _alone(contents.path) as (folder, name):
+        with quietly(), alone(contents.path) as (folder, name):
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, **permission.code(folder))
             model, found = AutoModelForCausalLM.from_pretrained(
                 folder, gguf_file=name, dtype=getattr(torch, dtype), output_loading_info=True, **permission.code(folder)
@@ -121,7 +130,7 @@ def convert(contents: Contents, dtype: str, out: Path) -> None:
     if not stops:
         raise ConfigError(f"{contents.path} names no token that ends a text (tokenizer.ggml.eos_token_id)")
     model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
-    with _quietly():
+    with quietly():
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         again = AutoModelForCausalLM.from_pretrained(out, dtype=model.dtype, **permission.code(str(out)))
@@ -140,7 +149,7 @@ def _unquantised(model: Any) -> None:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[tuple[str, str]]:
+def alone(path: Path) -> Iterator[tuple[str, str]]:
     """A folder of its own for a file, and its name there: else transformers takes one of the same name from
     the current folder, and a tokenizer that lies beside it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +159,7 @@ def _alone(path: Path) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without transformers' bars: one is drawn for each step of a conversion that takes seconds."""
     from transformers.utils import logging
 

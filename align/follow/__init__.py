@@ -1,1 +1,1 @@
-"""What became of runs: all of a folder as a tree of lineage."""
+"""What runs do, and what became of them: `tree` is `align runs`, `server` is `align watch`."""

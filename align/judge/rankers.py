@@ -94,12 +94,12 @@ class RewardJudge:
 
     def judge(self, items: Sequence[Rankable]) -> list[Judgement]:
         """See `Judge.judge`. Nothing is truncated: an item with a sequence that the model cannot read is not ranked."""
-        from align.models import generate
+        from align.models import heads
 
         encoded = [self._encode(item) for item in items]
         flat = [ids for found in encoded if not isinstance(found, str) for ids in found]
         scored = iter(
-            generate.scores(self.model, flat, pad_id=self.tokenizer.pad_token_id, batch_size=self.batch_size).tolist()
+            heads.scores(self.model, flat, pad_id=self.tokenizer.pad_token_id, batch_size=self.batch_size).tolist()
         )
         out = []
         for item, found in zip(items, encoded, strict=True):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from align.data import chat
-from align.models import heads, layout
+from align.models import layout
 
 
 @dataclass
@@ -30,7 +30,8 @@ class Completion:
     reasoning: str = ""
 
 
-DISTRIBUTIONS_AT_ONCE = 2**28  # floats: 1 GiB a tensor of log-probabilities, of which a handful live at once
+DISTRIBUTIONS_AT_ONCE = 2**28  # floats: 1 GiB a tensor of logits, of which one a model lives at once
+DISTRIBUTIONS_IN_HAND = 2**24  # of these, floats that are worked on at once: 64 MiB, and a handful of such tensors
 
 
 def _left_padded(rows: list[list[int]], pad_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -233,16 +234,17 @@ def sequence_statistics(
     # one may have more rows than the other, to spare: they are no part of either distribution
     vocabulary = min(one.get_output_embeddings().weight.shape[0] for one in (model, reference) if one is not None)
     batch_size = max(1, min(batch_size, DISTRIBUTIONS_AT_ONCE // (widest * vocabulary)))
-    for start in range(0, len(prompts), batch_size):
-        heads, tails = prompts[start : start + batch_size], completions[start : start + batch_size]
-        ids, mask = _left_padded([h + t for h, t in zip(heads, tails, strict=True)], pad_id, model.device)
-        width = max(1, max(map(len, tails)))
-        real = torch.zeros((len(tails), width), dtype=torch.bool, device=ids.device)
-        for row, tail in enumerate(tails):
-            real[row, width - len(tail) :] = True
+    order = sorted(range(len(prompts)), key=lambda row: (len(completions[row]), len(prompts[row])))  # little padding
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        ids, mask = _left_padded([prompts[row] + completions[row] for row in rows], pad_id, model.device)
+        width = max(1, len(completions[rows[-1]]))
+        lengths = torch.tensor([len(completions[row]) for row in rows], device=ids.device)
+        real = torch.arange(width, 0, -1, device=ids.device) <= lengths[:, None]
         for name, values in _position_statistics(model, reference, ids, mask, width, vocabulary, temperature).items():
             sums.setdefault(name, []).append(values.masked_fill(~real, 0.0).sum(1).cpu())
-    return {name: torch.cat(values) for name, values in sums.items()}
+    back = torch.tensor(order).argsort()
+    return {name: torch.cat(values)[back] for name, values in sums.items()}
 
 
 def _position_statistics(
@@ -251,17 +253,27 @@ def _position_statistics(
     """The same, for each of the last `width` tokens of left-padded rows: [B, width]."""
     positions = (mask.cumsum(1) - 1).clamp(min=0)
 
-    def logps_of(one: Any) -> torch.Tensor:
+    def logits_of(one: Any) -> torch.Tensor:
         keep = layout.options(one, logits_to_keep=width + 1, output_router_logits=False)
         logits = one(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **keep).logits
-        return (logits[:, -width - 1 : -1, :vocabulary].float() / temperature).log_softmax(-1)
+        return logits[:, -width - 1 : -1, :vocabulary]
 
-    targets = ids[:, -width:, None]
-    mine = logps_of(model)
+    few = max(1, DISTRIBUTIONS_IN_HAND // (width * vocabulary))
+    each = [logits_of(one).split(few) for one in (model, reference) if one is not None]
+    pieces = zip(ids[:, -width:, None].split(few), *each, strict=True)
+    parts = [_of_logits(*rows, temperature=temperature) for rows in pieces]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _of_logits(
+    targets: torch.Tensor, logits: torch.Tensor, reference: torch.Tensor | None = None, *, temperature: float
+) -> dict[str, torch.Tensor]:
+    """The same again, from targets [B, T, 1] and logits [B, T, V]: [B, T]."""
+    mine = (logits.float() / temperature).log_softmax(-1)
     weights = mine.exp()
     found = {"logps": mine.gather(-1, targets).squeeze(-1), "entropy": -(weights * mine).sum(-1)}
     if reference is not None:
-        theirs = logps_of(reference)
+        theirs = (reference.float() / temperature).log_softmax(-1)
         found |= {
             "ref_logps": theirs.gather(-1, targets).squeeze(-1),
             "kl": (weights * (mine - theirs)).sum(-1).clamp(min=0),
@@ -274,26 +286,3 @@ def completion_logps(
 ) -> torch.Tensor:
     """Summed log-probability of each completion given its prompt, in nats, shape [B]."""
     return sequence_statistics(model, None, prompts, completions, pad_id=pad_id, batch_size=batch_size)["logps"]
-
-
-@torch.no_grad()
-def scores(model: Any, rows: list[list[int]], *, pad_id: int, batch_size: int = 64) -> torch.Tensor:
-    """A reward model's score of each sequence (prompt and completion), shape [B], in its own units.
-
-    Sequences that occur more than once go through the model once.
-    """
-    from trl.trainer.utils import pad
-
-    heads.check_length(model, max(map(len, rows), default=0))
-    distinct = sorted(set(map(tuple, rows)), key=lambda row: (len(row), row))
-    layout.check_room(model, max(map(len, rows), default=0))
-    out: dict[tuple[int, ...], float] = {}
-    for start in range(0, len(distinct), batch_size):
-        some = distinct[start : start + batch_size]
-        batch = [torch.tensor(row) for row in some]
-        ids = pad(batch, padding_value=pad_id, padding_side="right")
-        mask = pad([torch.ones_like(row) for row in batch], padding_value=0, padding_side="right")
-        device = next(model.parameters()).device
-        result = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
-        out.update(zip(some, result.logits.squeeze(-1).float().tolist(), strict=True))
-    return torch.tensor([out[tuple(row)] for row in rows])

@@ -1,4 +1,4 @@
-"""Reward models by their files: which head they have and how many numbers it gives, told before anything is loaded."""
+"""Reward models: which head they have and how many numbers it gives, told by their files; and the scores they give."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align.models import layout
 from align.run.errors import ConfigError, RunError, recipe
 from align.run.received import permission
+
+if TYPE_CHECKING:
+    import torch
 
 ROOM = ("max_position_embeddings", "n_positions", "max_sequence_length")
 Shapes = dict[str, tuple[int, ...]]
@@ -234,3 +237,27 @@ def shapes(file: Path) -> Shapes:
     except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
         raise ConfigError(f"{file} cannot be read: {permission.reason(error)}") from error
     return {name: tuple(weight.shape) for name, weight in held.items() if isinstance(weight, torch.Tensor)}
+
+
+def scores(model: Any, rows: list[list[int]], *, pad_id: int, batch_size: int = 64) -> torch.Tensor:
+    """A reward model's score of each sequence (prompt and completion), shape [B], in its own units.
+
+    Sequences that occur more than once go through the model once.
+    """
+    import torch
+    from trl.trainer.utils import pad
+
+    check_length(model, max(map(len, rows), default=0))
+    distinct = sorted(set(map(tuple, rows)), key=lambda row: (len(row), row))
+    layout.check_room(model, max(map(len, rows), default=0))
+    out: dict[tuple[int, ...], float] = {}
+    for start in range(0, len(distinct), batch_size):
+        some = distinct[start : start + batch_size]
+        batch = [torch.tensor(row) for row in some]
+        ids = pad(batch, padding_value=pad_id, padding_side="right")
+        mask = pad([torch.ones_like(row) for row in batch], padding_value=0, padding_side="right")
+        device = next(model.parameters()).device
+        with torch.no_grad():
+            result = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+        out.update(zip(some, result.logits.squeeze(-1).float().tolist(), strict=True))
+    return torch.tensor([out[tuple(row)] for row in rows])

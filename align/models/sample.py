@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from align.data.preview import ROWS, Preview, coloured
 from align.models.generate import complete
-from align.run.arguments import CodeArguments, PromptArguments
+from align.run.arguments import CodeArguments, PromptArguments, TrialArguments
+from align.run.trial import telling, throwaway
 
 
 @dataclass
-class SampleConfig(PromptArguments, CodeArguments):
+class SampleConfig(PromptArguments, CodeArguments, TrialArguments):
     """What the sample recipe takes beside the data's arguments."""
 
     model_name_or_path: str | None = field(
@@ -50,6 +55,8 @@ def sample_splits(policy: Any, tokenizer: Any, splits: Any, args: SampleConfig) 
     Returns:
         Counts and rates over all completions: `completions`, `tokens`, `stops`, `length` (tokens), `distinct`.
     """
+    if throwaway.asked():
+        _rehearse(policy, tokenizer, [rows for rows in (splits.train, splits.test) if rows is not None], args)
     state = PartialState()
     folder = Path(str(args.output_dir)) / "data"
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +88,50 @@ def sample_splits(policy: Any, tokenizer: Any, splits: Any, args: SampleConfig) 
         "length": sum(lengths) / n,
         "distinct": sum(distinct) / len(distinct),
     }
+
+
+def _rehearse(policy: Any, tokenizer: Any, splits: list[Any], args: SampleConfig) -> NoReturn:
+    """A dry run: a batch of the longest prompts with answers of full length, one of prompts of middling length with
+    answers as they come, the report, and the end of the program."""
+    from accelerate.utils import gather_object
+
+    state, size = PartialState(), args.per_device_eval_batch_size
+    prompts = sorted((ids for rows in splits for ids in rows["input_ids"]), key=len)
+    middle = max(0, (len(prompts) - size) // 2)
+    seconds = [
+        _seconds(policy, tokenizer, some, args, ends=ends)
+        for some, ends in ((prompts[-size:], False), (prompts[middle : middle + size], True))
+    ]
+    batches = sum(math.ceil(math.ceil(len(rows) / size) / state.num_processes) for rows in splits)
+    found = gather_object([telling.held()])
+    if state.is_main_process:
+        page = Preview(tokenizer, colour=coloured())
+        some = itertools.islice((ids for rows in splits for ids in rows["input_ids"]), ROWS)
+        shown = [line for n, ids in enumerate(some, 1) for line in page.example(f"row {n}", {"input_ids": ids})]
+        lines = [
+            f"rows      {min(size, len(prompts))} of the longest prompts, of up to {len(prompts[-1]):,} tokens, with "
+            f"{args.num_generations} answers of {args.max_new_tokens:,} tokens each; then some of middling length",
+            telling.memory(found),
+            f"time      {seconds[1]:.3g} s a batch of middling length ({seconds[0]:.3g} s where no answer ends)",
+            f"ETA       {telling.clock(seconds[1] * batches)} for {batches:,} batches a process",
+            telling.saved(),
+        ]
+        telling.show("Dry run of sample: 2 batches.", lines, ["", *page.legend(), *shown])
+    state.wait_for_everyone()
+    raise SystemExit(0)
+
+
+def _seconds(policy: Any, tokenizer: Any, prompts: list[list[int]], args: SampleConfig, *, ends: bool) -> float:
+    """What a batch takes; without `ends`, where no answer ends before its longest length."""
+    settings, begun = policy.generation_config, time.perf_counter()
+    stops, settings.eos_token_id = settings.eos_token_id, settings.eos_token_id if ends else []
+    answers = complete(
+        policy, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
+        per_prompt=args.num_generations, batch_size=len(prompts), seed=args.seed,
+    )  # fmt: skip
+    assert len(list(answers)) == len(prompts)
+    settings.eos_token_id = stops
+    return time.perf_counter() - begun
 
 
 def _sample_missing(

@@ -150,13 +150,13 @@ def from_model(
 
 def of_checkpoint(path: str, tokenizer: Any, *, batch_size: int) -> Scorer:
     """A reward model, loaded here and frozen, that scores answers of the model that `tokenizer` belongs to."""
-    from align.models import checkpoints, generate
+    from align.models import checkpoints, heads
 
     own = checkpoints.load_tokenizer(path, beside=tokenizer)
     model = checkpoints.load_trained(path, own, reward_model=True)
 
     def scores(rows: list[list[int]]) -> list[float]:
-        return generate.scores(model, rows, pad_id=own.pad_token_id, batch_size=batch_size).tolist()
+        return heads.scores(model, rows, pad_id=own.pad_token_id, batch_size=batch_size).tolist()
 
     return from_model(scores, tokenizer, own)
 

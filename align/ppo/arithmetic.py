@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from align.ppo.config import PPOArguments
 from align.run.arguments import BatchArguments
 from align.run.errors import fail
+from align.run.trial import again
 
 
 @dataclass
@@ -61,6 +62,9 @@ def plan(run: BatchArguments, args: PPOArguments, rows: int, processes: int) -> 
         size for size in range(1, min(args.per_device_train_batch_size, minibatch) + 1) if minibatch % size == 0
     )
     args.per_device_train_batch_size, args.gradient_accumulation_steps = micro, 1
+    if run.find_batch_size:  # what is sampled at once is halved as often as what is learnt from
+        halved = args.local_rollout_forward_batch_size >> len(again.did_not_fit())
+        args.local_rollout_forward_batch_size = max(1, halved)
     wanted = args.total_episodes or int(args.num_train_epochs * rows * args.num_generations)
     rollouts = args.max_steps if args.max_steps > 0 else math.ceil(wanted / episodes)
     args.total_episodes = rollouts * episodes

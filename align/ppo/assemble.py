@@ -36,6 +36,7 @@ def make_trainer(
         parent: whole weights that the policy starts from; the reference is the same, without an adapter or as a copy.
         rows: `Splits` of prompts; with a test split and `eval_strategy`, held-out prompts are scored as well.
     """
+    args.push_to_hub = False  # the trainer pushes nothing: `loop.finish` does
     if args.engine == "trl":
         return baseline.make_trainer(parent, args, plan, model_args, tokenizer, rows, callbacks)
     functions = [scorers.load_function(where) for where in [*args.reward_funcs, *args.eval_reward_funcs]]

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from align.run.arguments import CodeArguments, PromptArguments
 from align.run.checks import limits, versions
 from align.run.errors import fail, recipe
+from align.run.trial import throwaway
 
 _WORKED_OUT = "it is worked out from --global_batch_size, --num_mini_batches and --per_device_train_batch_size"
 _ADAPTERS = "the policy's adapter is `default`, and the reference has none"
@@ -179,6 +180,8 @@ def check(args: PPOArguments, model_args: Any, kind: str) -> None:
         problems.append(
             "reference_device: with LoRA there is no second reference, and ZeRO-3 and FSDP2 shard it already"
         )
+    if args.engine == "trl" and throwaway.asked():
+        problems.append("dry_run: engine=trl is a baseline, and does not take rows by length; leave one out")
     problems += _device(args.reference_device) if args.reference_device else []
     problems += versions.without_baseline() if args.engine == "trl" else []
     if args.engine == "trl" and (kind != "single" or args.reward_funcs or not args.reward_model_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,8 @@ def credit(rollout: Rollout, *, reward: Reward, args: Any, kl_coef: float, total
 class Sampler:
     """Makes rollouts: completions of prompts from the policy, their scores, log-probs and values."""
 
+    longest = 0  # of a dry run: so many rollouts begin with the longest prompts, and none of their answers ends early
+
     def __init__(self, trainer: Any):
         self.trainer = trainer  # whose model is wrapped later, and whose clock changes
         self.args, self.plan, self.accelerator = trainer.args, trainer.plan, trainer.accelerator
@@ -167,6 +169,8 @@ class Sampler:
         """Rollout `number`: this process's share of the next prompts, with their completions and scores."""
         copies, rank, world = self.args.num_generations, self.accelerator.process_index, self.plan.processes
         chosen = prompts_of(number, self.plan.prompts, len(self.rows), self.args.seed)
+        if number < self.longest:
+            chosen = sorted(range(len(self.rows)), key=lambda i: -len(self.rows[i]["input_ids"]))[: self.plan.prompts]
         places = range(rank, len(chosen), world)
         numbers = [number * self.plan.episodes + place * copies + k for place in places for k in range(copies)]
         rows = [self.rows[chosen[place]] for place in places]
@@ -176,14 +180,17 @@ class Sampler:
         """Episodes numbered `numbers`, as many of each row as there are numbers for it, and their scores."""
         device = self.args.device
         with self.trainer.clock.part("rollout", device):
-            completions = self._episodes(rows, numbers, seed)
+            completions = self._episodes(rows, numbers, seed, () if number < self.longest else self.trainer.stops)
         rows = [row for row in rows for _ in range(len(numbers) // len(rows))]
         with self.trainer.clock.part("scoring", device):
             scores, each = reward.raw(rows, completions)
         return Rollout(number + 1, rows, completions, torch.tensor(scores, device=device), each, device)
 
-    def _episodes(self, rows: list[dict], numbers: list[int], seed: int) -> list[generate.Completion]:
-        """One completion for each of `num_generations` copies of each row; `numbers` are the episodes' own."""
+    def _episodes(
+        self, rows: list[dict], numbers: list[int], seed: int, stops: Collection[int]
+    ) -> list[generate.Completion]:
+        """One completion for each of `num_generations` copies of each row, up to one of `stops`; `numbers` are the
+        episodes' own."""
         copies, size = len(numbers) // len(rows), max(1, self.args.local_rollout_forward_batch_size)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
         found: list[list[int]] = [[] for _ in numbers]
@@ -193,7 +200,7 @@ class Sampler:
             places = [i * copies + k for i in some for k in range(copies)]
             noise = generate.uniform(seed, [numbers[place] for place in places], self.args.response_length)
             settings = dict(
-                stops=self.trainer.stops, pad_id=self.tokenizer.pad_token_id, max_new_tokens=self.args.response_length,
+                stops=stops, pad_id=self.tokenizer.pad_token_id, max_new_tokens=self.args.response_length,
                 temperature=self.args.temperature, noise=noise, per_prompt=copies,
             )  # fmt: skip
             with torch.no_grad(), self.accelerator.autocast():
@@ -204,7 +211,6 @@ class Sampler:
             sum(len(row["input_ids"]) for row in rows) + sum(map(len, found)), sum(map(len, found))
         )
         asked = [rows[place // copies]["input_ids"] for place in range(len(found))]
-        stops = self.trainer.stops
         return [generate.as_completion(p, ids, stops, self.tokenizer) for p, ids in zip(asked, found, strict=True)]
 
     def score_sequences(

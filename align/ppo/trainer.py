@@ -228,7 +228,7 @@ class PolicyTrainer(Trainer):
 
     def _check_health(self, rollout: Rollout) -> list[str]:
         """Look for collapse; raise when it lasts. Returns the symptoms: a checkpoint with any is not worth keeping."""
-        if self.before is None:
+        if self.before is None or self.sampler.longest:
             return []
         now = metrics.vitals(rollout, self.everyone)
         found = guards.symptoms(now, self.before, self.args.response_length)

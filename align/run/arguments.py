@@ -19,7 +19,20 @@ class RunArguments:
 
 
 @dataclass
-class BatchArguments(RunArguments):
+class TrialArguments:
+    """What every recipe takes that trains or samples."""
+
+    dry_run: bool = field(
+        default=False,
+        metadata={
+            "help": "Try it with the longest rows, tell memory and time, and leave nothing behind: of a training a few "
+            "steps and a checkpoint, of what samples a few batches."
+        },
+    )
+
+
+@dataclass
+class BatchArguments(RunArguments, TrialArguments):
     """What every training recipe takes as well."""
 
     global_batch_size: int = field(
@@ -27,6 +40,13 @@ class BatchArguments(RunArguments):
         metadata={
             "help": "Rows per optimizer step over all processes. Accumulation is derived from it, the number of "
             "processes and per_device_train_batch_size (the most that fits one device at once)."
+        },
+    )
+    find_batch_size: bool = field(
+        default=False,
+        metadata={
+            "help": "Where memory runs out in the first two steps, begin again with half of "
+            "per_device_train_batch_size, and the same global batch."
         },
     )
 

@@ -20,7 +20,7 @@ REFUSED = {
     "eos_token": "the stop token is read off the chat template; see --chat_template_path",
     "model_init_kwargs": "use --dtype, --attn_implementation and --model_revision",
     "lora_task_type": "each recipe sets it (SEQ_CLS for reward models, CAUSAL_LM elsewhere)",
-    "auto_find_batch_size": "it would change the recipe unseen; lower --per_device_train_batch_size",
+    "auto_find_batch_size": "it would change the global batch unseen; give --find_batch_size, which keeps it",
     "stop_token": "the stop token is read off the chat template",
     "stop_token_id": "the stop token is read off the chat template",
     "hub_token": "it would be kept in run.json, which is pushed as well; give it as HF_TOKEN, or once: hf auth login",
@@ -52,6 +52,12 @@ ELSEWHERE = {
         ("ties", "pair_weights", "annotators", "aggregate", "pairs_together"),
         "only recipes that learn from pairs take it (reward, dpo)",
     ),
+}
+
+# The same of flags that every kind of program might be asked for
+TRIALS = {
+    "dry_run": "what trains has it, what samples and evaluates, and the pipeline, which then lists its stages",
+    "find_batch_size": "only recipes that train take it; others have --per_device_eval_batch_size, or no batches",
 }
 
 
@@ -113,6 +119,8 @@ class Flags:
     def _unknown(self, key: str) -> str:
         if key in ELSEWHERE and "dataset_test_split" in self.actions:  # not of `align label` and its like
             return f"{key} is not a flag of this recipe: {ELSEWHERE[key]}"
+        if key in TRIALS:
+            return f"{key} is not a flag here: {TRIALS[key]}"
         close = difflib.get_close_matches(key, self.known, n=1, cutoff=0.5)
         return f"unknown key {key}" + (f"; did you mean {close[0]}?" if close else "")
 

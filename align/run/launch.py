@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from align.run.device import has_gpu, keep_memory, share_cores
 from align.run.errors import ConfigError, OneProcess, RunError
 from align.run.received import screen
+from align.run.trial import throwaway
 
 # A disk is full, a quota or the largest size of a file is reached, nothing can be written there, or it fails
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -98,7 +99,7 @@ def check(refused: Mapping[str, str] | None = None, *, seed: int | None = None) 
     refuse(refused or {})
     import transformers
     from accelerate import PartialState
-    from accelerate.utils import DistributedType
+    from accelerate.utils import DistributedType, broadcast_object_list
 
     transformers.utils.logging.disable_progress_bar()  # one bar a run: the training's, not each file's
     share_cores()
@@ -110,6 +111,7 @@ def check(refused: Mapping[str, str] | None = None, *, seed: int | None = None) 
         state.distributed_type = DistributedType.MULTI_GPU
     if state.num_processes != _ASKED[0]:
         _stop(state.num_processes, "single" if state.num_processes == 1 else _ASKED[1])
+    throwaway.settle(broadcast_object_list)
     if seed is not None:
         transformers.set_seed(seed)
 
@@ -185,6 +187,9 @@ def run(main: Callable[[], None], *, again: str = "") -> None:
         how = f"go on with the same command and {again}" if again else both
         print(f"\ninterrupted; {how}", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as end:
+        if end.code:
+            raise
     _leave_quietly()
 
 

@@ -19,6 +19,7 @@ from align.run.errors import ConfigError, fail
 from align.run.flags import Flags
 from align.run.launch import asked_kind
 from align.run.received import permission
+from align.run.trial import again, throwaway
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def _config_path(argv: list[str], nano: str | None) -> tuple[str | None, list[st
     return path, rest
 
 
+_named: list[str] = []  # what the command and its YAML set, of the configuration that was read last
 PARENT_KEYS = ("model_name_or_path", "reward_model_path", "tokenizer_name_or_path", "dataset_name")
 
 
@@ -146,6 +148,7 @@ def parse(
         given |= typed
         broken |= set(raw) - set(typed)
         problems += [f"{problem} ({where})" for problem in found]
+    _named[:] = sorted(given)
     given |= resumed.kept(given, flags.known)
     given |= device.launched(flags.known, given)
     values = {**(defaults or {}), **((lora_defaults or {}) if given.get("use_peft") else {}), **given}
@@ -153,14 +156,21 @@ def parse(
         values = {**device.defaults(flags.known, given), **values}
         problems += device.unsupported(given)
     problems += limits.problems(given, values, flags.known, gpu="bf16" in flags.known and device.has_gpu())
+    problems += throwaway.problems(values)
     problems += _parent_problems(values, gated)
     problems += _lacking(values, required, broken, rows=DataArguments in classes)
     if problems:
         fail(problems)
-    filled = _precise(classes, values, given, size)
+    filled = _precise(classes, values | again.sizes(bool(values.get("find_batch_size"))), given, size)
+    throwaway.begin(filled, bool(values.get("dry_run")))
     if path:
         print(f"config: {path}" + ("" if "--config" in " ".join(argv or sys.argv) else " (nothing was named)"))
     return filled
+
+
+def named() -> list[str]:
+    """The keys that the command and its YAML set, of the configuration that was read last."""
+    return [*_named]
 
 
 def _precise(classes: tuple[type, ...], values: dict[str, Any], settled: Any, size: Any) -> tuple[Any, ...]:

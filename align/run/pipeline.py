@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from align.run import gates, lineage
+from align.run.arguments import TrialArguments
 from align.run.errors import ConfigError, RunError
 from align.run.received import files, records
 
@@ -33,7 +34,7 @@ STAGE_KEYS = {"name", "run", "config", "launch", "gate", "resumable", "seeded"}
 
 
 @dataclass
-class PipelineConfig:
+class PipelineConfig(TrialArguments):
     """What the pipeline recipe takes. Paths in the stages' YAML that begin with `family_dir` follow `output_dir`."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the chain's runs."})
@@ -152,8 +153,9 @@ def _is_nested(value: Any) -> bool:
 def _written(settings: dict[str, Any], args: PipelineConfig, name: str) -> Path:
     """A stage's settings in a file of the chain's own folder, for what its own YAML does not say."""
     path = Path(str(args.output_dir)) / "stages" / f"{name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.replace(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    if not args.dry_run:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     return path
 
 

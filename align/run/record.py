@@ -25,6 +25,7 @@ from align.run.checks import resumed
 from align.run.errors import RunError
 from align.run.lineage import hash_files, read_record
 from align.run.received import files
+from align.run.trial import throwaway
 
 PACKAGES = (
     "torch",
@@ -70,6 +71,13 @@ def _hardware() -> dict[str, Any]:
         torch = sys.modules["torch"]
         machine["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return machine
+
+
+def _process() -> dict[str, Any]:
+    """This process, for whoever asks later whether it still runs: numbers are given again, so also when it began."""
+    import psutil
+
+    return {"pid": os.getpid(), "began": psutil.Process().create_time()}
 
 
 def peak_memory_bytes() -> int:
@@ -255,28 +263,36 @@ def start(
             resumed run is another one.
     """
     main, folder = int(os.environ.get("RANK", "0")) == 0, Path(output_dir)
-    before = (
-        resumed.record_before(folder, config.get("resume_from_checkpoint")) if main and resume and compared else None
-    )
-    changed = resumed.check_settings(before, config) if before else {}
-    kept = _prepare_folder(folder, recipe, overwrite=overwrite, resume=resume, reopen=reopen) if main else {}
-    run = Run(recipe, output_dir, config, main=main, before=before)
-    if before:
-        again = {"started": run.record["started"], "command": run.record["command"], "changed": changed}
-        kept |= {key: before[key] for key in ("parents", "data") if key in before}
-        kept |= {"resumptions": [*before.get("resumptions", []), again]}
-    run.note(**({"resumable": False} | kept), reopens=reopen, git=_git(), versions=_versions(), hardware=_hardware())
-    with stoppable():
-        try:
+    how = {"overwrite": overwrite, "resume": resume, "reopen": reopen}
+    with stoppable(), throwaway.folder(main, lambda wanted: check(wanted, recipe, **how)):
+        goes_on = main and resume and compared
+        before = resumed.record_before(folder, config.get("resume_from_checkpoint")) if goes_on else None
+        changed = resumed.check_settings(before, config) if before else {}
+        kept = _prepare_folder(folder, recipe, **how) if main else {}
+        run = Run(recipe, output_dir, config, main=main, before=before)
+        if before:
+            again = {"started": run.record["started"], "command": run.record["command"], "changed": changed}
+            kept |= {key: before[key] for key in ("parents", "data") if key in before}
+            kept |= {"resumptions": [*before.get("resumptions", []), again]}
+        run.note(**({"resumable": False} | kept), reopens=reopen, git=_git(), versions=_versions(),
+                 hardware=_hardware(), process=_process())  # fmt: skip
+        with _recorded(run):
             yield run
-        except KeyboardInterrupt:
-            run.finish("interrupted")
-            raise
-        except resumed.OtherRun:
-            if run.main and before:
-                write_json(folder / "run.json", before)
-            raise
-        except BaseException as error:
+
+
+@contextlib.contextmanager
+def _recorded(run: Run) -> Iterator[None]:
+    """Whatever ends the block is recorded, unless the run was complete: what comes after (a push) undoes nothing."""
+    try:
+        yield
+    except resumed.OtherRun:
+        if run.main and run.before:
+            write_json(run.folder / "run.json", run.before)
+        raise
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        if run.record["status"] != "complete":
             with contextlib.suppress(OSError):  # the disk may be what failed; the first error is the one to show
-                run.finish("failed", error=f"{type(error).__name__}: {error}")
-            raise
+                how = {} if stopped else {"error": f"{type(error).__name__}: {error}"}
+                run.finish("interrupted" if stopped else "failed", **how)
+        raise

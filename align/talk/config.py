@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from align.run.arguments import CodeArguments
 from align.run.lineage import parent_problem
 
+MOST = 4  # models on the page: columns that can still be read next to each other, and keys 1 to 4
+SEEDS = 1 << 32  # what a page's numbers hold to the last digit
+VOTES = "runs/votes"  # where votes are kept if nobody says where
+
 
 @dataclass
 class ChatConfig(CodeArguments):
@@ -28,6 +32,15 @@ class ChatConfig(CodeArguments):
         },
     )
 
+    web: bool = field(default=False, metadata={"help": "On a page in the browser, for up to four models."})
+    blind: bool = field(
+        default=False,
+        metadata={"help": "On that page: hidden names, shuffled order, and people vote for the better answer."},
+    )
+    output_dir: str | None = field(
+        default=None, metadata={"help": f"Where blind votes are kept, for `align export`; default: {VOTES}."}
+    )
+
     def __post_init__(self) -> None:
         problems = [problem for path in self.models if (problem := parent_problem(path, allow_hub=True))]
         if self.temperature < 0:
@@ -36,5 +49,15 @@ class ChatConfig(CodeArguments):
             problems.append(f"max_new_tokens={self.max_new_tokens}: at least 1")
         if len(set(self.models)) < len(self.models):
             problems.append(f"models: each once; given {' '.join(self.models)}")
+        if not 0 <= self.seed < SEEDS:
+            problems.append(f"seed={self.seed}: a whole number from 0 to {SEEDS - 1:,}")
+        if self.web and len(self.models) > MOST:
+            problems.append(f"models: {len(self.models)} of them, and the page has columns for {MOST}; leave some out")
+        if self.blind and not self.web:
+            problems.append("blind: votes are given on the page; give --web as well")
+        if self.blind and len(self.models) == 1:
+            problems.append("blind: one model leaves nothing to choose between; name two or more")
+        if self.output_dir and not self.blind:
+            problems.append("output_dir: it keeps blind votes; give --web --blind, or leave it out")
         if problems:
             raise ValueError("; ".join(problems))

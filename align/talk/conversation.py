@@ -97,9 +97,24 @@ class Conversation:
             ConfigError: where nothing was said yet.
             RunError: for a file that is there.
         """
+        if not files.made(file, self.lines().encode()):
+            raise RunError(f"{file} is there already; name another file")
+        return len(self.turns)
+
+    def lines(self) -> str:
+        """It as JSONL, one line for each model.
+
+        Raises:
+            ConfigError: where nothing was said yet.
+        """
         if not self.begun():
             raise ConfigError("nothing was said yet that could be saved")
         rows = [{"messages": turns, "model": name} for name, turns in self.turns.items()]
-        if not files.made(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()):
-            raise RunError(f"{file} is there already; name another file")
-        return len(rows)
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def ending(answer: Completion) -> str:
+    """What stands behind an answer that did not end by itself."""
+    if answer.stopped:
+        return "" if answer.text else "(no words)"
+    return " … (cut at the longest answer)" if answer.text or not answer.reasoning else "(never ended its thought)"

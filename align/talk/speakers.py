@@ -25,6 +25,8 @@ class Speaker:
         """`goes_on`: it is no assistant, but goes on with a text."""
         self.name, self.model, self.tokenizer, self.goes_on = name, model, tokenizer, goes_on
         self.stops = chat.stop_ids(tokenizer, model.generation_config)
+        # tokens that it reads at most; None where its configuration names no end
+        self.room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     def answer(
         self, turns: Turns, *, temperature: float, max_new_tokens: int, seed: int, number: int
@@ -50,11 +52,10 @@ class Speaker:
             yield generate.as_completion(prompt, ids, self.stops, self.tokenizer)
 
     def _check_room(self, prompt: int, more: int) -> None:
-        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if room is not None and prompt + more > room:
+        if self.room is not None and prompt + more > self.room:
             raise ConfigError(
-                f"{self.name} reads {room:,} tokens at most, and the conversation has {prompt:,} and {more:,} to come: "
-                "/reset begins anew, and a smaller --max_new_tokens leaves more room"
+                f"{self.name} reads {self.room:,} tokens at most, and the conversation has {prompt:,} and {more:,} to "
+                "come: begin anew (/reset), or leave more room with a smaller max_new_tokens"
             )
 
 
@@ -77,6 +78,18 @@ def load(args: ChatConfig) -> list[Speaker]:
         goes_on = args.prompt_format == "text" or (args.prompt_format == "auto" and _goes_on(path, tokenizer))
         found.append(Speaker(name, checkpoints.load_trained(path, tokenizer), tokenizer, goes_on))
     return found
+
+
+def how(speaker: Speaker) -> str:
+    """What it does with what one says: ends a sentence that its name begins."""
+    return "goes on with what you type, as a base model does" if speaker.goes_on else "answers"
+
+
+def notes(found: list[Speaker]) -> list[str]:
+    """What is to be known of several models next to each other."""
+    if len({speaker.tokenizer.backend_tokenizer.to_str() for speaker in found}) > 1:
+        return ["they have different tokenizers: each reads the conversation through its own"]
+    return []
 
 
 def _names(paths: list[str]) -> list[str]:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from align.models.generate import Completion
 from align.run.errors import ConfigError, RunError
-from align.run.parse import parse
 from align.run.received.screen import plain
 from align.talk import speakers
 from align.talk.config import ChatConfig
-from align.talk.conversation import Conversation
+from align.talk.conversation import Conversation, ending
 from align.talk.speakers import Speaker
 
 HELP = """  /system TEXT      a system message, and begin anew; without TEXT: none
@@ -29,9 +28,8 @@ NARROWEST = 28  # characters of a column
 GAP = "  "
 
 
-def main(argv: list[str]) -> None:
-    """`align chat`: load the models, then read, answer, read …"""
-    (args,) = parse(ChatConfig, nano=None, required=("models",), argv=argv)
+def begin(args: ChatConfig) -> None:
+    """Load the models, then read, answer, read …"""
     conversation = Conversation(speakers.load(args), args)
     for line in opening(conversation.speakers):
         print(line)
@@ -42,13 +40,7 @@ def main(argv: list[str]) -> None:
 
 def opening(found: list[Speaker]) -> list[str]:
     """What is said at the start: who answers, how, and where help is."""
-    lines = []
-    for speaker in found:
-        how = "goes on with what you type, as a base model does" if speaker.goes_on else "answers"
-        lines.append(f"{speaker.name} {how}")
-    vocabularies = {speaker.tokenizer.backend_tokenizer.to_str() for speaker in found}
-    if len(vocabularies) > 1:
-        lines.append("they have different tokenizers: each reads the conversation through its own")
+    lines = [f"{speaker.name} {speakers.how(speaker)}" for speaker in found] + speakers.notes(found)
     return [*lines, "/help lists the commands, Ctrl-D ends", ""]
 
 
@@ -153,13 +145,6 @@ def _as_it_comes(speaker: Speaker, answers: Iterator[dict[str, Completion]], wor
         shown = whole
     if last is not None:
         print(plain(last.text)[len(shown) :] + ending(last))
-
-
-def ending(answer: Completion) -> str:
-    """What stands behind an answer that did not end by itself."""
-    if answer.stopped:
-        return "" if answer.text else "(no words)"
-    return " … (cut at the longest answer)" if answer.text or not answer.reasoning else "(never ended its thought)"
 
 
 def _side_by_side(conversation: Conversation, answers: Iterator[dict[str, Completion]]) -> None:

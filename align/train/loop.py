@@ -10,16 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from align.models import checkpoints, weights
 from align.models.fast.quicken import quicken
-from align.run import launch
+from align.report import model_card
+from align.run import launch, parse
+from align.run.checks import hub
 from align.run.device import facts as measured
 from align.run.errors import DataError, NotFinite, OneProcess, RunError, one_sentence
 from align.run.record import Run
+from align.run.trial import again, throwaway
 from align.train import logits, measuring, progress
+from align.train.first import rehearsal, smaller
 
 
 class Recorder(TrainerCallback):
@@ -27,6 +31,9 @@ class Recorder(TrainerCallback):
 
     def __init__(self, run: Run):
         self.run = run
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.run.note(max_steps=state.max_steps)  # by which whoever watches knows how far it is
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         logs = {k: v for k, v in (logs or {}).items() if isinstance(v, (int, float))}
@@ -63,7 +70,8 @@ class NoUpdate(TrainerCallback):
 
 
 def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: str, plan: Any = None) -> None:
-    """Print and record how this run will go: device, processes, batch (or PPO's plan), parameters, rows."""
+    """Print and record how this run will go: device, processes, batch (or PPO's plan), parameters, rows. A dry run then
+    finds out more, by its first steps, and ends here."""
     import torch
     from accelerate import PartialState
 
@@ -76,24 +84,36 @@ def describe(trainer: Any, run: Run, rows: Any, args: Any, recipe: str, parent: 
     batch = plan.episodes if plan else micro * accumulation * state.num_processes
     shape = f"{state.num_processes} x {micro} rows x {accumulation} accumulated"
     processes = f"{state.num_processes} ({kind})" + ("" if plan else f"; global batch {batch} = {shape}")
-    config = trainer.accelerator.unwrap_model(model).config  # a DeepSpeed engine has a `config` of its own
     facts = dict(
         world_size=state.num_processes, sharding=kind, global_batch_size=batch, parameters=total, trainable=trainable,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
     )  # fmt: skip
-    run.note(**facts, **measured())
-    if not state.is_main_process:
-        return
+    run.note(**facts, **measured(), **again.facts(micro))
+    if rows.stream is not None:
+        again.before_leaving(rows.stream.kept.cleanup)
+    if state.is_main_process:
+        saved = throwaway.destination(args.output_dir)
+        print(f"{recipe} from {parent} to {saved}, seed {args.seed}\n{_head(trainer, args, processes, facts)}\n{rows}"
+              + (f"\n{plan}" if plan else ""), flush=True)  # fmt: skip
+    if throwaway.asked():
+        trainer.args.disable_tqdm = True
+        tidy(trainer)
+        rehearsal.rehearse(trainer, rows, recipe, plan, lambda: _train(trainer, None))
+
+
+def _head(trainer: Any, args: Any, processes: str, facts: dict[str, Any]) -> str:
+    """What a run computes on, and what it trains."""
+    import torch
+
+    config = trainer.accelerator.unwrap_model(trainer.model).config  # a DeepSpeed engine has a `config` of its own
+    device, total, trainable = trainer.args.device, facts["parameters"], facts["trainable"]
     checkpointing = "gradient checkpointing" if args.activation_checkpointing else "no checkpointing"
     autocast = ", bf16 autocast" if args.bf16 else ""
-    threads = f" ({torch.get_num_threads()} threads)" if state.device.type == "cpu" else ""
-    print(
-        f"{recipe} from {parent} to {args.output_dir}, seed {args.seed}\n"
-        f"  device    {state.device}{threads}, {facts['dtype']}{autocast}, attention {config._attn_implementation}, "
+    threads = f" ({torch.get_num_threads()} threads)" if device.type == "cpu" else ""
+    return (
+        f"  device    {device}{threads}, {facts['dtype']}{autocast}, attention {config._attn_implementation}, "
         f"{checkpointing}\n  processes {processes}\n"
-        f"  model     {config.model_type}, {total:,} parameters, {trainable:,} trainable ({trainable / total:.1%})\n"
-        f"{rows}" + (f"\n{plan}" if plan else ""),
-        flush=True,
+        f"  model     {config.model_type}, {total:,} parameters, {trainable:,} trainable ({trainable / total:.1%})"
     )
 
 
@@ -106,10 +126,15 @@ def _count(model: Any) -> tuple[int, int]:
 def build(trainer_class: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """A trainer whose weights are fp32 where they are trained, and whose evaluation fits into memory.
 
+    It pushes nothing: `finish` does, once the model has its card.
+
     Raises:
         ConfigError: for what transformers, TRL or PEFT refuse in its settings.
     """
     logits.lighten()
+    for one in (*args, *kwargs.values()):
+        if isinstance(one, TrainingArguments):
+            one.push_to_hub = False
     with one_sentence("the trainer refuses this configuration"):
         trainer = trainer_class(*args, **kwargs)
     checkpoints.trained_in_fp32(trainer.model)
@@ -208,7 +233,8 @@ def _train(trainer: Any, checkpoint: str | None) -> Any:
     begun = int(json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"]) if checkpoint else 0
     with one_sentence("training cannot begin like this", when=lambda: trainer.state.global_step <= begun):
         try:
-            return trainer.train(resume_from_checkpoint=checkpoint)
+            with smaller.halving(trainer, begun):
+                return trainer.train(resume_from_checkpoint=checkpoint)
         except DataError as error:  # torch hands on the whole traceback of a loader's worker; the sentence is its end
             sentence = str(error).rpartition(f"{DataError.__name__}: ")[2].strip()
             raise (OneProcess if launch.world_size() > 1 else DataError)(sentence) from error
@@ -222,6 +248,19 @@ def count(run: Run, rows: Any) -> None:
     run.note(data=rows.as_dict())
     if run.main:
         print(f"train: {rows.stream.report}", flush=True)
+
+
+def finish(run: Run, metrics: dict[str, Any]) -> None:
+    """Close the record of a training, write the model's card, and push both where that was asked for.
+
+    Raises:
+        RunError: if it cannot be pushed; the run is finished all the same.
+    """
+    run.finish("complete", metrics=metrics, tokens=metrics["tokens"], given=parse.named())
+    if run.main:
+        model_card.write(run.folder, run.record)
+        if run.record["config"].get("push_to_hub"):
+            print(f"pushed to {hub.push(run.folder, run.record['config'])}", flush=True)
 
 
 def check_saved(folder: Path) -> None:

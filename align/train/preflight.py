@@ -11,6 +11,7 @@ from trl import DPOConfig, RLOOConfig, SFTConfig
 from align.data import arrow
 from align.models import adapters, checkpoints, heads
 from align.run.errors import fail, one_sentence
+from align.run.trial import throwaway
 from align.train import logits, packed
 
 BY_LAYER = ("galore", "apollo", "lomo")  # optimizers that are made of a model's layers
@@ -72,6 +73,7 @@ def _evaluation(args: Any, rows: Any) -> list[str]:
 
 def _optimizer(args: Any, model: Any) -> None:
     """Make optimizer, schedule and trackers as the trainer will, on one number: packages that are missing show up.
+    A dry run then tells no tracker anything.
 
     Args:
         model: whose layers some optimizers choose by name (GaLore, APOLLO, LOMO); None for a new one.
@@ -100,6 +102,8 @@ def _optimizer(args: Any, model: Any) -> None:
     ):
         for tracker in get_reporting_integration_callbacks(args.report_to):
             tracker()
+    if throwaway.asked():
+        args.report_to, args.push_to_hub = [], False
 
 
 def _room(config: Any, rows: Any, answer: int) -> list[str]:

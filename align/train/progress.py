@@ -1,13 +1,15 @@
-"""How far a training is: a bar on a terminal; elsewhere (a log file, CI) a line now and then. And where it has to leave
-before its end."""
+"""How far a training or a measurement is: a bar on a terminal; elsewhere (a log file, CI) a line now and then.
+And the end before the end, where a job's time is nearly up.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import TrainerCallback
@@ -16,10 +18,12 @@ from transformers.trainer_callback import ProgressCallback
 from align.run import launch
 from align.run.received import screen
 from align.run.record import Run
+from align.run.trial.telling import clock
 
 SHOWN = ("loss", "rewards/margins", "accuracy", "objective/scores", "objective/kl", "rollout/length",
          "rollout/eos_rate", "eps", "eval_loss")  # fmt: skip
 EVERY = 30.0  # seconds between two lines
+T = TypeVar("T")
 
 
 def shown(logs: dict[str, Any]) -> dict[str, str]:
@@ -61,9 +65,9 @@ class LogLines(TrainerCallback):
     def _tell(self, state: Any) -> None:
         self.told = time.monotonic()
         spent, done, left = self.told - self.began, state.global_step - self.first, state.max_steps - state.global_step
-        when = f"{_clock(spent)} so far"
+        when = f"{clock(spent)} so far"
         if done and left > 0:
-            when += f", about {_clock(spent / done * left)} left"
+            when += f", about {clock(spent / done * left)} left"
         numbers = "".join(f", {name} {value}" for name, value in self.last.items())
         print(f"step {state.global_step:,} of {state.max_steps:,}, {when}{numbers}", file=sys.stderr, flush=True)
 
@@ -103,6 +107,15 @@ class Leave(TrainerCallback):
         raise KeyboardInterrupt
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+def told(items: Sequence[T], what: str) -> Iterator[T]:
+    """Items one after another. When the next is asked for, a line says how many are done and what is left at that pace.
+
+    Args:
+        what: was done to them: "models measured".
+    """
+    began = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        spent = time.monotonic() - began
+        left = f", about {clock(spent / done * (len(items) - done))} left" if done < len(items) else ""
+        print(f"{what}: {done} of {len(items)}, {clock(spent)} so far{left}", file=sys.stderr, flush=True)

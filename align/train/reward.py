@@ -15,7 +15,7 @@ from trl.trainer.utils import pad
 
 from align import stats
 from align.data import arrow
-from align.models.generate import scores
+from align.models.heads import scores
 from align.train import pair_batches
 
 

@@ -58,6 +58,15 @@ def configuration(app: Starlette) -> uvicorn.Config:
     )  # fmt: skip
 
 
+def check_port(args: ServeArguments) -> None:
+    """Is the port there to be had? For programs that take long to come to `serve`.
+
+    Raises:
+        RunError: as `serve` does.
+    """
+    _bind(args.host, args.port).close()
+
+
 def link(host: str, port: int, token: str | None, path: str = "/") -> str:
     """What to type into a browser. It sends nobody what stands behind the `#`: the page itself hands it in."""
     name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host

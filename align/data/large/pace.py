@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from align.run.trial.telling import clock
+
 FIRST = 3.0  # seconds in which nothing is said: most preparations take no longer
 EVERY = 30.0  # seconds between two lines
 
@@ -46,10 +48,5 @@ def _tell(what: str, total: int, done: Callable[[], int], ends: threading.Event)
         return
     while not ends.wait(EVERY):
         count, spent = done(), time.monotonic() - begun
-        left = f", about {_clock(spent / count * (total - count))} left" if 0 < count < total else ""
-        print(f"{what}: {count:,} of {total:,} rows, {_clock(spent)} so far{left}", file=sys.stderr, flush=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+        left = f", about {clock(spent / count * (total - count))} left" if 0 < count < total else ""
+        print(f"{what}: {count:,} of {total:,} rows, {clock(spent)} so far{left}", file=sys.stderr, flush=True)

@@ -96,7 +96,7 @@ def _sampled(models: Models) -> list[list[str]]:
 
     present = {key for m in models.values() for key in m.sampled.measures()}
     rows: list[tuple[str, Read]] = [(words, reader(k, share)) for k, words, share in SAMPLED if k in present]
-    return _group(models, "Sampled completions", [*rows, ("completions", lambda m: number(m.sampled.n))])
+    return _group(models, "Sampled completions", [*rows, ("prompts", lambda m: number(m.sampled.n))])
 
 
 def _kept(models: Models) -> list[list[str]]:

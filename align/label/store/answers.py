@@ -52,11 +52,16 @@ def give(
     _account(db, annotator, row, verdict, 1)
 
 
-def take_back(db: Database, annotator: Annotator) -> int | None:
-    """Withdraw the annotator's last answer, in the caller's transaction; see `Store.undo`. Its task, or None."""
+def take_back(db: Database, annotator: Annotator, task: int | None = None) -> int | None:
+    """Withdraw the annotator's last answer, or that to `task`, in the caller's transaction; see `Store.undo`.
+
+    Returns:
+        Its task; None where there is none.
+    """
     row = db.one(
         "SELECT answers.id AS answer, verdict, tasks.* FROM answers JOIN tasks ON tasks.id = task WHERE "
-        "answers.annotator = ? AND withdrawn IS NULL ORDER BY answers.id DESC LIMIT 1", annotator.number,
+        "answers.annotator = ?1 AND withdrawn IS NULL AND (?2 IS NULL OR task = ?2) ORDER BY answers.id DESC LIMIT 1",
+        annotator.number, task,
     )  # fmt: skip
     if row is None:
         return None

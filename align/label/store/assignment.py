@@ -44,8 +44,11 @@ def look_again(db: Database, other_than: int = 0) -> None:
     db.db.execute("UPDATE annotators SET at_urgency = NULL WHERE number != ?", (other_than,))
 
 
-def open_task(db: Database, annotator: int, item: Any, *, repeat: bool) -> Any:
-    """A task with its order: a shuffle by item, annotator and repeat. One that was given up is the same task again."""
+def open_task(db: Database, annotator: int, item: Any, *, repeat: bool, order: list[int] | None = None) -> Any:
+    """A task with its order: a shuffle by item, annotator and repeat, or the one in which it was shown already.
+
+    One that was given up is the same task again, in its own order.
+    """
     name = db.one("SELECT name FROM annotators WHERE number = ?", annotator)[0]
     before = None
     if repeat:
@@ -54,12 +57,28 @@ def open_task(db: Database, annotator: int, item: Any, *, repeat: bool) -> Any:
     completions = db.one("SELECT completions FROM texts WHERE item = ?", item["number"])[0]
     with as_stored(db.path):
         told = json.loads(completions)
-    order = items.shown_order(told, f"{item['id']} {name.casefold()} {repeat:d}", before)
+    order = order or items.shown_order(told, f"{item['id']} {name.casefold()} {repeat:d}", before)
     values = (item["number"], annotator, int(repeat), items.as_json(order), time.time())
     return db.db.execute(
         "INSERT INTO tasks (item, annotator, repeat, shown, opened) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT (annotator, item, repeat) DO UPDATE SET open = 1, opened = excluded.opened RETURNING id", values,
     ).fetchone()  # fmt: skip
+
+
+def open_seen(db: Database, annotator: Annotator, item: str, order: list[int]) -> int:
+    """The task of an item that a person has before the eyes already, in the order shown: in the caller's transaction.
+
+    Persons are given their tasks by `Store.next`, so that each item goes to as many as share it. Answers that are voted
+    on as they come were made for the one who votes: nothing is left to assign, and the place is one more than wanted.
+    """
+    row = db.one("SELECT * FROM items WHERE id = ?", item)
+    sql = f"SELECT id FROM tasks WHERE annotator = ? AND item = ? AND repeat = 0 AND {HAD}"
+    held = db.one(sql, annotator.number, row["number"])
+    if held is None:
+        db.wanted = None
+        db.db.execute("UPDATE items SET taken = taken + 1 WHERE number = ?", (row["number"],))
+        held = open_task(db, annotator.number, row, repeat=False, order=order)
+    return held["id"]
 
 
 def _repeat(db: Database, annotator: int, *, due: bool) -> Any:

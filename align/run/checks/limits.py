@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
+from align.run.checks import hub
+
 Rule = tuple[Callable[[Any], bool], str]
 COUNT: Rule = (lambda value: value >= 1, "at least 1")
 POSITIVE: Rule = (lambda value: value > 0, "above 0")
@@ -137,13 +139,10 @@ def problems(given: dict[str, Any], values: dict[str, Any], known: Collection[st
         found.append("activation_offloading moves activations off a GPU, and there is none here; leave it out")
     if values.get("attn_implementation") == "flex_attention" and not gpu:
         found.append("attn_implementation=flex_attention cannot train on a CPU; use sdpa")
-    if given.get("push_to_hub") and not _logged_in():
-        found.append(
-            "push_to_hub needs an account: log in first (hf auth login), or leave it out and upload afterwards"
-        )
     if given.get("dataloader_persistent_workers") and not given.get("dataloader_num_workers"):
         found.append("dataloader_persistent_workers: there are none; give --dataloader_num_workers 1 or more as well")
-    return [*found, *_of_checkpointing(given), *_of_packing(given, values), *_of_streams(given, values),
+    pushed = hub.problems(given, values) if "hub_model_id" in known else []  # other programs push rows
+    return [*found, *pushed, *_of_checkpointing(given), *_of_packing(given, values), *_of_streams(given, values),
             *_of_pairs(values)]  # fmt: skip
 
 
@@ -238,9 +237,3 @@ def _of_pairs(values: dict[str, Any]) -> list[str]:
             found.append("sync_ref_model: the moved reference is not in a checkpoint, so such a run cannot be resumed; "
                          "start it again with --overwrite")  # fmt: skip
     return found
-
-
-def _logged_in() -> bool:
-    from huggingface_hub import get_token
-
-    return get_token() is not None

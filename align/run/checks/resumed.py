@@ -30,7 +30,7 @@ FREE = {
     "disable_tqdm", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
     "dataloader_prefetch_factor", "gradient_accumulation_steps", "max_eval_rows", "dataset_test_split",
     "max_dropped", "max_too_long", "accelerator_config", "use_cpu", "dataset_num_proc", "activation_offloading",
-    "precompute_ref_batch_size",
+    "precompute_ref_batch_size", "find_batch_size", "local_rollout_forward_batch_size",
     "restore_callback_states_from_checkpoint", "skip_memory_metrics", "torch_empty_cache_steps", "local_rank", "debug",
     "batch_eval_metrics", "prediction_loss_only", "trust_remote_code", "num_sample_generations", "rollout_save_steps",
     # set from others, which are compared or free themselves

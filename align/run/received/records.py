@@ -8,7 +8,7 @@ from typing import Any
 from align.run.received import files
 
 KINDS: dict[str, type] = {
-    **dict.fromkeys(("config", "parents", "metrics", "data", "versions"), dict),
+    **dict.fromkeys(("config", "parents", "metrics", "data", "versions", "process"), dict),
     **dict.fromkeys(("recipe", "status", "command", "hash", "error"), str),
     "resumptions": list,
 }
