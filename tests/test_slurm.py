@@ -19,7 +19,7 @@ from align import cli
 from align.machine import slurm
 from align.machine.slurm import SlurmConfig
 from align.run.errors import ConfigError
-from align.train import loop
+from align.train import progress
 
 # Of sbatch's long options (its manual, 24.11) those that take a value, and those that take none
 NAMES = """account array begin bb bbf chdir clusters comment constraint container core-spec cores-per-socket cpu-freq
@@ -227,7 +227,7 @@ class Noted:
 def test_a_training_saves_and_leaves_when_the_file_is_there(monkeypatch, tmp_path):
     monkeypatch.setenv("ALIGN_LEAVE", str(tmp_path / "leave"))
     run, control, state = Noted(), TrainerControl(), TrainerState(global_step=3, max_steps=9)
-    leave = loop.Leave(run)
+    leave = progress.Leave(run)
     leave.on_train_begin(None, state, control)
     leave.on_step_end(None, state, control)
     leave.on_save(None, state, control)
