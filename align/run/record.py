@@ -62,7 +62,8 @@ def _on_gpu() -> bool:
     return torch is not None and torch.cuda.is_available()
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
+    """This machine, as a run's record has it."""
     import psutil
 
     machine: dict[str, Any] = {"cpus": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
@@ -265,7 +266,7 @@ def start(
         again = {"started": run.record["started"], "command": run.record["command"], "changed": changed}
         kept |= {key: before[key] for key in ("parents", "data") if key in before}
         kept |= {"resumptions": [*before.get("resumptions", []), again]}
-    run.note(**({"resumable": False} | kept), reopens=reopen, git=_git(), versions=_versions(), hardware=_hardware())
+    run.note(**({"resumable": False} | kept), reopens=reopen, git=_git(), versions=_versions(), hardware=hardware())
     with stoppable():
         try:
             yield run
