@@ -17,6 +17,7 @@ COMMANDS = {
     "fetch": ("align.fetch.program:main", "checkpoint", "an open checkpoint as an ordinary folder; GGUF files as well"),
     "chat": ("align.talk.terminal:main", "models", "talk to a model, or to several side by side"),
     "runs": ("align.follow.tree:main", "folder", "all runs below a folder: lineage, status, gate, key figures"),
+    "plan": ("align.plan.program:main", "recipe", "what a run will need, and whether it fits, before it begins"),
     "label": ("align.label.program:main", "source", "open the page on which people rank completions"),
     "judge": (
         "align.label.models.feedback:main",

@@ -27,6 +27,8 @@ import precision
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "benchmarks/plan.json"
 TWINS: dict[str, dict[str, Any]] = {
+    "bare": dict(model_type="llama", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+                 num_key_value_heads=2, vocab_size=100, tie_word_embeddings=True),
     "1m": dict(model_type="llama", hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
                num_key_value_heads=2, vocab_size=2_000, tie_word_embeddings=True),
     "11m": dict(model_type="gpt2", n_embd=320, n_layer=6, n_head=5, n_positions=512, vocab_size=10_000,
@@ -57,6 +59,10 @@ def roll(episodes: int, micro: int, answer: int, **more: Any) -> dict[str, Any]:
 
 # name: the recipe, the twin, tokens of a prompt (an answer that rows come with is as long), flags
 CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
+    **{f"bare-{stage}": (stage, "bare", 8, rows(2)) for stage in ("sft", "reward", "dpo")},
+    "bare-ppo": ("ppo", "bare", 8, roll(8, 2, 4)),
+    "bare-sample": ("sample", "bare", 8, dict(max_new_tokens=4, max_train_rows=8, test_split_size=0)),
+    "bare-eval": ("eval", "bare", 8, dict(max_new_tokens=4, max_eval_rows=8)),
     "sft-1m": ("sft", "1m", 64, rows(16)),
     "sft-1m-lora": ("sft", "1m", 64, rows(16) | LORA),
     "dpo-1m": ("dpo", "1m", 64, rows(16)),
@@ -174,7 +180,13 @@ def prepare(name: str, home: Path) -> None:
     if not (where / "reward-lora/tokenizer.json").is_file():
         done = inner(__file__, "--make", twin, "--folder", str(home))
         assert done.returncode == 0, done.stderr
-    if not (folder := where / f"rows-{words}").is_dir():
+    write(twin, words, home)
+
+
+def write(twin: str, words: int, home: Path) -> None:
+    """Rows of a twin with prompts and answers of so many tokens, unless they are there."""
+    folder = home / twin / f"rows-{words}"
+    if not folder.is_dir():
         paths = {kind: str(folder / f"{kind}.jsonl") for kind in ("chats", "pairs", "prompts", "texts")}
         gpu_cases.write_rows(folder, paths, TWINS[twin]["vocab_size"], words)
 

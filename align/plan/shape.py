@@ -64,7 +64,7 @@ def of_model(model: Any) -> Shape:
     """The layout of a model's modules, with or without weights."""
     config = model.config.get_text_config()
     layers = _layers(model, config.num_hidden_layers)
-    count = config.num_attention_heads
+    count = getattr(config, "num_attention_heads", None) or 1
     size = getattr(config, "head_dim", None) or config.hidden_size // count
     shared = getattr(config, "num_key_value_heads", None) or count
     head = model.get_output_embeddings()
@@ -107,8 +107,8 @@ def _block(layer: Any, config: Any) -> dict[str, Any]:
 
 def _unknown(config: Any) -> dict[str, Any]:
     why = (
-        f"what a layer of {config.model_type} keeps for its backward pass: weights, gradients and optimizer are counted, its "
-        "activations are left out, so the run will need more than this plan says"
+        f"what a layer of {config.model_type} keeps for its gradients; weights, gradients and optimizer are counted, "
+        "its activations are left out, so the run will need more than this plan says"
     )
     return dict(inner=getattr(config, "intermediate_size", None) or 4 * config.hidden_size, unknown=why)
 

@@ -54,7 +54,7 @@ def of(job: Job) -> list[Phase]:
         found = [_loading(job), *_sampling(job), *_scoring(job), _compared(job), *_training(job)]
     else:
         found = [_loading(job), *_before(job), *_training(job), *_evaluating(job), *_sampling(job)]
-    return found
+    return found if job.gpu else [_reading(job), *found, *_saved(job, found)]
 
 
 def peak(phases: list[Phase]) -> Phase:
@@ -85,6 +85,23 @@ def _held(job: Job, one: Frozen) -> float:
     return one.held * one.shape.parameters * states.share("weights", job.sharding, job.processes)
 
 
+def _reading(job: Job) -> Phase:
+    """Rows, before there is any model."""
+    phase = Phase("reading rows")
+    phase.add(PROGRAM, "and rows", machines.program(job, reading=True))
+    return phase
+
+
+def _saved(job: Job, before: list[Phase]) -> Iterator[Phase]:
+    """What was saved is read again. A CPU's process keeps what is freed (`align.run.device.keep_memory`), so the file
+    comes on top of the most that it ever held."""
+    if job.learns:
+        top = peak(before)
+        phase = Phase("checking what was saved", list(top.lines))
+        phase.add("files", "what was saved", FLOAT * (job.shape.parameters if job.whole else job.trained))
+        yield phase
+
+
 def _loading(job: Job) -> Phase:
     """Weights and, where they are held in another precision, the file that they are read from; files are mapped into
     memory, so that what keeps its precision is there once."""
@@ -105,6 +122,7 @@ def _training(job: Job) -> list[Phase]:
     whole = states.gradients(job)
     waiting = whole if job.pieces > 1 else 0.0
     begins.add(speaker(job), "gradients", waiting)
+    begins.add("the allocator", "what gradients left free, too small for activations", _holes(job, whole - waiting))
     begins.add(speaker(job), "gradient of the matrix to the vocabulary", head)
     _add_kept(job, begins)
     begins.add("loss", "blocks of logits", logits(job))
@@ -129,6 +147,12 @@ def _before(job: Job) -> Iterator[Phase]:
         phase.add("loss", "whole logits", each * job.eval_rows * job.eval_longest * job.shape.vocabulary)
         phase.add(speaker(job), "weights in bf16", states.cast(job))
         yield phase
+
+
+def _holes(job: Job, freed: float) -> float:
+    """On a CPU the optimizer's tensors are laid between the first step's gradients. Once those are freed, activations,
+    which are larger, do not fit in between, and the heap grows by as much (seen in traces of glibc's)."""
+    return 0.0 if job.gpu else freed
 
 
 def _add_kept(job: Job, phase: Phase) -> None:
@@ -177,7 +201,7 @@ def _evaluating(job: Job) -> Iterator[Phase]:
         phase = _start(job, "held-out rows")
         phase.add(speaker(job), "a pass", activations.forward(job, tokens))
         phase.add(speaker(job), "weights in bf16", states.cast(job))
-        phase.add("loss", "blocks of logits", 0.0 if job.stage == "reward" else BLOCKS * FLOAT * LOGITS_AT_ONCE)
+        phase.add("loss", "blocks of logits", logits(replace(job, learnt=tokens)))
         yield phase
 
 
@@ -195,8 +219,8 @@ def _sampling(job: Job) -> Iterator[Phase]:
     writes = _start(job, "sampling")
     reads.add(who, "a pass", activations.forward(job, asked.prompts * asked.prompt))
     writes.add(who, "logits and probabilities", 3 * FLOAT * asked.rows * job.shape.vocabulary)
-    reads.add(who, "keys and values", keys_and_values(job, asked, asked.prompts, asked.room))
-    writes.add(who, "keys and values", keys_and_values(job, asked, asked.rows, asked.room))
+    reads.add(who, "keys and values", keys_and_values(job, asked.prompts, asked.room))
+    writes.add(who, "keys and values", keys_and_values(job, asked.rows, asked.room))
     writes.add(who, "their copy, as rows have stopped", stopped(job, asked))
     for phase in (reads, writes):
         phase.add(who, "weights laid together for sampling", joint(job))
@@ -205,7 +229,7 @@ def _sampling(job: Job) -> Iterator[Phase]:
     yield writes
 
 
-def keys_and_values(job: Job, asked: Asked, rows: int, tokens: int) -> float:
+def keys_and_values(job: Job, rows: int, tokens: int) -> float:
     """2 K numbers a token and layer. Under autocast a key is fp32, for its position is, and a value bf16."""
     size = 3 if job.autocast else job.element
     return 2 * size * job.shape.keys * job.shape.layers * rows * tokens
@@ -213,7 +237,7 @@ def keys_and_values(job: Job, asked: Asked, rows: int, tokens: int) -> float:
 
 def stopped(job: Job, asked: Asked) -> float:
     """When a quarter of the rows have stopped, the others are copied out. Taken to be after a quarter of the answer."""
-    return 0.75 * keys_and_values(job, asked, asked.rows, asked.prompt + asked.answer // 4)
+    return 0.75 * keys_and_values(job, asked.rows, asked.prompt + asked.answer // 4)
 
 
 def joint(job: Job) -> float:
