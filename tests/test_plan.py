@@ -362,7 +362,9 @@ def test_changes_are_combined_where_none_is_enough():
 
 def test_an_architecture_that_transformers_does_not_know(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "mystery"}')
-    with pytest.raises(ConfigError, match="its architecture is unknown here, so a plan cannot know how many weights"):
+    with pytest.raises(
+        ConfigError, match="a plan cannot know how many weights .* has, nor anything that follows .*mystery"
+    ):
         planned("sft", ["--model_name_or_path", str(tmp_path), "--bf16", "false"], device="cpu")
 
 

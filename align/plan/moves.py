@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from align.plan.configured import Configured
 from align.plan.machines import Machine
@@ -27,6 +28,12 @@ class Proposal:
     flags: tuple[str, ...]
     cost: str
     peak: float  # bytes
+
+
+class Refused:
+    """What planning with flags gives that the run cannot have."""
+
+    fits: ClassVar[bool] = False
 
 
 def _halved(flag: str, value: int | None, least: int = 1) -> tuple[tuple[str, ...], ...]:
@@ -56,7 +63,8 @@ def possible(found: Configured, machine: Machine, processes: int) -> Iterator[Mo
     if job.ranks and job.held == 4.0 and not machine.gpu:
         yield Move("frozen weights are rounded", (("--bf16", "true", "--dtype", "bfloat16"),))
     if machine.gpu and trains and processes == 1:
-        wide = tuple(("--num_processes", str(n), "--config_file", zero) for n in (2, 4, 8) for zero in ZERO)
+        here = [zero for zero in ZERO if Path(zero).is_file()]
+        wide = tuple(("--num_processes", str(n), "--config_file", zero) for n in (2, 4, 8) for zero in here)
         yield Move("more GPUs of this kind", wide)
     if trains and not job.ranks:
         low = ("--dtype", "bfloat16", "--bf16", "true") if not machine.gpu else ()
@@ -76,7 +84,7 @@ def proposals(
     """Single changes that are enough, each at its gentlest; where none is, one list of changes together.
 
     Args:
-        again: plans the run with more flags; gives the plan, with `fits` and `peak`.
+        again: plans the run with more flags; gives the plan, with `fits` and `peak`, or `Refused`.
     """
     moves = [move for move in possible(found, machine, processes) if move.steps]
     single = []

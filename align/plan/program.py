@@ -121,13 +121,16 @@ def launched(args: PlanConfig) -> Launch:
 def changes_of(args: PlanConfig, words: list[str], made: Plan) -> list[moves.Proposal]:
     """Changes with which it fits, as flags."""
 
-    def again(flags: tuple[str, ...]) -> Plan:
+    def again(flags: tuple[str, ...]) -> Plan | moves.Refused:
         mine, rest = split(list(flags))
         given = {name: mine[at + 1] for at, word in enumerate(mine) if (name := word[2:]) in OWN}
         other = PlanConfig(
             args.recipe, args.device, int(given.get("num_processes") or args.num_processes or 0) or None,
             given.get("config_file") or args.config_file,
         )  # fmt: skip
-        return plan(other, [*words, *rest])
+        try:
+            return plan(other, [*words, *rest])
+        except ConfigError:  # a batch that cannot be shared so, rows of which too many would be left out
+            return moves.Refused()
 
     return moves.proposals(made.found, made.machine, made.launch.processes, again)

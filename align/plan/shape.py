@@ -52,12 +52,13 @@ def of_checkpoint(path: str, revision: str = "main", *, reward_model: bool = Fal
     Raises:
         ConfigError: where it has none, or names an architecture that transformers does not know.
     """
-    with one_sentence(
-        f"{path}: its architecture is unknown here, so a plan cannot know how many weights it has, nor anything that "
-        "follows from them"
-    ):
+    try:
         whole, revision = adapters.whole_below(path, revision)
         return of_model(heads.skeleton(whole, revision, reward_model=reward_model))
+    except ConfigError as error:
+        raise ConfigError(
+            f"a plan cannot know how many weights {path} has, nor anything that follows from them: {error}"
+        ) from error
 
 
 def of_model(model: Any) -> Shape:

@@ -36,6 +36,8 @@ class Work:
 def of(found: Configured, machine: Machine) -> Work:
     """The work of a run; tokens are of rows as long as the rows are on average, answers as long as they may be."""
     args, rows = found.args, found.lengths
+    steps: int | None
+    tokens: int | None
     if found.stage in ("sample", "eval"):
         copies = found.job.asked.copies if found.job.asked else 1
         count = rows.count * copies or None
