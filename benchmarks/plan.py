@@ -3,6 +3,7 @@
     python benchmarks/plan.py                                  # all cases, about half an hour on one core
     python benchmarks/plan.py --case sft-1m ppo-135m-lora      # some; what was measured of the others is kept
     python benchmarks/plan.py --compare                        # measures nothing: today's plan against what is kept
+    python benchmarks/plan.py --in_use --case sft-11m-again    # what is in use, without the heap's holes
 
 Each case runs a real recipe for a few steps in a process of its own; its peak is read from `run.json`. Rows are of one
 length, so that a plan knows the largest batch. Figures of memory do not move when something else computes here.
@@ -167,9 +168,9 @@ def flags(name: str, home: Path) -> dict[str, Any]:
     return SHORT | made | given
 
 
-def inner(*words: str) -> subprocess.CompletedProcess:
+def inner(*words: str, **more: str) -> subprocess.CompletedProcess:
     """A command in a process of its own."""
-    settings = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    settings = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | {k: v for k, v in more.items() if v}
     return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, env=settings)
 
 
@@ -191,15 +192,32 @@ def write(twin: str, words: int, home: Path) -> None:
         gpu_cases.write_rows(folder, paths, TWINS[twin]["vocab_size"], words)
 
 
-def measure(name: str, home: Path) -> dict[str, Any]:
-    """Run a case's recipe; its peak and what it took."""
+# A recipe in a process whose C library maps every tensor by itself and gives it back: no holes, so that what is held is
+# what is in use. It takes half as long again, or twice
+MAPPED = """
+import runpy, sys
+import align.run.launch
+align.run.launch.keep_memory = lambda: None
+sys.argv = sys.argv[1:]
+sys.path.insert(0, "recipes")
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def measure(name: str, home: Path, *, in_use: bool = False) -> dict[str, Any]:
+    """Run a case's recipe; its peak and what it took. With `in_use`, what was in use at the peak, without holes."""
     with tempfile.TemporaryDirectory(dir=home) as out:
         command = ppo.command_line(flags(name, home) | dict(output_dir=f"{out}/run"))
-        done = inner(f"recipes/{CASES[name][0]}.py", *command)
+        before = ("-c", MAPPED) if in_use else ()
+        done = inner(
+            *before, f"recipes/{CASES[name][0]}.py", *command, MALLOC_MMAP_THRESHOLD_="65536" if in_use else ""
+        )
         record = Path(out) / "run/run.json"
         if done.returncode:
             sys.exit(f"{name}: failed\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}")
         found = json.loads(record.read_text())
+        if in_use:
+            return dict(in_use=found["peak_memory_bytes"])
         return dict(peak=found["peak_memory_bytes"], seconds=found["wall_seconds"], dtype=found.get("dtype"))
 
 
@@ -216,8 +234,9 @@ def told(name: str, measured: dict[str, Any], home: Path) -> str:
     found = planned(name, home)
     share = found.peak.total / measured["peak"] - 1
     mega = 2**20
+    use = f", in use {measured['in_use'] / mega:.0f} MiB" if "in_use" in measured else ""
     return (f"{name:<22} measured {measured['peak'] / mega:8.0f} MiB, plan {found.peak.total / mega:8.0f} MiB "
-            f"({found.peak.name}), {share:+.1%}")  # fmt: skip
+            f"({found.peak.name}), {share:+.1%}{use}")  # fmt: skip
 
 
 def main() -> None:
@@ -226,6 +245,7 @@ def main() -> None:
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--folder", help="where twins and rows are made, and kept (default: a temporary folder)")
     parser.add_argument("--compare", action="store_true", help="measure nothing")
+    parser.add_argument("--in_use", action="store_true", help="measure what is in use, without the heap's holes")
     parser.add_argument("--make", choices=list(TWINS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.make:
@@ -243,9 +263,9 @@ def main() -> None:
                 found["machine"] = dict(cpu=precision.processor(), cores=os.cpu_count(),
                                         matrix_gflops=device.rates()._asdict())  # fmt: skip
                 found["versions"], found["date"] = ppo.versions(), datetime.date.today().isoformat()
-                found["cases"][name] = measure(name, home)
+                found["cases"][name] = found["cases"].get(name, {}) | measure(name, home, in_use=args.in_use)
                 kept.write_text(json.dumps(found, indent=1) + "\n")
-            if name in found["cases"]:
+            if "peak" in found["cases"].get(name, {}):
                 print(told(name, found["cases"][name], home), flush=True)
 
 

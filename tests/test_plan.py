@@ -21,6 +21,7 @@ from align.run.errors import ConfigError
 
 KEPT = json.loads((ROOT / "benchmarks/plan.json").read_text())
 NEAR = 0.15
+MEASURED = [name for name in KEPT["cases"] if not name.startswith("bare-")]
 LLAMA = Shape("llama", layers=3, hidden=8, heads=2, query=8, keys=4, inner=16, vocabulary=10, parameters=1_000,
               in_layers=900, mlp_kept=2, fusable=True)  # fmt: skip
 GPT2 = Shape("gpt2", layers=3, hidden=8, heads=2, query=8, keys=8, inner=32, vocabulary=10, parameters=1_000,
@@ -410,16 +411,38 @@ def test_json(home, capsys):
 # ----------------------------------------------------------------------------------------------- plans and what came
 
 
-def test_twenty_configurations_were_measured():
-    assert len([name for name in KEPT["cases"] if not name.startswith("bare-")]) >= 20
+def apart(plan: float, measured: float) -> float:
+    return abs(plan / measured - 1)
 
 
-@pytest.mark.parametrize("name", [name for name in KEPT["cases"] if not name.startswith("bare-")])
-def test_a_plan_is_near_the_measured_peak(name, bench, home, monkeypatch):
-    """With the rates of the machine that it was measured on, which decide what sampling is held in."""
+@pytest.fixture
+def plans(bench, home, monkeypatch):
+    """Plans of the cases, with the rates of the machine that they were measured on, which decide what sampling is in."""
     monkeypatch.setattr(device, "_measured", [device.Rates(**KEPT["machine"]["matrix_gflops"])])
-    found, measured = bench.planned(name, home).peak, KEPT["cases"][name]["peak"]
-    assert abs(found.total / measured - 1) <= NEAR, (found.name, found.total / 2**20, measured / 2**20)
+    return {name: bench.planned(name, home) for name in MEASURED}
+
+
+def test_plans_are_near_what_was_measured(plans):
+    """Near the peak, or near what was in use where a measurement without the heap's holes says that they are the
+    difference. That the latter are few is a test of its own."""
+    far = {}
+    for name, plan in plans.items():
+        found = KEPT["cases"][name]
+        in_use = plan.peak.total - sum(line.size for line in plan.peak.lines if line.role == phases.ALLOCATOR)
+        if apart(plan.peak.total, found["peak"]) > NEAR and apart(in_use, found.get("in_use", 1)) > NEAR:
+            far[name] = (plan.peak.name, plan.peak.total / 2**20, found["peak"] / 2**20)
+    assert not far
+
+
+def test_no_heap_had_more_holes_than_is_told(plans):
+    """Five in a hundred are the plan's own."""
+    assert not [name for name, plan in plans.items() if KEPT["cases"][name]["peak"] > 1.05 * plan.most
+                and plan.found.job.learns]  # fmt: skip
+
+
+def test_how_many_plans_are_near_the_peak(plans):
+    near = [name for name, plan in plans.items() if apart(plan.peak.total, KEPT["cases"][name]["peak"]) <= NEAR]
+    assert len(near) >= 20, sorted(set(plans) - set(near))
 
 
 @pytest.mark.slow

@@ -54,6 +54,12 @@ class Plan:
         return phases.peak(self.phases)
 
     @property
+    def most(self) -> float:
+        """Bytes of the peak with the most holes that a CPU's heap was seen to have; of a GPU's the peak."""
+        holes = machines.HOLES if self.found.job.learns and not self.machine.gpu else 0.0
+        return self.peak.total * (1 + holes)
+
+    @property
     def fits(self) -> bool:
         """Is there room for it, with some to spare?"""
         return self.peak.total <= self.machine.room(self.launch.processes)

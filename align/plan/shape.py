@@ -85,7 +85,8 @@ def _layers(model: Any, count: int) -> list[Any]:
     from torch import nn
 
     lists = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
-    return list(max(lists, key=lambda part: sum(w.numel() for w in part.parameters()))) if lists else []
+    sizes = [sum(weight.numel() for weight in part.parameters()) for part in lists]
+    return list(lists[sizes.index(max(sizes))]) if lists else []
 
 
 def _block(layer: Any, config: Any) -> dict[str, Any]:

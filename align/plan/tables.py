@@ -85,8 +85,12 @@ def _table(plan: Plan) -> str:
 def _verdict(plan: Plan, changes: list[Proposal]) -> str:
     room = plan.machine.room(plan.launch.processes)
     share = f"of {size(room)} ({SPARE:.0%} of the memory is left to other things)"
+    holes = ""
+    if plan.most > plan.peak.total:
+        less = "" if plan.most <= plan.machine.room(plan.launch.processes) else ", which is more than there is"
+        holes = f"\nHoles in the C library's heap come on top: with the most that was seen, {size(plan.most)}{less}."
     if plan.fits:
-        return f"It fits: {size(plan.peak.total)} {share}."
+        return f"It fits: {size(plan.peak.total)} {share}.{holes}"
     lines = [f"It does not fit: {size(plan.peak.total)} {share}."]
     if not changes:
         return "\n".join([*lines, "No change of its flags that is known here makes it fit."])
@@ -118,7 +122,7 @@ def as_dict(plan: Plan, work: Work, changes: list[Proposal]) -> dict[str, Any]:
              "lines": [dict(role=line.role, kind=line.kind, bytes=round(line.size)) for line in phase.lines]}
             for phase in plan.phases
         ],
-        "peak": {"phase": plan.peak.name, "bytes": round(plan.peak.total)},
+        "peak": {"phase": plan.peak.name, "bytes": round(plan.peak.total)}, "with_holes": round(plan.most),
         "room": round(plan.machine.room(plan.launch.processes)), "fits": plan.fits,
         "changes": [dict(flags=list(one.flags), cost=one.cost, bytes=round(one.peak)) for one in changes],
         "steps": work.steps, "unit": work.unit, "tokens": work.tokens, "seconds": work.seconds,

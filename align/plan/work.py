@@ -68,8 +68,9 @@ def _measured(found: Configured) -> tuple[float | None, str]:
     for run in sorted(runs, key=lambda one: str(one.record.get("started")), reverse=True):
         told = run.record
         tokens, seconds = told.get("tokens"), told.get("wall_seconds")
-        numbers = isinstance(tokens, int) and isinstance(seconds, (int, float)) and seconds > 0 and tokens > 0
-        if numbers and told.get("status") == "complete" and told.get("hardware") == here and _like(told, found):
+        if not isinstance(tokens, int) or not isinstance(seconds, (int, float)) or min(tokens, seconds) <= 0:
+            continue
+        if told.get("status") == "complete" and told.get("hardware") == here and _like(told, found):
             return tokens / seconds, plain(str(run.folder))
     return None, ""
 
@@ -80,6 +81,6 @@ def _like(told: dict[str, Any], found: Configured) -> bool:
     config = told.get("config") or {}
     if found.stage in ("sample", "eval"):
         return config.get("model_name_or_path") == found.args.model_name_or_path
-    count = told.get("parameters")
-    near = isinstance(count, int) and abs(count / found.job.shape.parameters - 1) <= NEAR + found.job.trained / count
+    count, expected = told.get("parameters"), found.job.shape.parameters + (found.job.trained if found.job.ranks else 0)
+    near = isinstance(count, int) and abs(count / expected - 1) <= NEAR
     return near and bool(config.get("use_peft")) == bool(found.job.ranks) and config.get("bf16") == found.args.bf16

@@ -15,6 +15,7 @@ from align.train.pieces import LOGITS_AT_ONCE
 FLOAT = 4
 BLOCKS = 4  # tensors of a block's size that `align.train.pieces` has at once
 PROGRAM = "the program itself"
+ALLOCATOR = "the allocator"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def of(job: Job) -> list[Phase]:
         found = [_loading(job), *_sampling(job), *_scoring(job), _compared(job), *_training(job)]
     else:
         found = [_loading(job), *_before(job), *_training(job), *_evaluating(job), *_sampling(job)]
-    return found if job.gpu else [_reading(job), *found, *_saved(job, found)]
+    found = found if job.gpu else [_reading(job), *found]
+    return found if job.gpu else [*found, *_saved(job, found)]
 
 
 def peak(phases: list[Phase]) -> Phase:
@@ -122,7 +124,7 @@ def _training(job: Job) -> list[Phase]:
     whole = states.gradients(job)
     waiting = whole if job.pieces > 1 else 0.0
     begins.add(speaker(job), "gradients", waiting)
-    begins.add("the allocator", "what gradients left free, too small for activations", _holes(job, whole - waiting))
+    begins.add(ALLOCATOR, "what gradients left free, too small for activations", _holes(job, whole - waiting))
     begins.add(speaker(job), "gradient of the matrix to the vocabulary", head)
     _add_kept(job, begins)
     begins.add("loss", "blocks of logits", logits(job))
@@ -210,11 +212,11 @@ def _evaluating(job: Job) -> Iterator[Phase]:
 
 def _sampling(job: Job) -> Iterator[Phase]:
     """Reading the prompts, then writing the completions token by token."""
-    if job.asked is None:
+    asked, who = job.asked, speaker(job)
+    if asked is None:
         return
     if job.stage == "sft":  # measured without autocast
         job = replace(job, autocast=False)
-    asked, who = job.asked, speaker(job)
     reads = _start(job, "reading prompts")
     writes = _start(job, "sampling")
     reads.add(who, "a pass", activations.forward(job, asked.prompts * asked.prompt))
