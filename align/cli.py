@@ -24,6 +24,7 @@ COMMANDS = {
     "slurm": ("align.machine.slurm:main", "recipe", "a recipe as a job for SLURM, in a script that sbatch takes"),
     "runs": ("align.follow.tree:main", "folder", "all runs below a folder: lineage, status, gate, key figures"),
     "watch": ("align.follow.server:main", "runs", "a live page of runs: curves over each other, time left, samples"),
+    "plan": ("align.plan.program:main", "recipe", "what a run will need, and whether it fits, before it begins"),
     "label": ("align.label.program:main", "source", "open the page on which people rank completions"),
     "judge": (
         "align.label.models.feedback:main",

@@ -190,6 +190,10 @@ def openings(home: Path, world: Path, out: Path) -> dict[str, list[list[str]]]:
         "slurm": [[str(got / name), "--nodes", "2", "--script", str(out / "job.sbatch")] for name in ("code/own.py", "deep.jsonl")],
         "runs": [[str(got)], [str(got), "--json"]],
         "watch": [[str(got)], [str(got / "told"), str(got / "export")]],
+        "plan": [[str(ROOT / "recipes/sft.py"), "--model_name_or_path", str(got / kind), "--dataset_name",
+                  str(world / "chats"), *TINY] for kind in (*MODELS, "told")]
+        + [[str(ROOT / "recipes/sft.py"), "--model_name_or_path", str(world / "base"), "--dataset_name", str(got / name)]
+           for name in ("card", "saved", "link", "deep.jsonl")],
         "label": [[store] for store in stores] + [[str(got / name), *new] for name in ("card", "saved", "link", "export")],
         "judge": [[stores[1], "--judge_model_path", str(got / "code")], [stores[0], *scores], [stores[1], *scores], [stores[2], *scores]],
         "revise": [[str(got / "export"), "--model_name_or_path", str(got / "code"), *new, "--constitution",

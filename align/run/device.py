@@ -173,11 +173,15 @@ def launched(known: Collection[str], given: dict[str, Any]) -> dict[str, Any]:
     return {} if {"bf16", "fp16"} & set(given) else {told: True}
 
 
-def defaults(known: list[str], given: dict[str, Any]) -> dict[str, Any]:
+def defaults(known: list[str], given: dict[str, Any], planned: bool | None = None) -> dict[str, Any]:
     """Defaults that depend on the machine. TRL's own (bf16, checkpointing) are for GPUs: on a CPU checkpointing costs
-    a fifth of the speed to save memory that it has, and `precision` decides on bf16 once the model is known."""
-    gpu = has_gpu()
-    values: dict[str, Any] = {"bf16": gpu and not given.get("fp16"), "use_cpu": not gpu}
+    a fifth of the speed to save memory that it has, and `precision` decides on bf16 once the model is known.
+
+    Args:
+        planned: has the machine that is planned for a GPU? None: it is this one.
+    """
+    gpu = has_gpu() if planned is None else planned
+    values: dict[str, Any] = {"bf16": gpu and not given.get("fp16"), "use_cpu": not has_gpu()}
     if not {"activation_checkpointing", "gradient_checkpointing"} & set(given):  # the new name and the old
         values["activation_checkpointing"] = gpu
     if gpu and given.get("use_peft"):

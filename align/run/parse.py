@@ -118,6 +118,7 @@ def parse(
     gated: bool = True,
     size: Callable[[dict[str, Any]], int | None] | None = None,
     argv: list[str] | None = None,
+    planned: bool | None = None,
 ) -> tuple[Any, ...]:
     """Read the configuration of one recipe.
 
@@ -131,6 +132,7 @@ def parse(
         gated: refuse parents whose gate failed; not for the recipe that measures them.
         size: of a recipe that trains: from settings to the parameters of the model; a CPU's precision depends on it.
         argv: the command line; `sys.argv[1:]` by default.
+        planned: nothing is going to run here, and rows need not be named: has the machine that it is planned for a GPU?
 
     Raises:
         ConfigError: with every problem found; no model has been loaded by then.
@@ -153,15 +155,17 @@ def parse(
     given |= device.launched(flags.known, given)
     values = {**(defaults or {}), **((lora_defaults or {}) if given.get("use_peft") else {}), **given}
     if {"bf16", "dtype"} & set(flags.known):  # a program without a model is spared loading torch, a second and 300 MB
-        values = {**device.defaults(flags.known, given), **values}
-        problems += device.unsupported(given)
-    problems += limits.problems(given, values, flags.known, gpu="bf16" in flags.known and device.has_gpu())
+        values = {**device.defaults(flags.known, given, planned), **values}
+        problems += device.unsupported(given) if planned is None else []
+    gpu = "bf16" in flags.known and (device.has_gpu() if planned is None else planned)
+    problems += limits.problems(given, values, flags.known, gpu=gpu)
     problems += throwaway.problems(values)
     problems += _parent_problems(values, gated)
-    problems += _lacking(values, required, broken, rows=DataArguments in classes)
+    problems += _lacking(values, required, broken, rows=DataArguments in classes and planned is None)
     if problems:
         fail(problems)
-    filled = _precise(classes, values | again.sizes(bool(values.get("find_batch_size"))), given, size)
+    halved = again.sizes(bool(values.get("find_batch_size")))
+    filled = _precise(classes, values | halved, given, None if planned else size)
     throwaway.begin(filled, bool(values.get("dry_run")))
     if path:
         print(f"config: {path}" + ("" if "--config" in " ".join(argv or sys.argv) else " (nothing was named)"))

@@ -63,7 +63,8 @@ def _on_gpu() -> bool:
     return torch is not None and torch.cuda.is_available()
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
+    """This machine, as a run's record has it."""
     import psutil
 
     machine: dict[str, Any] = {"cpus": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
@@ -275,7 +276,7 @@ def start(
             kept |= {key: before[key] for key in ("parents", "data") if key in before}
             kept |= {"resumptions": [*before.get("resumptions", []), again]}
         run.note(**({"resumable": False} | kept), reopens=reopen, git=_git(), versions=_versions(),
-                 hardware=_hardware(), process=_process())  # fmt: skip
+                 hardware=hardware(), process=_process())  # fmt: skip
         with _recorded(run):
             yield run
 
