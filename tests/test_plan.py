@@ -14,21 +14,21 @@ from conftest import ROOT
 from align.plan import configured, lengths, machines, moves, program, tables, work
 from align.plan import shape as shapes
 from align.plan.memory import activations, phases, states
-from align.plan.memory.job import Asked, Frozen, Job
-from align.plan.shape import Shape
+from align.plan.memory.job import Job, Reader, Sampling
+from align.plan.shape import Dimensions
 from align.run import device
 from align.run.errors import ConfigError
 
 KEPT = json.loads((ROOT / "benchmarks/plan.json").read_text())
 NEAR = 0.15
 MEASURED = [name for name in KEPT["cases"] if not name.startswith("bare-")]
-LLAMA = Shape("llama", layers=3, hidden=8, heads=2, query=8, keys=4, inner=16, vocabulary=10, parameters=1_000,
+LLAMA = Dimensions("llama", layers=3, hidden=8, heads=2, query=8, keys=4, inner=16, vocabulary=10, parameters=1_000,
               in_layers=900, mlp_kept=2, fusable=True)  # fmt: skip
-GPT2 = Shape("gpt2", layers=3, hidden=8, heads=2, query=8, keys=8, inner=32, vocabulary=10, parameters=1_000,
+GPT2 = Dimensions("gpt2", layers=3, hidden=8, heads=2, query=8, keys=8, inner=32, vocabulary=10, parameters=1_000,
              in_layers=900, gated=False, centred=True, mlp_kept=5)  # fmt: skip
 
 
-def full(shape: Shape = LLAMA, **more) -> Job:
+def full(shape: Dimensions = LLAMA, **more) -> Job:
     return Job(
         "sft", shape, **{"trained": shape.parameters, "tokens": 100, "longest": 50, "learnt": 100, "rows": 2} | more
     )
@@ -112,7 +112,7 @@ def test_checkpointing_keeps_inputs_and_one_layer():
 
 def test_keys_and_values():
     """2 x 4 numbers of 4 bytes, in 3 layers, for 6 rows of 20 tokens; under autocast the value takes 2."""
-    asked = Asked(prompts=3, copies=2, prompt=12, answer=8)
+    asked = Sampling(prompts=3, copies=2, prompt=12, answer=8)
     assert phases.keys_and_values(full(), asked.rows, asked.room) == 2 * 4 * 4 * 3 * 6 * 20
     assert phases.keys_and_values(full(autocast=True), asked.rows, asked.room) == 2 * 3 * 4 * 3 * 6 * 20
 
@@ -132,8 +132,8 @@ def sizes(phase: phases.Phase) -> dict[tuple[str, str], float]:
 
 
 def test_ppo_has_four_roles():
-    beside = (Frozen("reference", LLAMA, 4.0), Frozen("reward model", LLAMA, 4.0))
-    job = full(beside=beside, asked=Asked(2, 1, 20, 30), scored=2, critic="head")
+    beside = (Reader("reference", LLAMA, 4.0), Reader("reward model", LLAMA, 4.0))
+    job = full(beside=beside, asked=Sampling(2, 1, 20, 30), scored=2, critic="head")
     made = {phase.name: sizes(phase) for phase in phases.of(replace(job, stage="ppo"))}
     assert {"loading", "reading prompts", "sampling", "scoring", "log-probabilities", "backward pass begins",
             "backward pass ends", "reading rows", "checking what was saved"} == set(made)  # fmt: skip
@@ -145,7 +145,7 @@ def test_ppo_has_four_roles():
 
 
 def test_a_critic_of_its_own_keeps_as_much_again():
-    job = replace(full(), stage="ppo", critic="full", asked=Asked(2, 1, 20, 30))
+    job = replace(full(), stage="ppo", critic="full", asked=Sampling(2, 1, 20, 30))
     begins = next(sizes(phase) for phase in phases.of(job) if phase.name == "backward pass begins")
     assert begins["critic", "activations"] == begins["policy", "activations"]
 
@@ -236,7 +236,7 @@ def flags(home, twin: str, **more) -> list[str]:
     return [word for key, value in given.items() for word in (f"--{key}", str(value))]
 
 
-def planned(stage: str, words: list[str], **where) -> program.Plan:
+def planned(stage: str, words: list[str], **where) -> program.Forecast:
     return program.plan(program.PlanConfig(str(ROOT / f"recipes/{stage}.py"), **where), words)
 
 

@@ -15,7 +15,7 @@ from align.plan import lengths
 from align.plan import shape as shapes
 from align.plan.lengths import Lengths
 from align.plan.machines import Machine
-from align.plan.memory.job import Asked, Frozen, Job
+from align.plan.memory.job import Job, Reader, Sampling
 from align.run import device
 from align.run.arguments import DataArguments, PairArguments, derive_batch
 from align.run.errors import ConfigError, recipe
@@ -176,7 +176,7 @@ def _training(stage: str, groups: tuple, machine: Machine, launch: Launch) -> Co
     if stage == "sft" and launch.sharding in ("single", "ddp"):
         job = replace(job, asked=_stops(job, rows, args))
     if stage == "dpo" and not model.use_peft and not args.precompute_ref_log_probs:
-        job = replace(job, beside=(Frozen("reference", job.shape, 4.0),))
+        job = replace(job, beside=(Reader("reference", job.shape, 4.0),))
     return Configured(stage, args, job, rows)
 
 
@@ -186,7 +186,7 @@ def _at_once(tokens: int, width: int, most: int) -> int:
     return rows_at_once(tokens, width, most)
 
 
-def _stops(job: Job, rows: Lengths, args: Any) -> Asked | None:
+def _stops(job: Job, rows: Lengths, args: Any) -> Sampling | None:
     """What SFT's gate samples: greedy answers, up to twice as long as the longest (`align.train.measuring`)."""
     from align.train.measuring import FEWEST, LEAST, MOST, SHARE
 
@@ -201,7 +201,7 @@ def _stops(job: Job, rows: Lengths, args: Any) -> Asked | None:
         allowed + rows.prompt, max(1, job.shape.keys * job.shape.layers // 2), args.per_device_eval_batch_size
     )
     some = min(MOST, rows.held_out or MOST, max(1, budget // max(1, allowed)), size)
-    return Asked(some, 1, rows.prompt, allowed)
+    return Sampling(some, 1, rows.prompt, allowed)
 
 
 def _ppo(stage: str, groups: tuple, machine: Machine, launch: Launch) -> Configured:
@@ -216,7 +216,7 @@ def _ppo(stage: str, groups: tuple, machine: Machine, launch: Launch) -> Configu
     critic = 0 if args.value_model != "head" else job.shape.hidden + 1
     if args.value_model == "adapter":
         critic = job.trained + job.shape.hidden + 1
-    beside = [] if model.use_peft or (args.reference_device and machine.gpu) else [Frozen("reference", job.shape, 4.0)]
+    beside = [] if model.use_peft or (args.reference_device and machine.gpu) else [Reader("reference", job.shape, 4.0)]
     if args.value_model == "full":
         critic = _shape(model.model_name_or_path, model.model_revision, reward_model=True).parameters
     if args.reward_model_path:
@@ -226,13 +226,13 @@ def _ppo(stage: str, groups: tuple, machine: Machine, launch: Launch) -> Configu
     job = replace(
         job, trained=job.trained + critic, beside=tuple(beside), critic=args.value_model, rows=micro,
         tokens=rows.fullest(micro, padded=False) + micro * answer, longest=rows.longest + answer, learnt=micro * answer,
-        pieces=steps.micro_batches, scored=size, asked=Asked(prompts, args.num_generations, rows.longest, answer),
+        pieces=steps.micro_batches, scored=size, asked=Sampling(prompts, args.num_generations, rows.longest, answer),
         temperature=args.temperature,
     )  # fmt: skip
     return Configured(stage, args, job, rows, steps)
 
 
-def _reward(path: str, model: Any, job: Job) -> Frozen:
+def _reward(path: str, model: Any, job: Job) -> Reader:
     """PPO's reward model: an adapter on the policy's backbone, or a whole model in the policy's precision."""
     from align.models import adapters, heads
     from align.ppo.assemble import shares_backbone
@@ -242,8 +242,8 @@ def _reward(path: str, model: Any, job: Job) -> Frozen:
         assert folder is not None
         held = heads.shapes(folder / "adapter_model.safetensors").values()
         count = sum(functools.reduce(lambda a, b: a * b, one, 1) for one in held)
-        return Frozen("reward model", replace(job.shape, parameters=count), 4.0, shared=True)
-    return Frozen("reward model", _shape(path, reward_model=True), job.held if job.held in (2.0, 4.0) else 2.0)
+        return Reader("reward model", replace(job.shape, parameters=count), 4.0, shared=True)
+    return Reader("reward model", _shape(path, reward_model=True), job.held if job.held in (2.0, 4.0) else 2.0)
 
 
 def _read_only(path: str, machine: Machine, *, reward_model: bool = False) -> float:
@@ -262,7 +262,7 @@ def _sample(stage: str, groups: tuple, machine: Machine, launch: Launch) -> Conf
     prompts = min(args.per_device_eval_batch_size, rows.count or ANY)
     job = Job(
         stage, _shape(path), held=_read_only(path, machine), gpu=machine.gpu, file=_file(path),
-        processes=launch.processes, asked=Asked(prompts, args.num_generations, rows.longest, args.max_new_tokens),
+        processes=launch.processes, asked=Sampling(prompts, args.num_generations, rows.longest, args.max_new_tokens),
         temperature=args.temperature,
     )  # fmt: skip
     return Configured(stage, args, job, rows)
@@ -273,16 +273,16 @@ def _eval(stage: str, groups: tuple, machine: Machine, launch: Launch) -> Config
     args, data = _one(groups, "EvalConfig"), _one(groups, DataArguments)
     largest = max((_shape(path) for path in args.named().values()), key=lambda shape: shape.parameters)
     held = 2.0 if args.dtype == "bfloat16" else 4.0
-    beside = [Frozen("reference", _shape(args.reference()), held)]
+    beside = [Reader("reference", _shape(args.reference()), held)]
     for path in filter(None, (args.reward_model_path, args.gold_model_path)):
         size = _read_only(path, machine, reward_model=True)
-        beside.append(Frozen("reward model", _shape(path, reward_model=True), size))
+        beside.append(Reader("reward model", _shape(path, reward_model=True), size))
     rows = lengths.read(stage, args, data, None, args.reference(), args.max_prompt_length)
     size, copies = args.per_device_eval_batch_size, args.num_generations
     prompts = min(max(1, size // copies), rows.count or ANY)
     job = Job(
         stage, largest, held=held, gpu=machine.gpu, file=_file(args.reference()), beside=tuple(beside),
-        scored=min(size, (rows.count or ANY) * copies), asked=Asked(prompts, copies, rows.longest, args.max_new_tokens),
-        temperature=args.temperature,
+        scored=min(size, (rows.count or ANY) * copies), temperature=args.temperature,
+        asked=Sampling(prompts, copies, rows.longest, args.max_new_tokens),
     )  # fmt: skip
     return Configured(stage, args, job, rows)

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from align.plan import configured, machines, moves, tables, work
-from align.plan.configured import Configured, Launch
-from align.plan.machines import Machine
+from align.plan.configured import Launch
+from align.plan.forecast import Forecast
 from align.plan.memory import phases
-from align.plan.memory.phases import Phase
 from align.run.errors import ConfigError
 from align.run.parse import parse
 
@@ -38,33 +37,6 @@ class PlanConfig:
             raise ValueError(f"config_file={self.config_file}: no such file; ours are in accelerate_configs/")
 
 
-@dataclass
-class Plan:
-    """A run before it begins."""
-
-    found: Configured
-    machine: Machine
-    launch: Launch
-    phases: list[Phase]
-    notes: list[str]
-
-    @property
-    def peak(self) -> Phase:
-        """The phase that needs the most."""
-        return phases.peak(self.phases)
-
-    @property
-    def most(self) -> float:
-        """Bytes of the peak with the most holes that a CPU's heap was seen to have; of a GPU's the peak."""
-        holes = machines.HOLES if self.found.job.learns and not self.machine.gpu else 0.0
-        return self.peak.total * (1 + holes)
-
-    @property
-    def fits(self) -> bool:
-        """Is there room for it, with some to spare?"""
-        return self.peak.total <= self.machine.room(self.launch.processes)
-
-
 def main(argv: list[str]) -> None:
     """`align plan`: print it."""
     mine, rest = split(argv)
@@ -90,7 +62,7 @@ def split(argv: list[str]) -> tuple[list[str], list[str]]:
     return mine, rest
 
 
-def plan(args: PlanConfig, words: list[str]) -> Plan:
+def plan(args: PlanConfig, words: list[str]) -> Forecast:
     """The plan of a run whose recipe gets these words.
 
     Raises:
@@ -98,7 +70,7 @@ def plan(args: PlanConfig, words: list[str]) -> Plan:
     """
     machine, launch = machines.of(args.device), launched(args)
     found, notes = configured.read(str(args.recipe), words, machine, launch)
-    return Plan(found, machine, launch, phases.of(found.job), notes)
+    return Forecast(found, machine, launch, phases.of(found.job), notes)
 
 
 def launched(args: PlanConfig) -> Launch:
@@ -124,10 +96,10 @@ def launched(args: PlanConfig) -> Launch:
     return Launch(count, sharding, zero.get("offload_optimizer_device") == "cpu")
 
 
-def changes_of(args: PlanConfig, words: list[str], made: Plan) -> list[moves.Proposal]:
+def changes_of(args: PlanConfig, words: list[str], made: Forecast) -> list[moves.Proposal]:
     """Changes with which it fits, as flags."""
 
-    def again(flags: tuple[str, ...]) -> Plan | moves.Refused:
+    def again(flags: tuple[str, ...]) -> Forecast | moves.Refused:
         mine, rest = split(list(flags))
         given = {name: mine[at + 1] for at, word in enumerate(mine) if (name := word[2:]) in OWN}
         other = PlanConfig(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from align.follow.tree import duration
+from align.plan.forecast import Forecast
 from align.plan.machines import SPARE
 from align.plan.moves import Proposal
 from align.plan.work import Work
-
-if TYPE_CHECKING:
-    from align.plan.program import Plan
 
 UNTESTED = (
     "Figures for GPUs are formulas that no GPU has tested but in two runs on one H100: take them for a first idea."
@@ -31,9 +29,9 @@ def number(count: float) -> str:
     return f"{count:.0f}"
 
 
-def text(plan: Plan, work: Work, changes: list[Proposal]) -> str:
+def text(plan: Forecast, work: Work, changes: list[Proposal]) -> str:
     """The page for a terminal."""
-    parts = [_head(plan), _table(plan), _verdict(plan, changes), _work(work)]
+    parts = [_head(plan), _table(plan), _answer(plan, changes), _work(work)]
     job = plan.found.job
     if job.shape.unknown:
         parts.append(f"not known: {job.shape.unknown}")
@@ -42,7 +40,7 @@ def text(plan: Plan, work: Work, changes: list[Proposal]) -> str:
     return "\n\n".join(parts)
 
 
-def _head(plan: Plan) -> str:
+def _head(plan: Forecast) -> str:
     job, found = plan.found.job, plan.found
     shape = job.shape
     how = "weights only read" if not job.learns else "all weights trained" if job.whole else (
@@ -68,7 +66,7 @@ def _head(plan: Plan) -> str:
     return "\n".join([*lines, *(f"  {note}" for note in plan.notes)])
 
 
-def _table(plan: Plan) -> str:
+def _table(plan: Forecast) -> str:
     """All phases, and what is there in the peak."""
     top = plan.peak
     wide = max(len(phase.name) for phase in plan.phases)
@@ -82,7 +80,7 @@ def _table(plan: Plan) -> str:
     return "\n".join([*lines, f"  {'in all':<{wide}}  {size(top.total):>10}"])
 
 
-def _verdict(plan: Plan, changes: list[Proposal]) -> str:
+def _answer(plan: Forecast, changes: list[Proposal]) -> str:
     room = plan.machine.room(plan.launch.processes)
     share = f"of {size(room)} ({SPARE:.0%} of the memory is left to other things)"
     holes = ""
@@ -110,7 +108,7 @@ def _work(work: Work) -> str:
     return f"work: {steps}{tokens}\ntime: {time}"
 
 
-def as_dict(plan: Plan, work: Work, changes: list[Proposal]) -> dict[str, Any]:
+def as_dict(plan: Forecast, work: Work, changes: list[Proposal]) -> dict[str, Any]:
     """The same in bytes, tokens and seconds."""
     job = plan.found.job
     return {

@@ -139,7 +139,7 @@ def parse(
     """
     path, rest = _config_path(list(sys.argv[1:] if argv is None else argv), nano)
     flags = Flags(classes)
-    if "--help" in rest or "-h" in rest:
+    if {"--help", "-h"} & set(rest):
         flags.parser.print_help()
         raise SystemExit(0)
     given: dict[str, Any] = {}
@@ -159,13 +159,12 @@ def parse(
         problems += device.unsupported(given) if planned is None else []
     gpu = "bf16" in flags.known and (device.has_gpu() if planned is None else planned)
     problems += limits.problems(given, values, flags.known, gpu=gpu)
-    problems += throwaway.problems(values)
-    problems += _parent_problems(values, gated)
+    problems += [*throwaway.problems(values), *_parent_problems(values, gated)]
     problems += _lacking(values, required, broken, rows=DataArguments in classes and planned is None)
     if problems:
         fail(problems)
-    halved = again.sizes(bool(values.get("find_batch_size")))
-    filled = _precise(classes, values | halved, given, None if planned else size)
+    values |= again.sizes(bool(values.get("find_batch_size")))
+    filled = _precise(classes, values, given, None if planned else size)
     throwaway.begin(filled, bool(values.get("dry_run")))
     if path:
         print(f"config: {path}" + ("" if "--config" in " ".join(argv or sys.argv) else " (nothing was named)"))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from align.plan.shape import Shape
+from align.plan.shape import Dimensions
 
 
 @dataclass(frozen=True)
-class Frozen:
+class Reader:
     """A model beside the one that learns, which only reads."""
 
     role: str
-    shape: Shape
+    shape: Dimensions
     held: float  # bytes of a weight
     shared: bool = False  # an adapter on the backbone of the model that learns
 
 
 @dataclass(frozen=True)
-class Asked:
+class Sampling:
     """Completions that are sampled at once."""
 
     prompts: int
@@ -42,7 +42,7 @@ class Job:
     """All that the formulas read."""
 
     stage: str  # sft, reward, dpo, ppo, sample, eval
-    shape: Shape  # of the model that learns, or speaks
+    shape: Dimensions  # of the model that learns, or speaks
     trained: int = 0  # numbers that an optimizer moves
     ranks: float = 0.0  # of LoRA, summed over a layer's matrices; 0: all weights are trained
     held: float = 4.0  # bytes of a weight that is not trained, or of every one
@@ -54,7 +54,7 @@ class Job:
     offload: bool = False  # optimizer and weights wait in the CPU's memory (ZeRO-3)
     file: float = 4.0  # bytes of a weight in the checkpoint's files
     optimizer: float = 8.0  # bytes for each trained number
-    beside: tuple[Frozen, ...] = ()
+    beside: tuple[Reader, ...] = ()
     rows: int = 0  # of a micro-batch; of a pair both
     tokens: int = 0  # of the largest micro-batch
     longest: int = 0  # tokens of its longest row
@@ -62,7 +62,7 @@ class Job:
     pieces: int = 1  # micro-batches of a step
     eval_rows: int = 0  # at once; 0 where nothing is held out
     eval_longest: int = 0
-    asked: Asked | None = None  # what is sampled
+    asked: Sampling | None = None  # what is sampled
     critic: str = ""  # PPO's: head, adapter, full
     scored: int = 0  # rows that a reward model reads at once
     temperature: float = 1.0

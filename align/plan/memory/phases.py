@@ -9,7 +9,7 @@ from align.models.fast.layers import JOINT_BYTES
 from align.models.generate import DISTRIBUTIONS_AT_ONCE
 from align.plan import machines
 from align.plan.memory import activations, states
-from align.plan.memory.job import Asked, Frozen, Job
+from align.plan.memory.job import Job, Reader, Sampling
 from align.train.pieces import LOGITS_AT_ONCE
 
 FLOAT = 4
@@ -82,7 +82,7 @@ def _start(job: Job, name: str, *, later: bool = True) -> Phase:
     return phase
 
 
-def _held(job: Job, one: Frozen) -> float:
+def _held(job: Job, one: Reader) -> float:
     """Weights of a model that only reads, in shards where those of the model that learns are."""
     return one.held * one.shape.parameters * states.share("weights", job.sharding, job.processes)
 
@@ -237,7 +237,7 @@ def keys_and_values(job: Job, rows: int, tokens: int) -> float:
     return 2 * size * job.shape.keys * job.shape.layers * rows * tokens
 
 
-def stopped(job: Job, asked: Asked) -> float:
+def stopped(job: Job, asked: Sampling) -> float:
     """When a quarter of the rows have stopped, the others are copied out. Taken to be after a quarter of the answer."""
     return 0.75 * keys_and_values(job, asked.rows, asked.prompt + asked.answer // 4)
 
