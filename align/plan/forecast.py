@@ -1,4 +1,4 @@
-"""What was found out about a run before it begins."""
+"""A run before it begins: what it needs in each phase, and where it is to be."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ KEPT = {"gelu_new": 5, "gelu_fast": 5, "gelu_pytorch_tanh": 2, "gelu": 2, "relu"
 
 
 @dataclass(frozen=True)
-class Dimensions:
+class Layout:
     """What memory depends on. Widths are in numbers, not in bytes."""
 
     family: str
@@ -46,7 +46,7 @@ class Dimensions:
         return self.vocabulary * self.hidden
 
 
-def of_checkpoint(path: str, revision: str = "main", *, reward_model: bool = False) -> Dimensions:
+def of_checkpoint(path: str, revision: str = "main", *, reward_model: bool = False) -> Layout:
     """The layout of a checkpoint, or of what an adapter changes; only its config.json is read.
 
     Raises:
@@ -61,7 +61,7 @@ def of_checkpoint(path: str, revision: str = "main", *, reward_model: bool = Fal
         ) from error
 
 
-def of_model(model: Any) -> Dimensions:
+def of_model(model: Any) -> Layout:
     """The layout of a model's modules, with or without weights."""
     config = model.config.get_text_config()
     layers = _layers(model, config.num_hidden_layers)
@@ -77,7 +77,7 @@ def of_model(model: Any) -> Dimensions:
         query=count * size, keys=shared * size, vocabulary=model.get_input_embeddings().num_embeddings,
         parameters=total, in_layers=inside, tied=tied,
     )  # fmt: skip
-    return Dimensions(**common, **_block(layers[0], config)) if layers else Dimensions(**common, **_unknown(config))
+    return Layout(**common, **_block(layers[0], config)) if layers else Layout(**common, **_unknown(config))
 
 
 def _layers(model: Any, count: int) -> list[Any]:

@@ -8,7 +8,7 @@ from align.follow.tree import duration
 from align.plan.forecast import Forecast
 from align.plan.machines import SPARE
 from align.plan.moves import Proposal
-from align.plan.work import Work
+from align.plan.work import Workload
 
 UNTESTED = (
     "Figures for GPUs are formulas that no GPU has tested but in two runs on one H100: take them for a first idea."
@@ -29,9 +29,9 @@ def number(count: float) -> str:
     return f"{count:.0f}"
 
 
-def text(plan: Forecast, work: Work, changes: list[Proposal]) -> str:
+def text(plan: Forecast, work: Workload, changes: list[Proposal]) -> str:
     """The page for a terminal."""
-    parts = [_head(plan), _table(plan), _answer(plan, changes), _work(work)]
+    parts = [_head(plan), _table(plan), _fit(plan, changes), _work(work)]
     job = plan.found.job
     if job.shape.unknown:
         parts.append(f"not known: {job.shape.unknown}")
@@ -80,7 +80,7 @@ def _table(plan: Forecast) -> str:
     return "\n".join([*lines, f"  {'in all':<{wide}}  {size(top.total):>10}"])
 
 
-def _answer(plan: Forecast, changes: list[Proposal]) -> str:
+def _fit(plan: Forecast, changes: list[Proposal]) -> str:
     room = plan.machine.room(plan.launch.processes)
     share = f"of {size(room)} ({SPARE:.0%} of the memory is left to other things)"
     holes = ""
@@ -98,7 +98,7 @@ def _answer(plan: Forecast, changes: list[Proposal]) -> str:
     return "\n".join(lines)
 
 
-def _work(work: Work) -> str:
+def _work(work: Workload) -> str:
     steps = f"{work.steps:,} {work.unit}" if work.steps else f"the number of {work.unit} is not known without the rows"
     tokens = f", {number(work.tokens)} tokens" if work.tokens else ""
     if work.seconds and work.rate:
@@ -108,7 +108,7 @@ def _work(work: Work) -> str:
     return f"work: {steps}{tokens}\ntime: {time}"
 
 
-def as_dict(plan: Forecast, work: Work, changes: list[Proposal]) -> dict[str, Any]:
+def as_dict(plan: Forecast, work: Workload, changes: list[Proposal]) -> dict[str, Any]:
     """The same in bytes, tokens and seconds."""
     job = plan.found.job
     return {

@@ -18,7 +18,7 @@ NEAR = 0.05  # how far the number of weights may be from that of a run whose rat
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What is to be done. None for what the configuration does not tell."""
 
     unit: str  # of the steps
@@ -33,7 +33,7 @@ class Work:
         return self.tokens / self.rate if self.tokens and self.rate else None
 
 
-def of(found: Configured, machine: Machine) -> Work:
+def of(found: Configured, machine: Machine) -> Workload:
     """The work of a run; tokens are of rows as long as the rows are on average, answers as long as they may be."""
     args, rows = found.args, found.lengths
     steps: int | None
@@ -53,7 +53,7 @@ def of(found: Configured, machine: Machine) -> Work:
         steps = args.max_steps if args.max_steps > 0 else a_pass and math.ceil(a_pass * args.num_train_epochs)
         unit, tokens = "steps", steps and int(steps * batch * rows.mean)
     rate, source = (None, "") if machine.gpu and not device.has_gpu() else _measured(found)
-    return Work(unit, steps, tokens, rate, source)
+    return Workload(unit, steps, tokens, rate, source)
 
 
 def _measured(found: Configured) -> tuple[float | None, str]:

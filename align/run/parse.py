@@ -108,6 +108,21 @@ def _lacking(values: dict[str, Any], required: tuple[str, ...], broken: set[str]
     ]
 
 
+def _typed(
+    flags: Flags, path: str | None, rest: list[str], refused: dict[str, str]
+) -> tuple[dict[str, Any], set[str], list[str]]:
+    """What the file and then the command line give: values, keys whose values are wrong, and what is wrong."""
+    given: dict[str, Any] = {}
+    broken: set[str] = set()
+    from_line, problems = flags.command_line(rest)
+    for where, raw in ((path, _read_yaml(path) if path else {}), ("command line", from_line)):
+        typed, found = flags.typed(raw, refused)
+        given |= typed
+        broken |= set(raw) - set(typed)
+        problems += [f"{problem} ({where})" for problem in found]
+    return given, broken, problems
+
+
 def parse(
     *classes: type,
     nano: str | None,
@@ -142,14 +157,7 @@ def parse(
     if {"--help", "-h"} & set(rest):
         flags.parser.print_help()
         raise SystemExit(0)
-    given: dict[str, Any] = {}
-    broken: set[str] = set()  # given, and told what is wrong with them
-    from_line, problems = flags.command_line(rest)
-    for where, raw in ((path, _read_yaml(path) if path else {}), ("command line", from_line)):
-        typed, found = flags.typed(raw, refused or {})
-        given |= typed
-        broken |= set(raw) - set(typed)
-        problems += [f"{problem} ({where})" for problem in found]
+    given, broken, problems = _typed(flags, path, rest, refused or {})
     _named[:] = sorted(given)
     given |= resumed.kept(given, flags.known)
     given |= device.launched(flags.known, given)
@@ -160,7 +168,7 @@ def parse(
     gpu = "bf16" in flags.known and (device.has_gpu() if planned is None else planned)
     problems += limits.problems(given, values, flags.known, gpu=gpu)
     problems += [*throwaway.problems(values), *_parent_problems(values, gated)]
-    problems += _lacking(values, required, broken, rows=DataArguments in classes and planned is None)
+    problems += _lacking(values, required, broken, rows=planned is None and DataArguments in classes)
     if problems:
         fail(problems)
     values |= again.sizes(bool(values.get("find_batch_size")))

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from align.models.packing import SHORT
 from align.plan.memory.job import Job
-from align.plan.shape import Dimensions
+from align.plan.shape import Layout
 
 
-def layer(job: Job, shape: Dimensions | None = None) -> float:
+def layer(job: Job, shape: Layout | None = None) -> float:
     """Bytes a token that one layer keeps for its backward pass."""
     shape = shape or job.shape
     if shape.unknown:
@@ -33,7 +33,7 @@ def _products(job: Job) -> int:
     return 2 if job.autocast else job.element
 
 
-def _attention(job: Job, shape: Dimensions) -> float:
+def _attention(job: Job, shape: Layout) -> float:
     """Query, key, value and what comes out: 2 A + 2 K. On a CPU short rows in bf16 are attended to in fp32, and what
     comes out is then kept in both."""
     each, low = 2 * shape.query + 2 * shape.keys, _products(job)
@@ -42,7 +42,7 @@ def _attention(job: Job, shape: Dimensions) -> float:
     return low * each
 
 
-def _norms(job: Job, shape: Dimensions) -> float:
+def _norms(job: Job, shape: Layout) -> float:
     """A norm's input (fp32), what it makes of it before its weight (RMSNorm's, where that learns), and its output,
     which matrices read: under autocast as a copy in bf16 for each of them."""
     wide = 4 if not shape.centred or job.autocast else job.element
@@ -54,12 +54,12 @@ def _norms(job: Job, shape: Dimensions) -> float:
     return found
 
 
-def _mlp(job: Job, shape: Dimensions) -> float:
+def _mlp(job: Job, shape: Layout) -> float:
     """What goes into the activation function and comes out; with a gate the other factor; the product."""
     return _products(job) * shape.inner * (shape.mlp_kept + (2 if shape.gated else 0))
 
 
-def _dropped(job: Job, shape: Dimensions) -> float:
+def _dropped(job: Job, shape: Layout) -> float:
     """Dropout's mask after attention and MLP, fp32 on a CPU, and the scores that attention then keeps: of a row of T
     tokens T numbers a token and head, three times."""
     if not shape.dropout or job.stage in ("dpo", "ppo"):  # which switch it off
@@ -68,7 +68,7 @@ def _dropped(job: Job, shape: Dimensions) -> float:
     return 2 * shape.hidden * (1 if job.gpu else 4) + scores * _products(job)
 
 
-def kept(job: Job, tokens: int, shape: Dimensions | None = None) -> float:
+def kept(job: Job, tokens: int, shape: Layout | None = None) -> float:
     """All layers and what follows them: the last norm, and the hidden states that the loss reads, fp32 in it.
 
     With checkpointing each layer keeps its input alone (Chen et al. 2016), and one is whole again while its gradient is
@@ -83,14 +83,14 @@ def kept(job: Job, tokens: int, shape: Dimensions | None = None) -> float:
     return tokens * (in_layers + shape.hidden * (4 + 2 * wide))
 
 
-def backward(job: Job, tokens: int, shape: Dimensions | None = None) -> float:
+def backward(job: Job, tokens: int, shape: Layout | None = None) -> float:
     """What the first layer of a backward pass holds beside what was kept: gradients of its MLP's inside, and of hidden
     states."""
     shape = shape or job.shape
     return 0.0 if shape.unknown else tokens * _products(job) * (3 * shape.inner + 4 * shape.hidden)
 
 
-def forward(job: Job, tokens: int, shape: Dimensions | None = None, *, element: int | None = None) -> float:
+def forward(job: Job, tokens: int, shape: Layout | None = None, *, element: int | None = None) -> float:
     """The most that a pass holds of which no gradient is wanted: the inside of its widest layer."""
     shape = shape or job.shape
     size = element or _products(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from align.plan.shape import Dimensions
+from align.plan.shape import Layout
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Reader:
     """A model beside the one that learns, which only reads."""
 
     role: str
-    shape: Dimensions
+    shape: Layout
     held: float  # bytes of a weight
     shared: bool = False  # an adapter on the backbone of the model that learns
 
@@ -42,7 +42,7 @@ class Job:
     """All that the formulas read."""
 
     stage: str  # sft, reward, dpo, ppo, sample, eval
-    shape: Dimensions  # of the model that learns, or speaks
+    shape: Layout  # of the model that learns, or speaks
     trained: int = 0  # numbers that an optimizer moves
     ranks: float = 0.0  # of LoRA, summed over a layer's matrices; 0: all weights are trained
     held: float = 4.0  # bytes of a weight that is not trained, or of every one

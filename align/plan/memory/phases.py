@@ -19,7 +19,7 @@ ALLOCATOR = "the allocator"
 
 
 @dataclass(frozen=True)
-class Line:
+class Amount:
     """Something that takes memory."""
 
     role: str  # policy, reference, critic, reward model, or what is no model's
@@ -32,7 +32,7 @@ class Phase:
     """A part of a run, and what is there in it."""
 
     name: str
-    lines: list[Line] = field(default_factory=list)
+    lines: list[Amount] = field(default_factory=list)
 
     @property
     def total(self) -> float:
@@ -42,7 +42,7 @@ class Phase:
     def add(self, role: str, kind: str, size: float) -> None:
         """One more line, where it is anything."""
         if size > 0:
-            self.lines.append(Line(role, kind, size))
+            self.lines.append(Amount(role, kind, size))
 
 
 def of(job: Job) -> list[Phase]:
@@ -223,7 +223,7 @@ def _sampling(job: Job) -> Iterator[Phase]:
     writes.add(who, "logits and probabilities", 3 * FLOAT * asked.rows * job.shape.vocabulary)
     reads.add(who, "keys and values", keys_and_values(job, asked.prompts, asked.room))
     writes.add(who, "keys and values", keys_and_values(job, asked.rows, asked.room))
-    writes.add(who, "their copy, as rows have stopped", stopped(job, asked))
+    writes.add(who, "their copies", copied(job, asked))
     for phase in (reads, writes):
         phase.add(who, "weights laid together for sampling", joint(job))
         phase.add(who, "weights in bf16", states.cast(job))
@@ -237,9 +237,13 @@ def keys_and_values(job: Job, rows: int, tokens: int) -> float:
     return 2 * size * job.shape.keys * job.shape.layers * rows * tokens
 
 
-def stopped(job: Job, asked: Sampling) -> float:
-    """When a quarter of the rows have stopped, the others are copied out. Taken to be after a quarter of the answer."""
-    return 0.75 * keys_and_values(job, asked.rows, asked.prompt + asked.answer // 4)
+def copied(job: Job, asked: Sampling) -> float:
+    """The larger of two copies: what was read of a prompt is repeated for each of its completions, and lies there
+    beside the room that they get; and when a quarter of the rows have stopped, the others are copied out (taken to be
+    after a quarter of the answer)."""
+    read = keys_and_values(job, asked.prompts, asked.room) + keys_and_values(job, asked.rows, asked.prompt)
+    out = 0.75 * keys_and_values(job, asked.rows, asked.prompt + asked.answer // 4)
+    return max(out, read if asked.copies > 1 else 0.0)
 
 
 def joint(job: Job) -> float:
