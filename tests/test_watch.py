@@ -255,6 +255,19 @@ def test_a_run_says_how_many_steps_it_will_make_and_which_process_it_is(tmp_path
     assert pulse.planned(kept) == 63 and kept["process"]["pid"] == os.getpid() and pulse.alive(kept)
 
 
+@pytest.mark.parametrize(
+    ("report_to", "given", "name"), [(["trackio"], None, "runs/a"), (["trackio"], "b", "b"), ([], None, None)]
+)
+def test_trackers_are_told_the_folder_for_a_name(report_to, given, name):
+    from types import SimpleNamespace
+
+    from align.train import loop
+
+    args = SimpleNamespace(report_to=report_to, run_name=given, output_dir="runs/a")
+    loop.name_for_trackers(args)
+    assert args.run_name == name
+
+
 # ------------------------------------------------------------------------------------------------------------ samples
 
 

@@ -148,6 +148,13 @@ def build(trainer_class: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return trainer
 
 
+def name_for_trackers(args: Any) -> None:
+    """The run's name in trackers is its folder. Without one they make it up, and trackio (0.43) another one for what is
+    measured after training."""
+    if args.report_to and args.run_name is None:
+        args.run_name = args.output_dir
+
+
 def keeps_whole(trainer: Any) -> bool:
     """Are the weights whole in every process, in torch's own hands?"""
     return not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
@@ -206,6 +213,7 @@ def _is_whole(checkpoint: Path) -> bool:
 def train_and_save(trainer: Any, tokenizer: Any) -> dict[str, Any]:
     """Train, check, save what plain `from_pretrained` (or PEFT) loads, and return the training metrics."""
     tidy(trainer)
+    name_for_trackers(trainer.args)
     checkpoints.assert_trained_in_fp32(trainer.model)
     result = _train(trainer, last_checkpoint(trainer.args))
     weights.make_savable(trainer.accelerator.unwrap_model(trainer.model))  # whatever a trainer set in it

@@ -307,7 +307,7 @@ function writeSamples(shown) {
   written = marks;
   const parts = having.flatMap(([run, one]) => [
     el("h3", {}, el("span", { class: `t${one.place % 6}`, text: `${run.number} ` }), run.name, el("span", { class: "muted", text: ` ${one.samples.file}` })),
-    el("ul", { class: "said" }, one.samples.rows.slice(0, having.length > 1 ? 3 : 6).map(sample)),
+    el("ul", { class: "said" }, one.samples.rows.slice(0, having.length > 1 ? 4 : 6).map(sample)),
   ]);
   $("samples").replaceChildren(...(parts.length ? [el("h2", { text: "Last samples" }), ...parts] : []));
 }
