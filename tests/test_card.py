@@ -186,7 +186,7 @@ def test_rows_carry_the_licence_of_where_they_come_from(tmp_path):
 @pytest.mark.parametrize("stage", ["sft", "pretrain", "reward", "dpo", "ppo", "rloo"])
 def test_every_training_leaves_a_card_in_its_folder(stage, world, tmp_path):
     extra = ["--use_peft"] if stage in ("dpo", "ppo") else []
-    more = [] if stage in ("ppo", "rloo") else ["--max_steps", "2"]
+    more = {"ppo": ["--total_episodes", "16"], "rloo": []}.get(stage, ["--max_steps", "2"])
     run_recipe(stage, *stage_arguments(stage, world), *extra, *more, "--output_dir", str(tmp_path / stage))
     text = (tmp_path / stage / "README.md").read_text()
     assert front(text)["tags"][:2] == ["align-recipes", stage] and f"# {stage}\n" in text
@@ -305,10 +305,11 @@ def test_a_recipe_pushes_once_and_its_trainer_never(world, tmp_path):
         "import huggingface_hub, json\n"
         f"def note(*told): open({str(tmp_path / 'asked')!r}, 'a').write(json.dumps(told) + '\\n')\n"
         "class Api:\n"
+        "    def __init__(self, *_, **__): pass\n"
         "    def whoami(self): note('whoami')\n"
         "    def create_repo(self, name, **more): note('create', name); return type('U', (), {'repo_id': 'me/' + name})\n"
         "    def upload_folder(self, **more): note('upload', more['repo_id'], more['folder_path'])\n"
-        "huggingface_hub.HfApi = lambda *a, **k: Api()\n"
+        "huggingface_hub.HfApi = Api\n"
         "huggingface_hub.get_token = lambda *a, **k: 'hf_x'\n"
         "huggingface_hub.constants.HF_HUB_OFFLINE = False\n"
     )
