@@ -225,6 +225,8 @@ def unloaded(monkeypatch):
         ("gemma-3-4b", "is a model of the kind gemma3; "),
         ("phi-3", "is a model of the kind phi3"),
         ("gemma-3-1b", "layer_types other than each 6th full"),
+        ("mistral-v0.3", "puts no blank behind the special tokens of a conversation, where llama.cpp puts one"),
+        ("vicuna-1.5", "puts no blank behind the special tokens of a conversation"),
     ],
 )
 def test_models_that_cannot_be_written(name, sentence, tmp_path, unloaded):

@@ -76,6 +76,7 @@ def read(path: str, tokenizer: Any, generation_config: Any = None) -> Vocabulary
         found.cutting, found.merges = _cutting(path, core), [" ".join(pair) for pair in pairs]
     else:
         found.prefix, found.scores = _prefix(path, core), _scores(tokens, types, pairs)
+        _check_behind(path, tokenizer, found)
     return found
 
 
@@ -124,6 +125,22 @@ def _prefix(path: str, core: dict[str, Any]) -> bool:
     if idle and changes == [blanks]:
         return False
     raise ConfigError(f"the tokenizer of {path} changes text before it cuts it, other than blanks; {OTHERWISE}")
+
+
+def _check_behind(path: str, tokenizer: Any, found: Vocabulary) -> None:
+    """Where llama.cpp puts a blank before the first word, it puts one behind every special token as well: is that what
+    the tokenizer does, or are there none in a conversation?"""
+    text = chat.render(tokenizer, [{"role": "user", "content": "a"}], generation_prompt=True)
+    special = {number for number, kind in enumerate(found.types) if kind == CONTROL}
+    used = special & {*tokenizer(text, add_special_tokens=False)["input_ids"]}
+    behind = [
+        tokenizer(f"{found.tokens[number]}a", add_special_tokens=False)["input_ids"][1] for number in sorted(used)
+    ]
+    if found.prefix and not all(found.tokens[number].startswith(BLANK) for number in behind):
+        raise ConfigError(
+            f"the tokenizer of {path} puts no blank behind the special tokens of a conversation, where llama.cpp puts "
+            f"one; {OTHERWISE}"
+        )
 
 
 def _around(path: str, tokenizer: Any) -> tuple[bool, bool]:

@@ -149,8 +149,7 @@ def build(trainer_class: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def name_for_trackers(args: Any) -> None:
-    """The run's name in trackers is its folder. Without one they make it up, and trackio (0.43) another one for what is
-    measured after training."""
+    """The run's name in trackers is its folder: trackio (0.43) makes one up, and another for what is measured after."""
     if args.report_to and args.run_name is None:
         args.run_name = args.output_dir
 
