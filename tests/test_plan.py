@@ -444,9 +444,7 @@ def test_plans_are_near_what_was_measured(plans):
 
 
 def test_no_heap_had_more_holes_than_is_told(plans):
-    """Five in a hundred are the plan's own."""
-    assert not [name for name, plan in plans.items() if KEPT["cases"][name]["peak"] > 1.05 * plan.most
-                and plan.found.job.learns]  # fmt: skip
+    assert not [name for name, plan in plans.items() if KEPT["cases"][name]["peak"] > plan.most]
 
 
 def test_how_many_plans_are_near_the_peak(plans):

@@ -29,7 +29,7 @@ class Forecast:
     @property
     def most(self) -> float:
         """Bytes of the peak with the most holes that a CPU's heap was seen to have; of a GPU's the peak."""
-        holes = machines.HOLES if self.found.job.learns and not self.machine.gpu else 0.0
+        holes = 0.0 if self.machine.gpu else machines.HOLES
         return self.peak.total * (1 + holes)
 
     @property

@@ -11,7 +11,7 @@ from align.plan.moves import Proposal
 from align.plan.work import Workload
 
 UNTESTED = (
-    "Figures for GPUs are formulas that no GPU has tested but in two runs on one H100: take them for a first idea."
+    "Figures for GPUs are formulas that no GPU has tested but in one run on one H100: take them for a first idea."
 )
 
 
