@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -409,3 +410,17 @@ def test_two_processes_agree(world, tmp_path):
                   env={"PYTHONPATH": str(ROOT)})  # fmt: skip
     for rank in "01":
         assert f"rank {rank} {{'bf16': True}}" in done.stdout
+
+
+def test_a_peak_is_of_the_process_itself_not_of_who_started_it():
+    """A parent that holds 600 MB starts a small process: `getrusage` alone would say 600 MB of it."""
+    held = bytearray(600 * 2**20)
+    code = "from align.run.device import peak_resident_bytes as peak; print(peak())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert 2**20 < int(done.stdout) < len(held)
+
+
+def test_a_peak_rises_with_what_is_held():
+    before = device.peak_resident_bytes()
+    held = bytearray(b"1") * (before + 64 * 2**20)
+    assert device.peak_resident_bytes() >= len(held)

@@ -7,7 +7,6 @@ the same however many processes worked.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 from align.clean.rules.personal import veil
 from align.clean.rules.ruling import Ruling
+from align.run.device import peak_resident_bytes
 
 SAMPLES = 5  # of each reason and of each kind of change, the first in document order; personal data veiled
 SHOWN = 600  # characters of a sample
@@ -113,16 +113,9 @@ class Tally:
         """Write `<folder>/<step>/<rank>.json`."""
         path = folder / self.step / f"{rank:05d}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.peak = _peak_bytes()
+        self.peak = peak_resident_bytes()
         found = {k: v for k, v in self.__dict__.items() if k != "step"}
         path.write_text(json.dumps(found, ensure_ascii=False))
-
-
-def _peak_bytes() -> int:
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def merged(folder: Path, step: str) -> Tally | None:

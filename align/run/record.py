@@ -22,6 +22,7 @@ from typing import Any
 
 from align.run import holds
 from align.run.checks import resumed
+from align.run.device import peak_resident_bytes
 from align.run.errors import RunError
 from align.run.lineage import hash_files, read_record
 from align.run.received import files
@@ -83,12 +84,7 @@ def _process() -> dict[str, Any]:
 
 def peak_memory_bytes() -> int:
     """The most memory this process has held: GPU memory where there is a GPU, resident memory elsewhere."""
-    import resource
-
-    if _on_gpu():
-        return sys.modules["torch"].cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return sys.modules["torch"].cuda.max_memory_allocated() if _on_gpu() else peak_resident_bytes()
 
 
 def write_json(path: Path, value: Any) -> None:
