@@ -31,10 +31,10 @@ CHAIN = ROOT / "runs/smollm2-135m"
 BASE, SFT = str(CHAIN / "base"), str(CHAIN / "sft")
 SHAPE = dict(hidden_size=576, layers=30, heads=9, kv=3, vocab=49_152, mlp=1536)
 CASES: dict[str, dict[str, Any]] = {
-    "sft-reviews": dict(stage="sft", rows="reviews", batch=64, steps=12),
-    "sft-gsm8k": dict(stage="sft", rows="gsm8k", batch=16, steps=8),
-    "dpo-reviews": dict(stage="dpo", rows="rankings", batch=32, steps=10),
-    "dpo-hh": dict(stage="dpo", rows="hh", batch=8, steps=8),
+    "sft-reviews": dict(stage="sft", rows="reviews", batch=64, steps=5),
+    "sft-gsm8k": dict(stage="sft", rows="gsm8k", batch=16, steps=5),
+    "dpo-reviews": dict(stage="dpo", rows="rankings", batch=32, steps=5),
+    "dpo-hh": dict(stage="dpo", rows="hh", batch=8, steps=6),
     "sample-reviews": dict(stage="sample", rows="prompts", batch=128, steps=3),
 }
 LONGEST = 512  # tokens of a row
@@ -63,11 +63,13 @@ def rows(kind: str, count: int) -> list[dict[str, Any]] | None:
 
 
 def _pair(row: dict[str, str]) -> dict[str, str] | None:
-    """HH's transcripts as prompt and two answers; None for a long one, which one side drops and the other cuts."""
+    """HH's transcripts as prompt and two answers; None for a long one, which one side drops and the other cuts, and
+    for an empty answer."""
     mark = "\n\nAssistant:"
     (before, _, chosen), (same, _, rejected) = (row[side].rpartition(mark) for side in ("chosen", "rejected"))
     short = len(before) + max(len(chosen), len(rejected)) < 3 * LONGEST
-    return dict(prompt=before + mark, chosen=chosen, rejected=rejected) if short and before == same else None
+    whole = chosen.strip() and rejected.strip() and before == same
+    return dict(prompt=before + mark, chosen=chosen, rejected=rejected) if short and whole else None
 
 
 def _best_and_worst(row: dict[str, Any]) -> dict[str, str]:
@@ -222,7 +224,7 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", required=True, help="JSON file to write, again after each case")
+    parser.add_argument("--output", required=True, help="JSON file to write, again after each case; others in it are kept")
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--repeats", type=int, default=3)
@@ -247,7 +249,8 @@ def main() -> None:
 
     rates = {kind: matrix_rate(torch.device("cpu"), dtype) / 1e12
              for kind, dtype in (("fp32_tflops", torch.float32), ("bf16_tflops", torch.bfloat16))}  # fmt: skip
-    found: dict[str, Any] = dict(machine=ppo.machine() | rates, versions=ppo.versions(), cases={})
+    kept = json.loads(Path(args.output).read_text())["cases"] if Path(args.output).is_file() else {}
+    found: dict[str, Any] = dict(machine=ppo.machine() | rates, versions=ppo.versions(), cases=kept)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in args.case:

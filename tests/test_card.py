@@ -10,12 +10,14 @@ import pytest
 import yaml
 from conftest import run_recipe, stage_arguments
 
+from align.evaluate import program, results
 from align.report import card_parts, model_card
 from align.run import gates
 from align.run.checks import hub
 from align.run.errors import RunError
 from align.run.received import ancestry
 from align.run.received.ancestry import Ancestor
+from align.stats import Estimate
 
 EVIL = "x](http://evil.example) <script>alert(1)</script> | \x1b[2J \u202e![](http://evil.example/a.png)\n# head"
 
@@ -180,6 +182,52 @@ def test_rows_carry_the_licence_of_where_they_come_from(tmp_path):
         "train", {"source": "elsewhere (train)", "rows_out": 2}, {"data": ancestry.of(str(tmp_path))}
     )
     assert other.licence is None
+
+
+def test_a_card_that_was_changed_is_known(tmp_path):
+    folder = write_run(tmp_path / "sft", "sft")
+    assert not model_card.untouched(folder)  # there is none
+    text = model_card.write(folder, record())
+    assert model_card.untouched(folder) and (folder / "README.md").read_text().startswith(text)
+    (folder / "README.md").write_text((folder / "README.md").read_text().replace("# sft", "# My model"))
+    assert not model_card.untouched(folder)
+
+
+def found_of(paths: dict[str, Path]) -> results.EvaluationResults:
+    """What an evaluation of some runs found."""
+    reward = Estimate(1.25, 1.0, 1.5, 64)
+    models = {
+        name: results.ModelResult(path=str(path), recipe="sft", hash="0" * 64, sampled=results.Sampled(reward=reward, n=64),
+                                  rates={"harmless": Estimate(0.75, 0.5, 0.9, 16)})
+        for name, path in paths.items()
+    }  # fmt: skip
+    return results.EvaluationResults(models=models, made="2026-11-28", reference="before")
+
+
+def test_an_evaluation_is_put_onto_the_cards_of_its_models(tmp_path, capsys):
+    """With intervals, of that model alone; a later one takes its place; a card that was changed is left as it is."""
+    mine, theirs = (write_run(tmp_path / name, **record()) for name in ("mine", "theirs"))
+    for folder in (mine, theirs):
+        model_card.write(folder, record())
+    (theirs / "README.md").write_text("# By hand\n")
+    for _ in range(2):
+        program._on_cards(found_of({"mine": mine, "theirs": theirs, "hub": tmp_path / "no-run"}), tmp_path / "e/report.md")
+    text = (mine / "README.md").read_text()
+    assert text.count("### Measured by an evaluation") == 1 and "no evaluation was made" not in text
+    assert "| harmless | 75.0 % (50.0 to 90.0) |" in text and "| measure | mine |" in text and "theirs" not in text
+    assert str(tmp_path) not in text and "the whole is in …/e/report.md" in text and model_card.untouched(mine)
+    assert (theirs / "README.md").read_text() == "# By hand\n"
+    assert "was changed after it was written" in capsys.readouterr().out
+
+
+def test_a_card_of_an_adapter_made_whole():
+    """It says what its parent was: a reward model scores."""
+    given = record("merge-adapter", seed=None, config={"output_dir": "runs/mine/whole"}, data={}, metrics={})
+    parent = Ancestor("runs/mine/reward", "reward", "0" * 64, {}, None)
+    text = model_card.card(given, [parent, BASE], {}, None)
+    assert "an adapter (LoRA) and its base as one checkpoint" in text and "seed" not in text
+    assert "AutoModelForSequenceClassification" in text and "was trained to order answers" in text
+    assert "AutoModelForCausalLM" in model_card.card(given, [parent._replace(recipe="dpo"), BASE], {}, None)
 
 
 @pytest.mark.slow

@@ -172,6 +172,25 @@ def test_what_is_kept_is_measured_again_when_the_model_changes(bench):
     assert policy.cached(one, str(folder / "other"), "moving") == policy.measure(one, str(folder / "other"))
 
 
+def test_what_another_run_measured_of_the_same_is_taken_from_there(bench, monkeypatch, tmp_path):
+    """By what was asked, not by its name; other settings, and another model, are measured."""
+    one, folder = bench
+    other = str(folder / "other")
+    rows = policy.cached(one, other, "other")
+    asked: list[str] = []
+    monkeypatch.setattr(policy, "measure", lambda _, path, seed=0: asked.append(path) or [{"index": 0}])
+    elsewhere = replace(one.args, output_dir=str(tmp_path), measured=[str(one.args.output_dir)])
+    monkeypatch.setattr(one, "args", elsewhere)
+    assert policy.cached(one, other, "by another name") == rows and not asked
+    assert (tmp_path / "completions/by another name.jsonl").is_file()
+    monkeypatch.setattr(one, "args", replace(elsewhere, num_generations=3))
+    policy.cached(one, other, "more")
+    policy.cached(one, str(folder / "sft"), "sft", seed=5)
+    assert asked == [other, str(folder / "sft")]
+    with pytest.raises(ValueError, match="has no completions/"):
+        replace(elsewhere, measured=[str(tmp_path / "nowhere")])
+
+
 # ---------------------------------------------------------------------------------------------------------- verdicts
 
 

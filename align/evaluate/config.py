@@ -43,6 +43,13 @@ class MeasureArguments(RunArguments, PromptArguments, CodeArguments):
     )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Sequences at once."})
     seed: int = field(default=0, metadata={"help": "Of sampling and bootstrap."})
+    measured: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Output folders of evaluations and comparisons: completions that one of them measured of the same "
+            "model, prompts, graders and settings are taken from there."
+        },
+    )
     leave_out_leaks: bool = field(
         default=False, metadata={"help": "Leave out the prompts, equal or nearly so, that a model was trained on."}
     )
@@ -61,6 +68,8 @@ class MeasureArguments(RunArguments, PromptArguments, CodeArguments):
                 problems.append(f"{name}={getattr(self, name)}: at least 1")
         if self.leave_out_leaks and self.accept_leaks:
             problems.append("leave_out_leaks and accept_leaks were both given: drop one")
+        problems += [f"measured: {path} has no completions/ of an evaluation or a comparison" for path in self.measured
+                     if not (Path(path) / "completions").is_dir()]  # fmt: skip
         if self.gold_func and self.gold_model_path:
             problems.append("gold_func and gold_model_path were both given: one gold score decides; drop one")
         for where in filter(None, (self.gold_func, self.second_func, self.rates_func)):

@@ -236,7 +236,8 @@ def rates(rows: Rows) -> dict[str, Estimate]:
 
 
 def cached(bench: Bench, path: str, name: str, *, seed: int = 0) -> Rows:
-    """`measure`, kept in `<output_dir>/completions/<name>.jsonl` and read from there while model and settings last."""
+    """`measure`, kept in `<output_dir>/completions/<name>.jsonl` and read from there while model and settings last; or
+    from where another run measured the same (`--measured`)."""
     file = Path(str(bench.args.output_dir)) / "completions" / f"{name}.jsonl"
     asked = {key: value for key, value in asdict(bench.args).items() if key in MEASURE_KEYS}
     ingredients = [
@@ -249,13 +250,22 @@ def cached(bench: Bench, path: str, name: str, *, seed: int = 0) -> Rows:
     ]
     ingredients += [bench.fingerprint, "tokens"]  # rows of an earlier version have no such column
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
-    if file.is_file():
-        lines = file.read_text().split("\n")
-        if json.loads(lines[0]).get("key") == key:
-            return [json.loads(line) for line in lines[1:] if line]
-    rows = measure(bench, path, seed=seed)
+    if rows := _kept(file, key):
+        return rows
+    others = [found for folder in bench.args.measured for found in sorted(Path(folder).glob("completions/*.jsonl"))]
+    rows = next(filter(None, (_kept(one, key) for one in others)), None) or measure(bench, path, seed=seed)
     write_rows(file, [{"key": key, "path": path}, *rows])
     return rows
+
+
+def _kept(file: Path, key: str) -> Rows | None:
+    """The rows of a file that were measured under this key."""
+    if not file.is_file():
+        return None
+    with file.open() as lines:
+        if json.loads(next(lines, "{}")).get("key") != key:
+            return None
+        return [json.loads(line) for line in lines]
 
 
 MEASURE_KEYS = ("num_generations", "max_new_tokens", "temperature", "dtype")

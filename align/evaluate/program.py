@@ -18,8 +18,10 @@ from align.evaluate.page import page
 from align.evaluate.policy import Rows, decides
 from align.evaluate.results import Answer, EvaluationResults, Sample, Setup, plain
 from align.models import checkpoints
+from align.report import card_parts, model_card
 from align.run import lineage
 from align.run.arguments import DataArguments
+from align.run.trial import throwaway
 
 TITLES = {"kl": "KL to the reference, nats", "length": "length, tokens", "harmless_unseen": "  acts never seen",
           "stops": "stops by itself", "over_refusal": "over-refusal", "good": "the right thing, and stops"}  # fmt: skip
@@ -72,7 +74,10 @@ def write(results: EvaluationResults, rows: dict[str, Rows], args: EvalConfig, r
         notes=(*_notes(results, args), *run["leaks"], *results.notes),
         setup=setup(args, run, facts, len({row["index"] for row in first})),
     )
-    return write_report(plain(results), page.html(results), page.markdown(results), args)
+    report = write_report(plain(results), page.html(results), page.markdown(results), args)
+    if not throwaway.asked():
+        _on_cards(results, report)
+    return report
 
 
 def _notes(results: EvaluationResults, args: EvalConfig) -> list[str]:
@@ -89,6 +94,19 @@ def _notes(results: EvaluationResults, args: EvalConfig) -> list[str]:
                 "tokens, and what is measured is the text up to there."
             )
     return notes
+
+
+def _on_cards(results: EvaluationResults, report: Path) -> None:
+    """Put what was found of a model onto its card, where it is a run here whose card nobody changed."""
+    for name, model in results.models.items():
+        folder, record = Path(model.path), lineage.read_record(model.path)
+        if not record or record.get("status") != "complete" or record.get("recipe") not in model_card.METHODS:
+            continue
+        if (folder / model_card.NAME).is_file() and not model_card.untouched(folder):
+            print(f"note: {folder / model_card.NAME} was changed after it was written, and is left as it is; what was "
+                  f"found is in {report}", flush=True)  # fmt: skip
+        else:
+            model_card.write(folder, record, page.for_card(name, results, card_parts.place(str(report))))
 
 
 def write_report(results: dict[str, Any], html: str, text: str, args: MeasureArguments) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from align.models import adapters, checkpoints, weights
+from align.report import model_card
 from align.run import lineage, record
 from align.run.arguments import CodeArguments, RunArguments
 from align.run.errors import ConfigError, RunError
@@ -63,6 +64,7 @@ def main(argv: list[str]) -> None:
                 shutil.move(file, out / file.name)
             run.note(parents=lineage.parents({"model": path}))
             run.finish("complete", metrics={"logits_apart": apart})
+            model_card.write(out, run.record)
     print(f"{out}: {path} and its base as one, in {args.dtype}; logits within {apart:.1g} of the adapter's on its base")
 
 

@@ -112,8 +112,9 @@ def gate(held: dict[str, Any] | None) -> str:
     return "\n\n".join(filter(None, ["## Gate", table, "\n".join(missing)]))
 
 
-def evaluation(record: dict[str, Any]) -> str:
-    """The run's own figures. Where one has an interval in the record, or can be given one, it stands behind it."""
+def evaluation(record: dict[str, Any], measured: str | None = None) -> str:
+    """The run's own figures, and what an evaluation of it found (`measured`, as Markdown). A figure's interval, where the
+    record has one or enough to work it out, stands behind it."""
     metrics, rows = record.get("metrics") or {}, []
     for name, words, of in SHOWN.get(record["recipe"], ()):
         value = metrics.get(name)
@@ -128,8 +129,7 @@ def evaluation(record: dict[str, Any]) -> str:
             text = numerals.number(float(value))
         rows.append((words, text, numerals.number(int(n)) if n and (of or low is not None) else numerals.ABSENT))
     where = (
-        "These are the figures of the training itself. What an evaluation found is in the report.md of a run that was "
-        "made of it later (`align runs` lists them); nothing of it is known here."
+        measured or "These are the figures of the training itself; no evaluation was made of it (`recipes/eval.py`)."
     )
     if not rows:
         return f"## Evaluation\n\n{where}"
@@ -137,10 +137,11 @@ def evaluation(record: dict[str, Any]) -> str:
     return f"## Evaluation\n\n{markdown.table(Table('Held out', ('measure', 'value', 'of'), rows, note))}\n\n{where}"
 
 
-def limits(record: dict[str, Any], found: list[Rows], held: dict[str, Any] | None, licence: str | None) -> str:
-    """What this model was not shown to do; what is said follows from the record."""
+def limits(record: dict[str, Any], found: list[Rows], held: dict[str, Any] | None, licence: str | None,
+           scores: bool) -> str:  # fmt: skip
+    """What this model was not shown to do; what is said follows from the record. `scores`: it is a reward model."""
     said = []
-    if record["recipe"] == "reward":
+    if scores:
         said.append(
             "It was trained to order answers to one prompt: scores of answers to different prompts are not comparable, "
             "and a policy that is trained on it for long finds what it is wrong about."
@@ -162,6 +163,6 @@ def limits(record: dict[str, Any], found: list[Rows], held: dict[str, Any] | Non
         said.append("The licence of its data is not stated by all that was read.")
     if licence is None:
         said.append("The licence of its base is not known.")
-    if int(record.get("world_size") or 1) == 1:
+    if record.get("seed") is not None and int(record.get("world_size") or 1) == 1:
         said.append("Another machine with the same seed gives other figures.")
     return "## Limits\n\n" + "\n".join(f"- {one}" for one in said)

@@ -6,6 +6,7 @@ others (names, sources, reasons) is escaped, and paths of this machine are cut t
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from align.report import card_parts, markdown, numerals
 from align.report.markup import Table
 from align.report.untrusted import encodable
 from align.run import gates
+from align.run.errors import RunError
 from align.run.received import ancestry, files
 from align.run.received.ancestry import Ancestor
 from align.run.received.screen import plain
@@ -29,24 +31,50 @@ METHODS = {
     "dpo": "a language model, trained on preferences by direct preference optimisation (DPO)",
     "ppo": "a language model, trained by PPO against a reward",
     "rloo": "a language model, trained by REINFORCE leave-one-out (RLOO) against a reward",
+    "merge-adapter": "an adapter (LoRA) and its base as one checkpoint",
 }
+STAMP = "\n<!-- align-recipes wrote what is above, {}; of a card that was changed an evaluation keeps away -->\n"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def write(folder: Path, record: dict[str, Any]) -> str:
-    """Put the card of a finished run into its folder, in the place of any that a trainer left there; its text."""
+def write(folder: Path, record: dict[str, Any], measured: str | None = None) -> str:
+    """Put the card of a finished run into its folder, in the place of any that a trainer left there; its text.
+
+    Args:
+        folder: of the run.
+        record: of the run.
+        measured: what an evaluation found, as Markdown.
+    """
     parents = record.get("parents") or {}
     model = (parents.get("model") or {}).get("path")
     above = ancestry.line(model)
     others = {role: ancestry.of(entry["path"], entry) for role, entry in parents.items()
               if role != "model" and entry.get("path")}  # fmt: skip
-    text = card(record, above, others, gates.read(folder))
-    files.replace(folder / NAME, text)
+    text = card(record, above, others, gates.read(folder), measured)
+    files.replace(folder / NAME, text + STAMP.format(_hash(text)))
     return text
 
 
+def untouched(folder: Path) -> bool:
+    """Is the folder's card as it was written here, by nobody changed?"""
+    try:
+        found = files.text(folder / NAME)
+    except (OSError, RunError):
+        return False
+    text, mark, _ = found.rpartition(STAMP.partition("{}")[0])
+    return bool(mark) and found == text + STAMP.format(_hash(text))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def card(
-    record: dict[str, Any], above: Sequence[Ancestor], others: dict[str, Ancestor], gate: dict[str, Any] | None
+    record: dict[str, Any],
+    above: Sequence[Ancestor],
+    others: dict[str, Ancestor],
+    gate: dict[str, Any] | None,
+    measured: str | None = None,
 ) -> str:
     """The card, as Markdown under the YAML that the hub reads.
 
@@ -55,6 +83,7 @@ def card(
         above: the models that it comes from, the nearest first.
         others: the rest of its parents by role: rows, a reference, a reward model.
         gate: what the run was held to, where it was.
+        measured: what an evaluation found, as Markdown.
     """
     licence = None if _from_scratch(record) else ancestry.licence(list(above))
     splits = [(name, found) for name, found in (record.get("data") or {}).items() if "source" in found]
@@ -67,9 +96,9 @@ def card(
         card_parts.data(rows),
         card_parts.settings(record),
         card_parts.gate(gate),
-        card_parts.evaluation(record),
+        card_parts.evaluation(record, measured),
         _loading(record, above),
-        card_parts.limits(record, rows, gate, licence),
+        card_parts.limits(record, rows, gate, licence, _scores(record, above)),
     ]
     return str(encodable(_front(record, above, rows, licence) + "\n" + "\n\n".join(filter(None, parts)) + "\n"))
 
@@ -81,6 +110,12 @@ def _from_scratch(record: dict[str, Any]) -> bool:
 
 def _title(record: dict[str, Any]) -> str:
     return markdown.text(Path(str(record["config"].get("output_dir") or record["recipe"])).name)
+
+
+def _scores(record: dict[str, Any], above: Sequence[Ancestor]) -> bool:
+    """Is it a reward model, or one that was made whole?"""
+    made = above[0].recipe if record["recipe"] == "merge-adapter" and above else record["recipe"]
+    return made == "reward"
 
 
 def _is_adapter(record: dict[str, Any]) -> bool:
@@ -100,7 +135,7 @@ def is_hub_id(name: Any) -> bool:
 
 def _front(record: dict[str, Any], above: Sequence[Ancestor], rows: list[card_parts.Rows], licence: str | None) -> str:
     """The YAML that the hub reads. Only names that it can know: no paths."""
-    scores, adapter = record["recipe"] == "reward", _is_adapter(record)
+    scores, adapter = _scores(record, above), _is_adapter(record)
     head: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-classification" if scores else "text-generation",
@@ -142,7 +177,8 @@ def _made(record: dict[str, Any]) -> str:
     facts = [
         f"by the recipe `{record['recipe']}` of align-recipes {versions.get('align-recipes', '')}".rstrip(),
         f"on {str(record.get('started', ''))[:10]}", f"with {known}" if known else "",
-        f"{numerals.number(int(tokens))} tokens" if tokens else "", f"seed {record.get('seed')}",
+        f"{numerals.number(int(tokens))} tokens" if tokens else "",
+        f"seed {record['seed']}" if record.get("seed") is not None else "",
     ]  # fmt: skip
     commit = (record.get("git") or {}).get("commit")
     told = f" Commit {str(commit)[:12]}{', with changes' if record['git'].get('dirty') else ''}." if commit else ""
@@ -176,7 +212,7 @@ def _of(role: str, one: Ancestor) -> tuple[str, str, str, str]:
 
 
 def _loading(record: dict[str, Any], above: Sequence[Ancestor]) -> str:
-    scores, adapter = record["recipe"] == "reward", _is_adapter(record)
+    scores, adapter = _scores(record, above), _is_adapter(record)
     kind = "SequenceClassification" if scores else "CausalLM"
     package, name = ("peft", f"AutoPeftModelFor{kind}") if adapter else ("transformers", f"AutoModelFor{kind}")
     extra = ", num_labels=1" if scores and adapter else ""

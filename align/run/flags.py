@@ -76,6 +76,8 @@ class Flags:
         # a flag that is on by default has a second action, `--no_flag`, which knows no type
         self.actions = {a.dest: a for a in self.parser._actions if f"--{a.dest}" in a.option_strings}
         self.actions.pop("help")
+        if "report_to" in self.actions:  # transformers takes a list, which its annotation does not tell a parser
+            self.actions["report_to"].nargs = "+"
         self.known = sorted(self.actions)
 
     def typed(self, given: dict[str, Any], refused: dict[str, str]) -> tuple[dict[str, Any], list[str]]:

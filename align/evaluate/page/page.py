@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from align.evaluate.page import heatmaps, passages, sections, tables
 from align.evaluate.results import EvaluationResults
 from align.report import markdown as md
@@ -39,3 +41,10 @@ def markdown(results: EvaluationResults) -> str:
     parts += [*passages.samples(results.samples), *passages.gates(results.gates)]
     parts += passages.origin(results.command, results.setup, results.models)
     return passages.document([*parts, *passages.notes(results.notes)])
+
+
+def for_card(name: str, results: EvaluationResults, report: str) -> str:
+    """What was found of one model, in Markdown for its card. `report`: where the whole of it is."""
+    table = tables.measures(replace(results, models={name: results.models[name]}))
+    told = f"Measured on {results.made} on held-out prompts; the whole is in {report}."
+    return f"### Measured by an evaluation\n\n{md.text(told)}\n\n{md.table(table)}"
