@@ -211,10 +211,12 @@ def test_an_evaluation_is_put_onto_the_cards_of_its_models(tmp_path, capsys):
         model_card.write(folder, record())
     (theirs / "README.md").write_text("# By hand\n")
     for _ in range(2):
-        program._on_cards(found_of({"mine": mine, "theirs": theirs, "hub": tmp_path / "no-run"}), tmp_path / "e/report.md")
+        program._on_cards(
+            found_of({"mine": mine, "theirs": theirs, "hub": tmp_path / "no-run"}), tmp_path / "e/report.md"
+        )
     text = (mine / "README.md").read_text()
     assert text.count("### Measured by an evaluation") == 1 and "no evaluation was made" not in text
-    assert "| harmless | 75.0 % (50.0 to 90.0) |" in text and "| measure | mine |" in text and "theirs" not in text
+    assert r"| harmless | 75.0 % \[50.0, 90.0\] |" in text and "| measure | mine |" in text and "theirs" not in text
     assert str(tmp_path) not in text and "the whole is in …/e/report.md" in text and model_card.untouched(mine)
     assert (theirs / "README.md").read_text() == "# By hand\n"
     assert "was changed after it was written" in capsys.readouterr().out

@@ -147,7 +147,7 @@ def test_flags_of_pairs_belong_to_recipes_that_learn_from_pairs():
 def test_several_trackers_are_named_as_transformers_takes_them():
     """Its annotation has a list, which its own parser cannot read off it."""
     flags = Flags(asked("recipes/sft.py").classes)
-    given, stray = flags.command_line("--report_to tensorboard trackio --max_steps 3".split())
+    given, stray = flags.command_line(["--report_to", "tensorboard", "trackio", "--max_steps", "3"])
     assert not stray and flags.typed(given, {}) == ({"report_to": ["tensorboard", "trackio"], "max_steps": 3}, [])
     assert flags.typed({"report_to": "none"}, {})[0] == {"report_to": ["none"]}
     assert SFTConfig(report_to=["none"], use_cpu=True, bf16=False).report_to == []

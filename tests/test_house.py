@@ -15,7 +15,7 @@ from conftest import ROOT
 
 # (a) A room imports from itself and from rooms further down
 ROOMS = ["nano", "reviews", "cli", "plan", "compare", "evaluate", "talk", "follow", "machine", "clean", "label", "ppo",
-         "train", "judge", "report", "web", "fetch", "models", "data", "run", "stats"]  # fmt: skip
+         "train", "judge", "fetch", "report", "web", "models", "data", "run", "stats"]  # fmt: skip
 APART = {
     ("nano", "reviews"),
     ("clean", "label"),

@@ -115,6 +115,21 @@ def test_a_conversation_without_room_is_not_taken(two):
     assert len(conversation.turns["one"]) == 2
 
 
+def test_an_answer_may_be_as_long_as_there_is_room(two):
+    """The models read 128 tokens; whoever asks for more gets what is left, with the same draws."""
+    speaker = begin(two).speakers[0]
+    turns = [{"role": "user", "content": "a cat and a dog"}]
+    prompt = len(chat.encode_prompt(speaker.tokenizer, turns))
+
+    def last(longest: int) -> list[int]:
+        answer = speaker.answer(turns, temperature=1.0, max_new_tokens=longest, seed=0, number=0)
+        return list(answer)[-1].ids
+
+    speaker.stops = set()  # endless
+    assert len(last(128)) == 128 - prompt
+    assert last(128)[:12] == last(12)
+
+
 def test_a_system_message_stays_before_all(two):
     conversation = begin(two[:1], system="be kind")
     heard(conversation, "hello")

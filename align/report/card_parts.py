@@ -113,8 +113,8 @@ def gate(held: dict[str, Any] | None) -> str:
 
 
 def evaluation(record: dict[str, Any], measured: str | None = None) -> str:
-    """The run's own figures, and what an evaluation of it found (`measured`, as Markdown). A figure's interval, where the
-    record has one or enough to work it out, stands behind it."""
+    """The run's own figures, and what an evaluation of it found (`measured`, as Markdown). Behind a figure stands its
+    interval, where the record has one or enough to work it out."""
     metrics, rows = record.get("metrics") or {}, []
     for name, words, of in SHOWN.get(record["recipe"], ()):
         value = metrics.get(name)
@@ -128,9 +128,7 @@ def evaluation(record: dict[str, Any], measured: str | None = None) -> str:
         else:
             text = numerals.number(float(value))
         rows.append((words, text, numerals.number(int(n)) if n and (of or low is not None) else numerals.ABSENT))
-    where = (
-        measured or "These are the figures of the training itself; no evaluation was made of it (`recipes/eval.py`)."
-    )
+    where = measured or "These are the figures of the training itself; no evaluation was made of it."
     if not rows:
         return f"## Evaluation\n\n{where}"
     note = "In brackets the 95 % interval, where there is one."

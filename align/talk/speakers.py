@@ -31,7 +31,7 @@ class Speaker:
     def answer(
         self, turns: Turns, *, temperature: float, max_new_tokens: int, seed: int, number: int
     ) -> Iterator[Completion]:
-        """The answer to a conversation, again and again with one token more.
+        """The answer to a conversation, again and again with one token more; at most as many as the model has room for.
 
         Args:
             turns: up to the user's last one; of a model that goes on with a text, only that is read.
@@ -39,24 +39,28 @@ class Speaker:
 
         Raises:
             TemplateError: where the model's template refuses the conversation.
-            ConfigError: where the conversation and `max_new_tokens` have no room in the model.
+            ConfigError: where the conversation leaves no room in the model.
         """
         prompt = chat.encode_prompt(self.tokenizer, turns[-1]["content"] if self.goes_on else turns)
-        self._check_room(len(prompt), max_new_tokens)
-        noise = generate.uniform(seed, [number], max_new_tokens)
+        longest = min(max_new_tokens, self._left(len(prompt), max_new_tokens))
+        noise = generate.uniform(seed, [number], max_new_tokens)[:, :longest]
         ids: list[int] = []
         for drawn in generate.stream(
-            self.model, [prompt], self.stops, self.tokenizer.pad_token_id, max_new_tokens, temperature, noise
+            self.model, [prompt], self.stops, self.tokenizer.pad_token_id, longest, temperature, noise
         ):
             ids = [*ids, *(token for _, token in drawn)]
             yield generate.as_completion(prompt, ids, self.stops, self.tokenizer)
 
-    def _check_room(self, prompt: int, more: int) -> None:
-        if self.room is not None and prompt + more > self.room:
+    def _left(self, prompt: int, wanted: int) -> int:
+        """Tokens that may follow so many."""
+        if self.room is None:
+            return wanted
+        if prompt >= self.room:
             raise ConfigError(
-                f"{self.name} reads {self.room:,} tokens at most, and the conversation has {prompt:,} and {more:,} to "
-                "come: begin anew (/reset), or leave more room with a smaller max_new_tokens"
+                f"{self.name} reads {self.room:,} tokens at most, and the conversation has {prompt:,}: begin anew "
+                "(/reset)"
             )
+        return self.room - prompt
 
 
 def load(args: ChatConfig) -> list[Speaker]:

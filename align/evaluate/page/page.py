@@ -47,4 +47,4 @@ def for_card(name: str, results: EvaluationResults, report: str) -> str:
     """What was found of one model, in Markdown for its card. `report`: where the whole of it is."""
     table = tables.measures(replace(results, models={name: results.models[name]}))
     told = f"Measured on {results.made} on held-out prompts; the whole is in {report}."
-    return f"### Measured by an evaluation\n\n{md.text(told)}\n\n{md.table(table)}"
+    return f"### Measured by an evaluation\n\n{md.text(told)}\n\n{md.table(replace(table, caption='Measures'))}"
