@@ -214,7 +214,7 @@ def test_an_evaluation_is_put_onto_the_cards_of_its_models(tmp_path, capsys):
         program._on_cards(
             found_of({"mine": mine, "theirs": theirs, "hub": tmp_path / "no-run"}), tmp_path / "e/report.md"
         )
-    text = (mine / "README.md").read_text()
+    text = (mine / "README.md").read_text().replace("\u202f", " ").replace("\xa0", " ")
     assert text.count("### Measured by an evaluation") == 1 and "no evaluation was made" not in text
     assert r"| harmless | 75.0 % \[50.0, 90.0\] |" in text and "| measure | mine |" in text and "theirs" not in text
     assert str(tmp_path) not in text and "the whole is in …/e/report.md" in text and model_card.untouched(mine)

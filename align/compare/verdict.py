@@ -65,7 +65,7 @@ def verdict(
         + "; ".join(_met(one) for one in met) + ". Ties count half.",
         f"Judged by {WHO[first.judge]}.",
         _distances(met),
-        *(_needed(one.win_rate, one.prompts_needed) for one in met if one.win_rate and not one.won),
+        *(_needed(one, len(met) > 1) for one in met if not one.won),
         *(_against_sft(method, found.settings) for method in methods),
         *_turning_points(found),
         *_best_of_n(best, found),
@@ -125,13 +125,17 @@ def _met(one: HeadToHead) -> str:
     )
 
 
-def _needed(rate: Estimate, needed: int | None) -> str:
-    """What it would take to tell the gap seen from none."""
+def _needed(one: HeadToHead, several: bool) -> str:
+    """What it would take to tell the gap seen from none; of which pair, where there are `several`."""
+    rate, needed = one.win_rate, one.prompts_needed
+    if rate is None:
+        return ""
     if rate.n < FEWEST:
         return f"{rate.n} prompts are too few for any verdict: give at least {2 * FEWEST}."
+    pair = f" between {one.a} and {one.b}" if several else ""
     if needed is None:
-        return "The win rate is one half to the last digit: no number of prompts would settle it."
-    gap = f"a gap of this size ({abs(rate.value - 0.5) * 100:.1f} points)"
+        return f"The win rate{pair} is one half to the last digit: no number of prompts would settle it."
+    gap = f"a gap of this size{pair} ({abs(rate.value - 0.5) * 100:.1f} points)"
     if needed <= rate.n:
         return f"What hides {gap} is how much the seeds differ: it would take more seeds, not more prompts."
     return f"To tell {gap} from none, about {needed:,} prompts would be needed (80 % power), were the seeds all alike."
