@@ -14,7 +14,6 @@ from align.evaluate import policy
 from align.evaluate.measures import wins
 from align.judge.endpoint import Endpoint
 from align.run.lineage import identity, same, same_function
-from align.stats import Estimate
 
 WHO = {
     "judge": "the judge behind the endpoint",

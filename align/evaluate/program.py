@@ -97,12 +97,14 @@ def _notes(results: EvaluationResults, args: EvalConfig) -> list[str]:
 
 
 def _on_cards(results: EvaluationResults, report: Path) -> None:
-    """Put what was found of a model onto its card, where it is a run here whose card nobody changed."""
+    """Put what was found of a model onto its card, where it is a run here with a card that nobody changed."""
     for name, model in results.models.items():
         folder, record = Path(model.path), lineage.read_record(model.path)
         if not record or record.get("status") != "complete" or record.get("recipe") not in model_card.METHODS:
             continue
-        if (folder / model_card.NAME).is_file() and not model_card.untouched(folder):
+        if not (folder / model_card.NAME).is_file():
+            continue
+        if not model_card.untouched(folder):
             print(f"note: {folder / model_card.NAME} was changed after it was written, and is left as it is; what was "
                   f"found is in {report}", flush=True)  # fmt: skip
         else:
