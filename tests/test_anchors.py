@@ -146,12 +146,15 @@ def test_ppo_begins_at_a_ratio_of_one_and_its_adapter_is_what_was_trained(base, 
     """The engine stops a run whose first ratio is not 1; what is saved says merged what it says as an adapter."""
     from peft import AutoPeftModelForCausalLM
 
-    out = tmp_path / "ppo"
+    out, scores = tmp_path / "ppo", tmp_path / "letters.py"
+    scores.write_text(
+        "def letters(prompts, completions, **_):\n    return [float(len(set(text))) for text in completions]\n"
+    )
     run_recipe("ppo", "--model_name_or_path", str(base), "--dataset_name", str(pairs), "--global_batch_size", "8", *SHORT,
-               "--reward_funcs", "align.reviews.judges:vader", "--response_length", "12", "--learning_rate", "1e-3",
-               "--output_dir", str(out))  # fmt: skip
+               "--reward_funcs", f"{scores}:letters", "--response_length", "12", "--learning_rate", "1e-3",
+               "--num_ppo_epochs", "1", "--output_dir", str(out))  # fmt: skip
     first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
-    assert abs(first["val/ratio"] - 1) < 0.02, "the mean over a rollout's steps, the first of them exactly 1"
+    assert abs(first["val/ratio"] - 1) < 1e-3, "of the first step: nothing has been learnt yet"
     adapter = AutoPeftModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
     tokenizer = checkpoints.load_tokenizer(str(out))
     merged = checkpoints.load_trained(str(out), tokenizer, dtype=torch.float32)
