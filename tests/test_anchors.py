@@ -6,6 +6,7 @@ so. Data lies beside the checkout, in shared/data or in data.
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,8 @@ def test_sft_on_gsm8k_lowers_the_loss_and_goes_on_stopping(base, tmp_path):
     (folder / "test.jsonl").write_text("\n".join(rows[800:900]))
     run_recipe("sft", "--model_name_or_path", str(base), "--dataset_name", str(folder), "--columns", "question=user",
                "answer=assistant", "--use_peft", "--num_train_epochs", "1", "--global_batch_size", "32",
-               "--max_length", "512", "--output_dir", str(tmp_path / "sft"))  # fmt: skip
+               "--max_length", "512", "--output_dir", str(tmp_path / "sft"),
+               env={"OMP_NUM_THREADS": str(os.cpu_count())})  # fmt: skip
     found = json.loads((tmp_path / "sft/run.json").read_text())["metrics"]
     print({key: found[key] for key in ("loss_before", "eval_loss", "stops")})
     assert found["eval_loss"] < found["loss_before"] - 0.05 and found["stops"] > 0.8
